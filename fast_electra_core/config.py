@@ -1,0 +1,269 @@
+"""What a run is: every knob with its meaning, unit and range. Two flat, frozen dataclasses, checked when made.
+
+A default stands here and nowhere else; presets.py overrides it; a flow parameter that was given overrides both.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fast_electra_core.errors import ConfigError, check_choice
+from fast_electra_core.glue import TASK_NAMES
+from fast_electra_core.schedules import SCHEDULES
+
+METHODS = ("fast_electra", "electra")
+BAD_TEXT_CHOICES = ("error", "replace", "skip")
+ARCHITECTURES = ("electra", "modernbert")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What both flows share: text, size of the model to train, optimisation, where things are kept."""
+
+    preset: str = "demo"
+    """Name of the preset that the other values start from."""
+
+    corpus: str = "pydocs"
+    """`pydocs`, a file, folder, glob or `s3://` prefix of .txt, .jsonl, .parquet (optionally compressed), or
+    `hub:NAME[/CONFIG]`."""
+    text_field: str = "text"
+    """The field of .jsonl lines, .parquet columns and hub rows that holds the text."""
+    on_bad_text: str = "error"
+    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip."""
+    heldout_fraction: float = 0.02
+    """Share of the text that is never trained on; the auxiliary and the detector are scored on it. (0, 0.5]."""
+    shard_megabytes: float = 16.0
+    """Text per tokenizing task. > 0."""
+    sequence_length: int = 128
+    """Tokens per sequence, [CLS] and [SEP] included. >= 8."""
+
+    architecture: str = "electra"
+    """electra (post-norm, learned positions), or modernbert (pre-norm, rotary positions, gated feed-forward)."""
+    embedding_init: str = "random"
+    """How the token embeddings start: random; cooccurrence, from the text's word co-occurrences, which takes a small
+    model past the unigram plateau at once (AuxiliaryFlow); auxiliary, from the auxiliary's (PretrainFlow)."""
+    num_layers: int = 12
+    """Transformer layers. >= 1."""
+    hidden_size: int = 256
+    """Width; a multiple of num_heads."""
+    embedding_size: int = 128
+    """Width of the embedding table; projected to hidden_size where they differ. >= 1."""
+    num_heads: int = 4
+    """Attention heads. >= 1."""
+    intermediate_size: int = 1024
+    """Width of the feed-forward layer. >= 1."""
+    dropout: float = 0.1
+    """Dropout of the trained model, hidden and attention. [0, 1)."""
+
+    mask_fraction: float = 0.15
+    """Share of each sequence's ordinary tokens that is chosen to be replaced (or, for an auxiliary, to be masked),
+    as an exact count. (0, 1)."""
+
+    num_steps: int = 1_000_000
+    """Optimiser steps. >= 1."""
+    batch_size: int = 128
+    """Sequences per optimiser step. >= 1."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass; a divisor of batch_size. None: the whole batch at once."""
+    learning_rate: float = 5e-4
+    """Peak learning rate. > 0."""
+    warmup_fraction: float = 0.01
+    """Share of num_steps over which the learning rate rises; it falls linearly to 0 afterwards. [0, 1)."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, on matrices only. >= 0."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm. > 0."""
+    precision: str = "auto"
+    """fp32, bf16 (refused where the hardware is slower with it), or auto: bf16 on GPUs that have it."""
+    seed: int = 0
+    """Seed of initialisation, data order, masking and sampling. [0, 2**60)."""
+
+    checkpoint_every_steps: int = 1000
+    """A checkpoint is written every so many steps. >= 1."""
+    log_every_steps: int = 50
+    """Training metrics are averaged over, and logged every, so many steps. >= 1."""
+
+    store: str = ".fast_electra"
+    """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking server or database."""
+    experiment: str = "fast-electra"
+    """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        for name, value in self._values().items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
+        check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("architecture", self.architecture, ARCHITECTURES)
+        if self.architecture == "modernbert" and self.embedding_size != self.hidden_size:
+            raise ConfigError(
+                f"embedding_size must equal hidden_size ({self.hidden_size}) in a modernbert, got {self.embedding_size}"
+            )
+        _check_interval("heldout_fraction", self.heldout_fraction, 0.0, 0.5, "(]")
+        _check_positive("shard_megabytes", self.shard_megabytes)
+        _check_at_least("sequence_length", self.sequence_length, 8)
+        for name in ("num_layers", "hidden_size", "embedding_size", "num_heads", "intermediate_size"):
+            _check_at_least(name, getattr(self, name), 1)
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
+        _check_interval("dropout", self.dropout, 0.0, 1.0, "[)")
+        _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
+        for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps"):
+            _check_at_least(name, getattr(self, name), 1)
+        if self.micro_batch_size is not None:
+            _check_at_least("micro_batch_size", self.micro_batch_size, 1)
+            if self.batch_size % self.micro_batch_size:
+                raise ConfigError(
+                    f"batch_size must be divisible by micro_batch_size ({self.micro_batch_size}), got {self.batch_size}"
+                )
+        _check_positive("learning_rate", self.learning_rate)
+        _check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0, "[)")
+        _check_at_least("weight_decay", self.weight_decay, 0.0)
+        _check_positive("max_gradient_norm", self.max_gradient_norm)
+        _check_interval("seed", self.seed, 0, 2**60, "[)")
+        for name in ("corpus", "text_field", "store", "tracking_uri", "experiment"):
+            if not getattr(self, name).strip():
+                raise ConfigError(f"{name} must not be empty")
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as a plain dict, readable without this package."""
+        return self._values()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of to_dict."""
+        return cls(**values)
+
+    def digest(self) -> str:
+        """Hex digest (16 characters) of every value."""
+        return self.digest_of(self.to_dict())
+
+    @staticmethod
+    def digest_of(values: dict[str, Any]) -> str:
+        """Hex digest (16 characters) of a dict of plain values, whatever its order."""
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryConfig(TrainingConfig):
+    """A masked language model to be trained as auxiliary (AuxiliaryFlow)."""
+
+    tokenizer: str = "train"
+    """`train` (WordPiece on the corpus), a vocab.txt, a folder or `s3://` prefix with a tokenizer, `hub:NAME`."""
+    vocab_size: int = 8192
+    """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. >= 256."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("embedding_init", self.embedding_init, ("random", "cooccurrence"))
+        _check_at_least("vocab_size", self.vocab_size, 256)
+        if not self.tokenizer.strip():
+            raise ConfigError("tokenizer must not be empty; `train` trains one on the corpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """A main model (discriminator) to be trained by replaced token detection (PretrainFlow)."""
+
+    method: str = "fast_electra"
+    """fast_electra (frozen auxiliary, annealed temperature), or electra: the joint baseline, which starts a generator of
+    the auxiliary's shape from scratch and trains it alongside."""
+    auxiliary: str = "models:/fast-electra-auxiliary@champion"
+    """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
+    `hub:NAME`. One is chosen by held-out masked loss."""
+    max_auxiliary_fraction: float = 0.75
+    """A candidate whose forward FLOPs per token exceed this share of the main model's is not chosen. > 0."""
+
+    schedule: str = "exponential"
+    """Shape of the temperature over progress; see fast_electra_core.schedules."""
+    temperature_start: float = 2.0
+    """Temperature at progress 0. > 0."""
+    temperature_decay: float = 0.1
+    """Time constant (exponential), power (polynomial) or step width of the decay. > 0."""
+    temperature_end: float = 1.0
+    """Temperature that the schedule descends to. > 0."""
+    rtd_weight: float = 50.0
+    """Weight of the replaced-token-detection loss. > 0."""
+
+    glue: str = "sample"
+    """`sample` (embedded tasks, GLUE-shaped), a folder or `s3://` prefix in the classic form, `hub:nyu-mll/glue`."""
+    tasks: str = "cola,sst2,mrpc,rte"
+    """Tasks to fine-tune on, comma-separated."""
+    seeds: int = 5
+    """Fine-tunings per task, seeds 0 .. seeds-1. >= 1."""
+    finetune_learning_rate: float = 3e-4
+    """Peak learning rate of fine-tuning. > 0."""
+    finetune_batch_size: int = 32
+    """Examples per step of fine-tuning. >= 1."""
+    finetune_epochs: float | None = None
+    """Passes over each task's training set. None: 10 for rte and stsb, 3 for the others (ELECTRA). > 0."""
+    finetune_max_length: int = 128
+    """Tokens per example; longer ones are cut. 8 .. 512."""
+    finetune_max_examples: int | None = None
+    """Training examples used per task, the first so many of a seeded shuffle. None: all. >= 1."""
+    layer_decay: float = 0.8
+    """Factor on the learning rate per layer below the head. (0, 1]."""
+    untrained_baseline: bool = True
+    """Also fine-tune the same encoder without pre-training, for comparison."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("method", self.method, METHODS)
+        check_choice("embedding_init", self.embedding_init, ("random", "auxiliary"))
+        check_choice("schedule", self.schedule, SCHEDULES)
+        for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
+            _check_positive(name, getattr(self, name))
+        _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
+        if not self.auxiliary_list():
+            raise ConfigError("auxiliary must name at least one candidate")
+        if not self.task_list():
+            raise ConfigError(f"tasks must name at least one of {', '.join(TASK_NAMES)}")
+        for task in self.task_list():
+            check_choice("tasks", task, TASK_NAMES)
+        _check_at_least("seeds", self.seeds, 1)
+        _check_positive("finetune_learning_rate", self.finetune_learning_rate)
+        _check_at_least("finetune_batch_size", self.finetune_batch_size, 1)
+        if self.finetune_epochs is not None:
+            _check_positive("finetune_epochs", self.finetune_epochs)
+        _check_interval("finetune_max_length", self.finetune_max_length, 8, 512, "[]")
+        if self.finetune_max_examples is not None:
+            _check_at_least("finetune_max_examples", self.finetune_max_examples, 1)
+        _check_interval("layer_decay", self.layer_decay, 0.0, 1.0, "(]")
+
+    def auxiliary_list(self) -> list[str]:
+        """The candidates, in order, without blanks and repetitions."""
+        return _split_list(self.auxiliary)
+
+    def task_list(self) -> list[str]:
+        """The tasks, in order, without blanks and repetitions."""
+        return _split_list(self.tasks)
+
+
+def _split_list(text: str) -> list[str]:
+    return list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name} must be > 0, got {value}")
+
+
+def _check_at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be >= {least}, got {value}")
+
+
+def _check_interval(name: str, value: float, low: float, high: float, ends: str) -> None:
+    above = value >= low if ends[0] == "[" else value > low
+    below = value <= high if ends[1] == "]" else value < high
+    if not (above and below):
+        raise ConfigError(f"{name} must be in {ends[0]}{low:g}, {high:g}{ends[1]}, got {value}")

@@ -1,0 +1,71 @@
+"""Choosing positions and replacing their tokens: exact, without replacement, and the same wherever it is computed.
+
+Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Rows of logits turned into cumulative probabilities at a time: no (N, V) tensor of float64 ever exists.
+_CHUNK_ROWS = 512
+
+
+class Corruption(NamedTuple):
+    """What became of a batch."""
+
+    corrupted_ids: Tensor
+    """(B, L) int64: input_ids with the selected tokens replaced by samples."""
+    is_replaced: Tensor
+    """(B, L) bool: selected and really different. A sample equal to the original is not replaced."""
+
+
+def select_positions(is_ordinary: Tensor, uniform: Tensor, mask_fraction: float) -> Tensor:
+    """Choose positions (B, L) bool: in each row exactly round(mask_fraction × ordinary tokens), at least 1 if there is
+    any, uniformly and without replacement.
+
+    is_ordinary is bool (B, L), true where the token is neither special nor padding; uniform is (B, L) in [0, 1).
+    Halves round up. The row's smallest numbers win; equal ones in order of position.
+    """
+    num_ordinary = is_ordinary.sum(dim=1, keepdim=True)
+    count = torch.floor(num_ordinary * mask_fraction + 0.5).long()
+    count = torch.minimum(count.clamp(min=1), num_ordinary)
+    order = torch.argsort(uniform.masked_fill(~is_ordinary, 2.0), dim=1, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return (rank < count) & is_ordinary
+
+
+def sample_replacements(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """Ids (N,) int64: exact inverse-CDF samples of softmax(logits / temperature).
+
+    logits (N, V) of any float type, uniforms (N,) in [0, 1), temperature > 0. Row i's sample is the first id whose
+    cumulative probability exceeds uniforms[i], so a token of probability 0 is never drawn. Cumulative sums are in
+    float64: in float32 the tail of a large vocabulary would be lost to rounding.
+
+    Raises:
+        ValueError: temperature is not > 0, or the shapes do not fit.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    if logits.ndim != 2 or uniforms.shape != logits.shape[:1]:
+        raise ValueError(f"logits must be (N, V) and uniforms (N,), got {tuple(logits.shape)}, {tuple(uniforms.shape)}")
+    ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    for first in range(0, len(logits), _CHUNK_ROWS):
+        rows = slice(first, first + _CHUNK_ROWS)
+        scaled = logits[rows].float()
+        scaled = (scaled - scaled.amax(dim=1, keepdim=True)) / temperature
+        cumulative = scaled.exp_().cumsum(dim=1, dtype=torch.float64)  # (rows, V), not normalised
+        total = cumulative[:, -1:]
+        # A product that rounds up to the total would point past the last token of positive probability.
+        below_total = torch.nextafter(total, torch.zeros_like(total))
+        target = torch.minimum(uniforms[rows, None].double() * total, below_total)
+        ids[rows] = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return ids
+
+
+def place(input_ids: Tensor, is_selected: Tensor, samples: Tensor) -> Corruption:
+    """Put samples (N,), in row-major order of the selected positions, into a copy of input_ids (B, L)."""
+    corrupted_ids = input_ids.masked_scatter(is_selected, samples.to(input_ids.dtype))
+    return Corruption(corrupted_ids, corrupted_ids != input_ids)

@@ -1,0 +1,169 @@
+"""Token shards on disk, and training sequences out of them: memory-mapped, seekable, in an order that is a pure function.
+
+A shard is a folder: train.bin and heldout.bin (little-endian ids, uint16 where the vocabulary allows; each document is
+followed by the separator), and manifest.json, written last, with counts and digests. A corpus is a list of shards
+whose streams are read as one. A training sequence is [CLS] + L-2 tokens of the stream + [SEP]: no padding anywhere.
+
+Shapes: B sequences, L tokens per sequence.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fast_electra_core.errors import DataError
+from fast_electra_core.randomness import shuffled_index
+
+MANIFEST = "manifest.json"
+PARTS = ("train", "heldout")
+Ids = npt.NDArray[np.int64]
+
+
+def write_shard(
+    folder: Path,
+    documents: Iterable[Ids],
+    *,
+    separator_id: int,
+    unknown_id: int,
+    vocab_size: int,
+    heldout_fraction: float,
+) -> dict[str, Any]:
+    """Write documents (arrays of ids) as one shard into an existing, empty folder; returns the manifest.
+
+    A document is held out when the hash of its ids falls below heldout_fraction, so the same document lands on the
+    same side wherever and whenever it appears; duplicates never straddle the two.
+    """
+    dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+    digests = {part: hashlib.sha256() for part in PARTS}
+    counts = dict.fromkeys(PARTS, 0)
+    num_documents = num_unknown = 0
+    with (folder / "train.bin").open("wb") as train, (folder / "heldout.bin").open("wb") as heldout:
+        for ids in documents:
+            if not len(ids):
+                continue
+            part = "heldout" if _is_heldout(ids, heldout_fraction) else "train"
+            data = np.append(ids, separator_id).astype(dtype).tobytes()
+            (heldout if part == "heldout" else train).write(data)
+            digests[part].update(data)
+            counts[part] += len(ids) + 1
+            num_documents += 1
+            num_unknown += int((ids == unknown_id).sum())
+    manifest = {
+        "num_documents": num_documents,
+        "num_train_tokens": counts["train"],
+        "num_heldout_tokens": counts["heldout"],
+        "num_unknown": num_unknown,
+        "vocab_size": vocab_size,
+        "dtype": dtype.str,
+        "sha256": {f"{part}.bin": digest.hexdigest() for part, digest in digests.items()},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    return manifest
+
+
+def _is_heldout(ids: Ids, heldout_fraction: float) -> bool:
+    word = int.from_bytes(hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest(), "little")
+    return word < heldout_fraction * 2**64
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a shard.
+
+    Raises:
+        DataError: the folder holds none, so the shard was never finished.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder} is not a token shard: it has no {MANIFEST}. Tokenize again.")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the tokenizer that training needs."""
+
+    cls: int
+    sep: int
+    mask: int
+    pad: int
+    all_special: tuple[int, ...]
+
+
+class TokenDataset:
+    """Sequences of L tokens over the concatenated streams of shards; opening and seeking cost nothing."""
+
+    def __init__(self, folders: Sequence[Path], part: str, *, sequence_length: int, special_ids: SpecialIds) -> None:
+        self.sequence_length = sequence_length
+        self.special_ids = special_ids
+        self.streams: list[npt.NDArray[np.uint16 | np.uint32]] = []
+        for folder in folders:
+            manifest = read_manifest(folder)
+            path = folder / f"{part}.bin"
+            if manifest[f"num_{part}_tokens"]:  # an empty file cannot be mapped
+                self.streams.append(np.memmap(path, dtype=manifest["dtype"], mode="r"))
+        lengths = [len(stream) for stream in self.streams]
+        self._ends = np.cumsum(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        self.num_tokens = int(sum(lengths))
+        self._body = sequence_length - 2
+
+    def __len__(self) -> int:
+        """Whole sequences; the last, incomplete one is left out."""
+        return self.num_tokens // self._body
+
+    def sequence(self, index: int) -> Ids:
+        """Sequence `index` as int64 (L,)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        first = index * self._body
+        result = np.empty(self.sequence_length, dtype=np.int64)
+        result[0], result[-1] = self.special_ids.cls, self.special_ids.sep
+        filled = 1
+        stream = int(np.searchsorted(self._ends, first, side="right"))
+        offset = first - (int(self._ends[stream - 1]) if stream else 0)
+        while filled <= self._body:
+            part = self.streams[stream][offset : offset + self._body + 1 - filled]
+            result[filled : filled + len(part)] = part
+            filled += len(part)
+            stream, offset = stream + 1, 0
+        return result
+
+    def batch(self, indices: Iterable[int]) -> Tensor:
+        """Sequences as int64 (B, L)."""
+        return torch.from_numpy(np.stack([self.sequence(int(index)) for index in indices]))
+
+
+class BatchIndex(NamedTuple):
+    """Which sequences an optimiser step trains on."""
+
+    epoch: Tensor
+    """(B,) int64: how often each sequence's position in the order has come round before."""
+    sequence: Tensor
+    """(B,) int64: index into the dataset."""
+
+
+def batch_index_at(step: int, *, batch_size: int, num_sequences: int, seed: int) -> BatchIndex:
+    """The sequences of optimiser step `step`: a seek, not a replay.
+
+    Each epoch visits every sequence once in a fresh random order; a batch may straddle two epochs.
+
+    Raises:
+        DataError: there is no sequence.
+    """
+    if num_sequences < 1:
+        raise DataError("the corpus is smaller than one sequence; give more text or a smaller sequence_length")
+    position = torch.arange(step * batch_size, (step + 1) * batch_size)
+    epoch = position // num_sequences
+    return BatchIndex(epoch, shuffled_index(position % num_sequences, size=num_sequences, seed=seed, epoch=epoch))
+
+
+def is_ordinary(input_ids: Tensor, special_ids: SpecialIds) -> Tensor:
+    """(B, L) bool: neither special nor padding."""
+    special = torch.tensor(special_ids.all_special, device=input_ids.device)
+    return ~torch.isin(input_ids, special)

@@ -1,0 +1,57 @@
+"""The errors a user can cause, each a ValueError that names the value, what is allowed and the next move.
+
+FastElectraError (ValueError)
+├── ConfigError           a parameter outside its range, an unknown name
+├── DataError             text or GLUE files that cannot be used
+├── AuxiliaryError        a model that cannot serve as auxiliary
+├── CheckpointError       no usable checkpoint
+├── TrackingError         the MLflow server does not answer, or refuses
+└── NonFiniteLossError    the loss became NaN or infinite
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FastElectraError(ValueError):
+    """Base of all errors that are the user's to mend."""
+
+
+class ConfigError(FastElectraError):
+    """A parameter is outside its range or names something unknown."""
+
+
+class DataError(FastElectraError):
+    """Text or task files are missing, unreadable or of the wrong form."""
+
+
+class AuxiliaryError(FastElectraError):
+    """A model cannot serve as auxiliary."""
+
+
+class CheckpointError(FastElectraError):
+    """No checkpoint could be read or written."""
+
+
+class TrackingError(FastElectraError):
+    """The MLflow server does not answer or refuses."""
+
+
+class NonFiniteLossError(FastElectraError):
+    """The loss became NaN or infinite."""
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ConfigError unless value is one of choices; the message offers the nearest right name.
+
+    >>> check_choice("schedule", "exponental", ["exponential", "linear"])
+    Traceback (most recent call last):
+    fast_electra_core.errors.ConfigError: schedule must be one of exponential, linear; got 'exponental'. \
+Did you mean 'exponential'?
+    """
+    choices = list(choices)
+    if value in choices:
+        return
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")

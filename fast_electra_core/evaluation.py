@@ -1,0 +1,168 @@
+"""Scores on held-out text: how good a masked language model is, and how well replaced tokens are detected.
+
+Masks and samples are the same for every model and every call: they come from a seed of their own.
+
+Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fast_electra_core.corruption import select_positions
+from fast_electra_core.data import TokenDataset, is_ordinary
+from fast_electra_core.errors import DataError
+from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
+from fast_electra_core.methods import (
+    Batch,
+    Electra,
+    FastElectra,
+    Stats,
+    add_detection_stats,
+    detection_metrics,
+)
+from fast_electra_core.models import detector_logits, masked_logits
+from fast_electra_core.randomness import Stream, uniforms
+
+_EVALUATION_SEED = 20_231_011
+_BATCH_SEQUENCES = 32
+
+
+class MaskedScores(NamedTuple):
+    """How well a masked language model fills in held-out text."""
+
+    masked_loss: float
+    """Cross-entropy per masked token, nats."""
+    masked_accuracy: float
+    unigram_loss: float
+    """The same for a model that knows the training text's word frequencies and nothing else."""
+    unigram_accuracy: float
+    num_masked: int
+    seconds_per_1k_tokens: float
+
+
+def make_batch(dataset: TokenDataset, sequence: Tensor, epoch: Tensor, *, mask_fraction: float, seed: int) -> Batch:
+    """The sequences (B,) with their selected positions and sampling numbers; a pure function of the arguments."""
+    input_ids = dataset.batch(sequence)
+    length = dataset.sequence_length
+    select = uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=Stream.SELECT)
+    is_selected = select_positions(is_ordinary(input_ids, dataset.special_ids), select, mask_fraction)
+    return Batch(
+        input_ids,
+        is_selected,
+        uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=Stream.SAMPLE),
+    )
+
+
+def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each id stands in the dataset's stream, (V,)."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for stream in dataset.streams:
+        counts += np.bincount(stream, minlength=vocab_size)
+    return counts
+
+
+@torch.no_grad()
+def score_masked_lm(
+    model: PreTrainedModel,
+    heldout: TokenDataset,
+    *,
+    counts: npt.NDArray[np.int64],
+    mask_fraction: float = 0.15,
+    max_sequences: int = 256,
+) -> MaskedScores:
+    """Score the model on the first held-out sequences; leaves it in evaluation mode.
+
+    counts are the training text's unigram counts (V,); one is added to each, so that no token is impossible.
+    """
+    model.eval()
+    device = model.device
+    log_unigram = np.log((counts + 1) / (counts + 1).sum())
+    log_unigram[list(heldout.special_ids.all_special)] = -math.inf
+    log_unigram -= np.log(np.exp(log_unigram).sum())  # special tokens are never masked
+    most_frequent = int(log_unigram.argmax())
+    loss = unigram_loss = seconds = 0.0
+    correct = unigram_correct = num_masked = num_tokens = 0
+    for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
+        start = time.perf_counter()
+        masked_ids = batch.input_ids.masked_fill(batch.is_selected, heldout.special_ids.mask).to(device)
+        logits = masked_logits(model, masked_ids, batch.is_selected.to(device)).cpu()  # device sync
+        seconds += time.perf_counter() - start
+        original_ids = batch.input_ids[batch.is_selected]
+        loss += float(masked_lm_loss_sum(logits, original_ids))
+        correct += int((logits.argmax(dim=1) == original_ids).sum())
+        unigram_loss -= float(log_unigram[original_ids.numpy()].sum())
+        unigram_correct += int((original_ids == most_frequent).sum())
+        num_masked += len(original_ids)
+        num_tokens += batch.input_ids.numel()
+    return MaskedScores(
+        masked_loss=loss / num_masked,
+        masked_accuracy=correct / num_masked,
+        unigram_loss=unigram_loss / num_masked,
+        unigram_accuracy=unigram_correct / num_masked,
+        num_masked=num_masked,
+        seconds_per_1k_tokens=1000 * seconds / num_tokens,
+    )
+
+
+@torch.no_grad()
+def score_detector(
+    method: FastElectra | Electra,
+    heldout: TokenDataset,
+    *,
+    temperature: float,
+    mask_fraction: float,
+    max_sequences: int = 256,
+) -> dict[str, float]:
+    """Held-out RTD loss beside the majority baseline's, AUC, recall and precision; the mode of `method` is kept.
+
+    Corruption is by the method's own auxiliary or generator at the given temperature.
+    """
+    was_training = method.training
+    method.eval()
+    device = method.discriminator.device
+    stats: Stats = {}
+    loss, scores, truth = 0.0, [], []
+    for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
+        batch = Batch(*(tensor.to(device) for tensor in batch))
+        corruption = method.corrupt(batch, temperature=temperature)
+        logits = detector_logits(method.discriminator, corruption.corrupted_ids)
+        loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync
+        add_detection_stats(stats, logits, corruption.is_replaced, batch.is_selected)
+        scores.append(logits.float().flatten().cpu())
+        truth.append(corruption.is_replaced.flatten().cpu())
+    method.train(was_training)
+    sums = {name: float(value) for name, value in stats.items()}
+    is_replaced = torch.cat(truth).numpy()
+    metrics = detection_metrics(sums)
+    return {
+        "heldout_rtd_loss": loss / sums["num_tokens"],
+        "heldout_majority_loss": majority_rtd_loss(metrics["replaced_fraction"]),
+        # Of one class alone there is nothing to rank.
+        "heldout_auc": float(roc_auc_score(is_replaced, torch.cat(scores).numpy()))
+        if 0 < is_replaced.sum() < len(is_replaced)
+        else 0.5,
+        **{f"heldout_{name}": value for name, value in metrics.items()},
+    }
+
+
+def _heldout_batches(dataset: TokenDataset, mask_fraction: float, max_sequences: int) -> Iterator[Batch]:
+    count = min(len(dataset), max_sequences)
+    if not count:
+        raise DataError(
+            f"the held-out text ({dataset.num_tokens} tokens) is shorter than one sequence of "
+            f"{dataset.sequence_length}; give more text, a larger heldout_fraction or a smaller sequence_length"
+        )
+    for first in range(0, count, _BATCH_SEQUENCES):
+        sequence = torch.arange(first, min(first + _BATCH_SEQUENCES, count))
+        yield make_batch(
+            dataset, sequence, torch.zeros_like(sequence), mask_fraction=mask_fraction, seed=_EVALUATION_SEED
+        )

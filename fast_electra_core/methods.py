@@ -1,0 +1,250 @@
+"""What is trained, and on which loss: Fast-ELECTRA, joint ELECTRA, and the masked language model of an auxiliary.
+
+A method is a module whose trainable parameters are all that an optimizer sees. Its `loss` adds to the sums of `Stats`
+without waiting for the device.
+
+Shapes: B sequences, L tokens per sequence, N selected tokens.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fast_electra_core.corruption import Corruption, place, sample_replacements
+from fast_electra_core.losses import masked_lm_loss_sum, rtd_loss_sum
+from fast_electra_core.models import detector_logits, freeze, masked_logits
+from fast_electra_core.schedules import temperature_at
+
+
+class Batch(NamedTuple):
+    """Sequences and everything random about them."""
+
+    input_ids: Tensor
+    """(B, L) int64."""
+    is_selected: Tensor
+    """(B, L) bool: chosen to be replaced or masked."""
+    sample_uniforms: Tensor
+    """(B, L) float64 in [0, 1): picks the replacement."""
+
+    def split(self, size: int) -> list["Batch"]:
+        """Micro-batches of `size` sequences."""
+        return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in self), strict=True)]
+
+
+class Totals(NamedTuple):
+    """Counts over the whole batch, which micro-batches divide their sums by."""
+
+    num_tokens: int
+    num_selected: Tensor
+    """() float32."""
+
+
+class Temperature(NamedTuple):
+    """The schedule's parameters; see schedules.temperature_at."""
+
+    schedule: str
+    start: float
+    decay: float
+    end: float
+
+    def at(self, progress: float) -> float:
+        """Temperature at progress in [0, 1]."""
+        return temperature_at(progress, **self._asdict())
+
+
+Stats = dict[str, Tensor]
+"""Sums since the last log row, each () float64."""
+
+
+class Method(nn.Module, ABC):
+    """A way to pre-train: loss, and the numbers worth logging."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
+        """The micro-batch's share of the whole batch's loss, (); adds to stats."""
+
+    @abstractmethod
+    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
+        """One row of metrics out of the sums of the steps since the last one."""
+
+
+class MaskedLanguageModel(Method):
+    """Predict the selected tokens, all of them shown as [MASK]: how an auxiliary is made."""
+
+    def __init__(self, model: PreTrainedModel, *, mask_token_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self._mask_token_id = mask_token_id
+
+    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
+        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
+        logits = masked_logits(self.model, masked_ids, batch.is_selected)
+        original_ids = batch.input_ids[batch.is_selected]
+        loss_sum = masked_lm_loss_sum(logits, original_ids)
+        _add(
+            stats,
+            masked_loss=loss_sum,
+            num_correct=(logits.argmax(dim=1) == original_ids).sum(),
+            num_selected=batch.is_selected.sum(),
+        )
+        return loss_sum / totals.num_selected
+
+    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
+        return {
+            "loss": sums["masked_loss"] / sums["num_selected"],
+            "masked_accuracy": sums["num_correct"] / sums["num_selected"],
+        }
+
+
+class FastElectra(Method):
+    """Replaced token detection against a frozen auxiliary whose output is smoothed by a falling temperature.
+
+    Fast-ELECTRA (arXiv 2310.07347), abstract. `Unverified:` the loss weight is ELECTRA's.
+    """
+
+    def __init__(
+        self,
+        discriminator: PreTrainedModel,
+        auxiliary: PreTrainedModel,
+        *,
+        temperature: Temperature,
+        rtd_weight: float,
+        mask_token_id: int,
+    ) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        freeze(auxiliary)
+        # In a tuple, so that nn.Module does not list it: train() must not wake its dropout, checkpoints and
+        # optimizer must not hold it.
+        self._frozen = (auxiliary,)
+        self._temperature = temperature
+        self._rtd_weight = rtd_weight
+        self._mask_token_id = mask_token_id
+
+    @property
+    def auxiliary(self) -> PreTrainedModel:
+        """The frozen masked language model."""
+        return self._frozen[0]
+
+    @torch.no_grad()
+    def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
+        """The batch with the auxiliary's samples in the selected places."""
+        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
+        logits = masked_logits(self.auxiliary, masked_ids, batch.is_selected)
+        samples = sample_replacements(logits, batch.sample_uniforms[batch.is_selected], temperature)
+        return place(batch.input_ids, batch.is_selected, samples)
+
+    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
+        corruption = self.corrupt(batch, temperature=self._temperature.at(progress))
+        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
+        loss_sum = rtd_loss_sum(logits, corruption.is_replaced)
+        add_detection_stats(stats, logits.detach(), corruption.is_replaced, batch.is_selected)
+        _add(stats, rtd_loss=loss_sum)
+        return self._rtd_weight * loss_sum / totals.num_tokens
+
+    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
+        return {
+            "loss": sums["rtd_loss"] / sums["num_tokens"],
+            "temperature": self._temperature.at(progress),
+            **detection_metrics(sums),
+        }
+
+
+class Electra(Method):
+    """Joint ELECTRA, the strong baseline: a generator trained alongside, in one dropout-free pass at temperature 1.
+
+    ELECTRA (arXiv 2003.10555), sec. 3: loss = MLM + 50 × RTD, token embeddings shared where their widths agree.
+    """
+
+    def __init__(
+        self,
+        discriminator: PreTrainedModel,
+        generator: PreTrainedModel,
+        *,
+        rtd_weight: float,
+        mask_token_id: int,
+    ) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.generator = generator
+        ours, theirs = discriminator.get_input_embeddings(), generator.get_input_embeddings()
+        if ours.weight.shape == theirs.weight.shape:
+            ours.weight = theirs.weight
+        self._rtd_weight = rtd_weight
+        self._mask_token_id = mask_token_id
+
+    def train(self, mode: bool = True) -> "Electra":
+        """As nn.Module.train, but the generator keeps its dropout off: its one pass is also the one sampled from."""
+        super().train(mode)
+        self.generator.eval()
+        return self
+
+    def _generate(self, batch: Batch) -> Tensor:
+        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
+        return masked_logits(self.generator, masked_ids, batch.is_selected)  # (N, V)
+
+    @torch.no_grad()
+    def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
+        """The batch with the generator's samples in the selected places."""
+        uniform = batch.sample_uniforms[batch.is_selected]
+        samples = sample_replacements(self._generate(batch), uniform, temperature)
+        return place(batch.input_ids, batch.is_selected, samples)
+
+    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
+        generated = self._generate(batch)
+        uniform = batch.sample_uniforms[batch.is_selected]
+        samples = sample_replacements(generated.detach(), uniform, temperature=1.0)
+        corruption = place(batch.input_ids, batch.is_selected, samples)
+        masked_sum = masked_lm_loss_sum(generated, batch.input_ids[batch.is_selected])
+        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
+        rtd_sum = rtd_loss_sum(logits, corruption.is_replaced)
+        add_detection_stats(stats, logits.detach(), corruption.is_replaced, batch.is_selected)
+        _add(stats, rtd_loss=rtd_sum, masked_loss=masked_sum)
+        return masked_sum / totals.num_selected + self._rtd_weight * rtd_sum / totals.num_tokens
+
+    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
+        return {
+            "loss": sums["rtd_loss"] / sums["num_tokens"],
+            "generator_loss": sums["masked_loss"] / sums["num_selected"],
+            "temperature": 1.0,
+            **detection_metrics(sums),
+        }
+
+
+def add_detection_stats(stats: Stats, logits: Tensor, is_replaced: Tensor, is_selected: Tensor) -> None:
+    """Add the counts that detection_metrics needs; all arguments are (B, L)."""
+    is_flagged = logits > 0
+    _add(
+        stats,
+        num_tokens=torch.tensor(is_replaced.numel(), device=logits.device),
+        num_selected=is_selected.sum(),
+        num_replaced=is_replaced.sum(),
+        num_flagged=is_flagged.sum(),
+        num_caught=(is_flagged & is_replaced).sum(),
+    )
+
+
+def detection_metrics(sums: dict[str, float]) -> dict[str, float]:
+    """Share replaced (of all tokens, and of the selected), recall of both classes, precision; 0 / 0 counts as 0."""
+    num_original = sums["num_tokens"] - sums["num_replaced"]
+    false_alarms = sums["num_flagged"] - sums["num_caught"]
+    return {
+        "replaced_fraction": sums["num_replaced"] / sums["num_tokens"],
+        "replaced_of_selected": _ratio(sums["num_replaced"], sums["num_selected"]),
+        "recall_replaced": _ratio(sums["num_caught"], sums["num_replaced"]),
+        "recall_original": _ratio(num_original - false_alarms, num_original),
+        "precision_replaced": _ratio(sums["num_caught"], sums["num_flagged"]),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _add(stats: Stats, **values: Tensor) -> None:
+    for name, value in values.items():
+        value = value.detach().double()
+        stats[name] = stats[name] + value if name in stats else value

@@ -1,0 +1,175 @@
+"""Building the models, and running a masked language model's head on the selected positions only.
+
+Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary, D width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import (
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from fast_electra_core.config import TrainingConfig
+from fast_electra_core.data import SpecialIds
+from fast_electra_core.errors import AuxiliaryError, ConfigError
+
+_EMBEDDING_SPREAD = 0.1
+
+
+def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: SpecialIds) -> PretrainedConfig:
+    """transformers' config of the encoder that `config` describes.
+
+    There are at least 512 positions, so that fine-tuning may use longer sequences than pre-training did.
+    """
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": max(512, config.sequence_length),
+        "pad_token_id": special_ids.pad,
+    }
+    if config.architecture == "electra":
+        return ElectraConfig(
+            **sizes,
+            embedding_size=config.embedding_size,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+    return ModernBertConfig(
+        **sizes,
+        cls_token_id=special_ids.cls,
+        sep_token_id=special_ids.sep,
+        bos_token_id=special_ids.cls,
+        eos_token_id=special_ids.sep,
+        embedding_dropout=config.dropout,
+        mlp_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        # Sequences are short enough for every layer to attend to all of them.
+        global_attn_every_n_layers=1,
+        num_labels=1,
+    )
+
+
+def build_discriminator(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """A main model with an RTD head (dense, activation, dense to 1), its weights a function of the seed alone.
+
+    transformers has no class for ModernBERT with this head; its token classifier with one label is the same thing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.model_type == "electra":
+            return ElectraForPreTraining(config)
+        return ModernBertForTokenClassification(config)
+
+
+def detector_logits(discriminator: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Logits (B, L), positive for "replaced", of unpadded input_ids (B, L)."""
+    logits: Tensor = discriminator(input_ids=input_ids).logits
+    return logits.squeeze(-1) if logits.ndim == 3 else logits  # ModernBERT's are (B, L, 1)
+
+
+def build_masked_lm(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """A masked language model, its output matrix tied to its embeddings, its weights a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ElectraForMaskedLM(config) if config.model_type == "electra" else ModernBertForMaskedLM(config)
+
+
+@torch.no_grad()
+def set_embeddings(model: PreTrainedModel, embeddings: Tensor) -> None:
+    """Overwrite the token embeddings with embeddings (V, D), mean 0 and scaled to the spread the model starts with.
+
+    Raises:
+        ConfigError: the shape is another one.
+    """
+    weight = model.get_input_embeddings().weight
+    if weight.shape != embeddings.shape:
+        raise ConfigError(
+            f"embedding_init needs embeddings of shape {tuple(weight.shape)}, got {tuple(embeddings.shape)}; "
+            "give both models the same embedding_size, or --embedding_init random"
+        )
+    centred = embeddings - embeddings.mean(dim=0)
+    weight.copy_(centred * (_EMBEDDING_SPREAD / centred.std()))
+
+
+@torch.no_grad()
+def set_output_bias(model: PreTrainedModel, counts: npt.NDArray[np.int64]) -> None:
+    """Set the masked language model's output bias to the log of the unigram frequencies (V,), one added to each count:
+    it starts as the unigram model instead of having to learn to be it."""
+    frequencies = (counts + 1) / (counts + 1).sum()
+    bias = model.get_output_embeddings().bias
+    bias.copy_(torch.from_numpy(np.log(frequencies)))
+
+
+def _electra_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.generator_lm_head(model.generator_predictions(hidden))  # type: ignore[no-any-return]
+
+
+def _bert_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls(hidden)  # type: ignore[no-any-return]
+
+
+def _roberta_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.lm_head(hidden)  # type: ignore[no-any-return]
+
+
+def _distilbert_head(model: Any, hidden: Tensor) -> Tensor:
+    transformed = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    return model.vocab_projector(transformed)  # type: ignore[no-any-return]
+
+
+def _modernbert_head(model: Any, hidden: Tensor) -> Tensor:
+    return model.decoder(model.head(hidden))  # type: ignore[no-any-return]
+
+
+MASKED_LM_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "electra": _electra_head,
+    "bert": _bert_head,
+    "roberta": _roberta_head,
+    "distilbert": _distilbert_head,
+    "modernbert": _modernbert_head,
+}
+"""Head of each family of masked language models, by transformers' `model_type`: (N, D) -> (N, V)."""
+
+
+def masked_logits(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor) -> Tensor:
+    """Logits (N, V) of the selected positions, row-major: equal to `model(input_ids).logits[is_selected]`, but the
+    vocabulary head, most of a small model's cost, runs on the N selected rows alone.
+
+    input_ids (B, L) without padding, is_selected bool (B, L).
+
+    Raises:
+        AuxiliaryError: a model type whose head is not known.
+    """
+    model_type = model.config.model_type
+    if model_type not in MASKED_LM_HEADS:
+        raise AuxiliaryError(
+            f"model type {model_type!r} cannot serve as auxiliary; known are {', '.join(MASKED_LM_HEADS)}"
+        )
+    hidden = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
+    return MASKED_LM_HEADS[model_type](model, hidden[is_selected])
+
+
+def freeze(model: nn.Module) -> None:
+    """Put the model in evaluation mode and switch off its gradients, for good."""
+    model.eval()
+    model.requires_grad_(False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,95 @@
+"""Named starting points. An auxiliary's preset and the main model's of the same name belong together.
+
+tiny: seconds, for tests. demo: minutes on two CPU cores. laptop: hours on two CPU cores. small, base, large:
+ELECTRA's sizes and recipes (arXiv 2003.10555, table 6) with an auxiliary of the same width and a third of the depth, as
+Fast-ELECTRA has it (`Unverified:` second-hand).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fast_electra_core.errors import check_choice
+
+_Values = Mapping[str, Any]
+
+_TINY = {
+    "hidden_size": 32, "embedding_size": 32, "num_heads": 2, "intermediate_size": 64, "dropout": 0.0,
+    "sequence_length": 32, "batch_size": 8, "learning_rate": 2e-3, "warmup_fraction": 0.1,
+    "checkpoint_every_steps": 5, "log_every_steps": 5, "shard_megabytes": 1.0,
+}  # fmt: skip
+_DEMO = {
+    "architecture": "modernbert",
+    "hidden_size": 128, "embedding_size": 128, "num_heads": 2, "intermediate_size": 256, "dropout": 0.0,
+    "sequence_length": 64, "batch_size": 32, "learning_rate": 4e-3, "warmup_fraction": 0.05,
+    "checkpoint_every_steps": 200, "log_every_steps": 25, "shard_megabytes": 8.0,
+}  # fmt: skip
+_LAPTOP = {
+    **_DEMO, "learning_rate": 3e-3, "warmup_fraction": 0.02, "checkpoint_every_steps": 500, "log_every_steps": 50,
+    "shard_megabytes": 16.0,
+}  # fmt: skip
+_SMALL = {
+    "hidden_size": 256, "embedding_size": 128, "num_heads": 4, "intermediate_size": 1024,
+    "sequence_length": 128, "batch_size": 128, "learning_rate": 5e-4, "warmup_fraction": 0.01,
+    "shard_megabytes": 64.0,
+}  # fmt: skip
+_BASE = {
+    "hidden_size": 768, "embedding_size": 768, "num_heads": 12, "intermediate_size": 3072,
+    "sequence_length": 512, "batch_size": 256, "learning_rate": 2e-4, "warmup_fraction": 0.013,
+    "shard_megabytes": 64.0,
+}  # fmt: skip
+_LARGE = {
+    "hidden_size": 1024, "embedding_size": 1024, "num_heads": 16, "intermediate_size": 4096, "mask_fraction": 0.25,
+    "sequence_length": 512, "batch_size": 2048, "learning_rate": 2e-4, "warmup_fraction": 0.025,
+    "shard_megabytes": 64.0,
+}  # fmt: skip
+
+AUXILIARY_PRESETS: Mapping[str, _Values] = {
+    "tiny": {**_TINY, "num_layers": 1, "num_steps": 10, "vocab_size": 512},
+    "demo": {
+        **_DEMO,
+        "embedding_init": "cooccurrence",
+        "num_layers": 2,
+        "num_steps": 800,
+        "mask_fraction": 0.3,
+        "vocab_size": 4096,
+    },
+    "laptop": {
+        **_LAPTOP,
+        "embedding_init": "cooccurrence",
+        "num_layers": 2,
+        "num_steps": 8000,
+        "mask_fraction": 0.3,
+        "vocab_size": 8192,
+    },
+    "small": {**_SMALL, "num_layers": 4, "num_steps": 500_000, "vocab_size": 30_522},
+    "base": {**_BASE, "num_layers": 4, "num_steps": 383_000, "vocab_size": 30_522},
+    "large": {**_LARGE, "num_layers": 8, "num_steps": 200_000, "vocab_size": 30_522, "mask_fraction": 0.15},
+}
+PRETRAIN_PRESETS: Mapping[str, _Values] = {
+    "tiny": {
+        **_TINY, "num_layers": 2, "num_steps": 10, "seeds": 2, "tasks": "sst2,rte", "finetune_max_examples": 32,
+        "finetune_epochs": 1.0, "finetune_max_length": 48,
+    },
+    "demo": {
+        **_DEMO, "embedding_init": "auxiliary", "num_layers": 4, "num_steps": 1000, "learning_rate": 2e-3, "seeds": 2, "finetune_epochs": 3.0, "finetune_max_length": 64,
+    },
+    "laptop": {
+        **_LAPTOP, "embedding_init": "auxiliary", "num_layers": 4, "num_steps": 9000, "learning_rate": 2e-3, "seeds": 3,
+        "finetune_epochs": 3.0,
+    },
+    "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000, "finetune_learning_rate": 3e-4},
+    "base": {**_BASE, "num_layers": 12, "num_steps": 766_000, "finetune_learning_rate": 1e-4},
+    "large": {
+        **_LARGE, "num_layers": 24, "num_steps": 400_000, "finetune_learning_rate": 5e-5, "layer_decay": 0.9,
+    },
+}  # fmt: skip
+
+
+def preset_values(name: str, presets: Mapping[str, _Values]) -> dict[str, Any]:
+    """A copy of the named preset's values.
+
+    Raises:
+        ConfigError: no preset has this name; the nearest right one is offered.
+    """
+    check_choice("preset", name, presets)
+    return dict(presets[name])

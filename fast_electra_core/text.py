@@ -1,0 +1,290 @@
+"""Text files as a stream of cleaned documents, with memory that does not grow with file or document.
+
+.txt holds documents separated by blank lines, .jsonl one object a line, .parquet a column; .txt and .jsonl
+may be compressed. Documents beyond MAX_SEGMENT_CHARACTERS come in segments, cut at a line, else at a blank.
+"""
+
+import bz2
+import dataclasses
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self, cast
+
+from fast_electra_core.errors import DataError
+
+MAX_SEGMENT_CHARACTERS = 1 << 16
+KINDS = ("txt", "jsonl", "parquet")
+COMPRESSIONS = ("gz", "bz2", "xz", "zst")
+KNOWN_SUFFIXES = ".txt, .jsonl (each also with .gz, .bz2, .xz or .zst behind) and .parquet"
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
+_LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DECOMPRESSORS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_OFFER = "Mend the file, or go on with --on_bad_text replace or --on_bad_text skip"
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A local file, or the lines of it that start within [start, end)."""
+
+    path: str
+    start: int
+    """Byte offset; 0 for whole files."""
+    end: int | None
+    """Byte offset, None for the end of the file; only uncompressed .txt and .jsonl have ranges."""
+    kind: str
+    """txt, jsonl or parquet."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of to_dict."""
+        return cls(**values)
+
+
+def kind_of(path: str | Path) -> str | None:
+    """txt, jsonl or parquet by the name's suffixes, None for any other file.
+
+    >>> kind_of("a.jsonl.gz"), kind_of("a.parquet"), kind_of("a.pdf"), kind_of("a.parquet.gz")
+    ('jsonl', 'parquet', None, None)
+    """
+    suffixes = [suffix[1:].lower() for suffix in Path(path).suffixes]
+    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
+    if compressed:
+        suffixes.pop()
+    kind = suffixes[-1] if suffixes else ""
+    return kind if kind in KINDS and not (compressed and kind == "parquet") else None
+
+
+def compression_of(path: str | Path) -> str | None:
+    """gz, bz2, xz or zst by the name's last suffix, else None."""
+    suffix = Path(path).suffix[1:].lower()
+    return suffix if suffix in COMPRESSIONS else None
+
+
+def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+    """The documents that start in `piece`, cleaned, none of them blank; long ones in segments.
+
+    Every line of a file is read exactly once over adjacent ranges. Cleaned means: no byte order mark,
+    newlines are "\\n", no control characters, no lone surrogates.
+
+    on_bad_text: error; replace (bytes that are not UTF-8 become U+FFFD) or skip (their line is dropped). With
+        either, .jsonl lines without text in `text_field` are skipped.
+
+    Raises:
+        DataError: file missing, unknown suffix, damaged compression, not UTF-8, no such field or column.
+    """
+    path = Path(piece.path)
+    if kind_of(path) is None:
+        raise DataError(f"{path}: unknown suffix {''.join(path.suffixes)!r}; known are {KNOWN_SUFFIXES}")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; was it moved after the run began?")
+    reader = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}[piece.kind]
+    try:
+        for document in reader(piece, text_field=text_field, on_bad_text=on_bad_text):
+            yield from _segments(document)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        # bz2 and pyarrow's zstd report damage as OSErrors that no system call made, so without an errno.
+        if error.errno is None:
+            raise _damaged(path, error) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is cut short or damaged: {error}. Copy the file again")
+
+
+def clean_text(text: str) -> str:
+    """The text without control characters and lone surrogates, with "\\n" for every kind of line break."""
+    text = _LINE_BREAKS.sub("\n", text)
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text)).strip()
+
+
+def _segments(document: str) -> Iterator[str]:
+    """The document cleaned, in segments of at most MAX_SEGMENT_CHARACTERS."""
+    text = clean_text(document)
+    start = 0
+    while len(text) - start > MAX_SEGMENT_CHARACTERS:
+        end = start + MAX_SEGMENT_CHARACTERS
+        cut = text.rfind("\n", start, end)
+        cut = cut if cut > start else text.rfind(" ", start, end)
+        cut = cut if cut > start else end
+        segment = text[start:cut].strip()
+        if segment:
+            yield segment
+        start = cut
+    segment = text[start:].strip()
+    if segment:
+        yield segment
+
+
+def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+    """Documents between blank lines. A long one is given out in segments."""
+    held: list[str] = []
+    num_held = 0
+    with _open(piece.path) as stream:
+        for offset, data in _lines(stream, piece, limit=MAX_SEGMENT_CHARACTERS):
+            line = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
+            if line is None:
+                continue
+            is_blank = not line.strip()
+            if held and (is_blank or num_held + len(line) > MAX_SEGMENT_CHARACTERS):
+                yield "".join(held)
+                held, num_held = [], 0
+            if not is_blank:
+                held.append(line)
+                num_held += len(line)
+    if held:
+        yield "".join(held)
+
+
+def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+    with _open(piece.path) as stream:
+        for index, (offset, data) in enumerate(_lines(stream, piece, limit=None)):
+            line = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
+            if line is None or not line.strip():
+                continue
+            problem, text = _text_of(line.removeprefix("\ufeff"), text_field)
+            if problem and on_bad_text == "error":
+                number = _lines_before(piece) + index + 1
+                raise DataError(f"{piece.path}, line {number}: {problem}. {_OFFER} (both leave the line out)")
+            yield text
+
+
+def _text_of(line: str, text_field: str) -> tuple[str, str]:
+    """What is wrong with a line of .jsonl ("" if nothing), and its text."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})", ""
+    if not isinstance(row, dict):
+        return f"a {type(row).__name__}, not an object", ""
+    if text_field not in row:
+        fields = ", ".join(map(repr, list(row)[:8])) or "none"
+        return f"no field {text_field!r} (--text_field); the fields there are: {fields}", ""
+    if not isinstance(row[text_field], str):
+        return f"the field {text_field!r} holds {row[text_field]!r:.40}, not a string", ""
+    return "", row[text_field]
+
+
+def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = piece.path
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if text_field not in schema.names:
+                names = ", ".join(map(repr, schema.names))
+                raise DataError(f"{path} has no column {text_field!r} (--text_field); its columns are {names}")
+            if not _is_text(schema.field(text_field).type):
+                held = schema.field(text_field).type
+                raise DataError(f"{path}: the column {text_field!r} (--text_field) holds {held}, not strings")
+            row = 0
+            for batch in file.iter_batches(batch_size=256, columns=[text_field]):
+                # As bytes, so that values that are not UTF-8 go the way of all others.
+                for data in batch.column(0).cast(pa.large_binary()).to_pylist():
+                    row += 1
+                    where = f"row {row}, offset"
+                    yield _decode(data or b"", path=path, where=where, base=0, on_bad_text=on_bad_text) or ""
+    except pa.ArrowInvalid as error:
+        raise _damaged(Path(path), error) from error
+
+
+def _is_text(arrow_type: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
+
+
+def _decode(data: bytes, *, path: str, where: str, base: int, on_bad_text: str) -> str | None:
+    """The text; None for bytes that are not UTF-8 if those are skipped. `base`: the first byte's offset."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if on_bad_text == "replace":
+            return data.decode("utf-8", errors="replace")
+        if on_bad_text == "skip":
+            return None
+        raise DataError(
+            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at {where} {base + error.start}. {_OFFER}"
+        ) from error
+
+
+def _open(path: str) -> IO[bytes]:
+    """The file's uncompressed bytes."""
+    compression = compression_of(path)
+    if compression is None:
+        return Path(path).open("rb")
+    if compression == "zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
+    # A GzipFile is as good as raw to BufferedReader, whose readline is C.
+    return io.BufferedReader(cast(io.RawIOBase, _DECOMPRESSORS[compression](path)))
+
+
+def _lines(stream: IO[bytes], piece: TextPiece, *, limit: int | None) -> Iterator[tuple[int, bytes]]:
+    """(byte offset, line with its newline) of the lines that start within the piece's range.
+
+    A line longer than `limit` bytes comes in parts, cut behind a blank, else between two characters.
+    """
+    offset = _seek_first_line(stream, piece.start)
+    rest = b""
+    is_line_start = True
+    while rest or not (is_line_start and piece.end is not None and offset >= piece.end):
+        data = rest + (stream.readline() if limit is None else stream.readline(limit - len(rest)))
+        rest = b""
+        if not data:
+            return
+        is_line_start = data.endswith(b"\n")
+        if limit is not None and not is_line_start and len(data) == limit:
+            cut = _cut_before(data)
+            data, rest = data[:cut], data[cut:]
+        yield offset, data
+        offset += len(data)
+
+
+def _cut_before(data: bytes) -> int:
+    """Where to cut over-long data: behind its last blank, else before its last, perhaps cut character."""
+    cut = data.rfind(b" ") + 1
+    if cut:
+        return cut
+    cut = len(data) - 1
+    while cut > len(data) - 4 and 0x80 <= data[cut] < 0xC0:
+        cut -= 1
+    return cut
+
+
+def _seek_first_line(stream: IO[bytes], start: int) -> int:
+    """Move to the first line that starts at or after byte `start`; return its offset."""
+    if start == 0:
+        return 0
+    stream.seek(start - 1)
+    while True:
+        skipped = stream.readline(MAX_SEGMENT_CHARACTERS)
+        if not skipped or skipped.endswith(b"\n"):
+            return stream.tell()
+
+
+def _lines_before(piece: TextPiece) -> int:
+    """Number of lines that start before the piece's range."""
+    if piece.start == 0:
+        return 0
+    whole = dataclasses.replace(piece, start=0, end=piece.start)
+    with _open(piece.path) as stream:
+        return sum(1 for _ in _lines(stream, whole, limit=None))

@@ -1,0 +1,219 @@
+"""The pre-training loop: one page for every method.
+
+Every step is a pure function of (config, data, step): which sequences, which positions, which samples, which dropout.
+So a run resumed from step k is the run that was never interrupted, bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fast_electra_core.checkpoint import (
+    Checkpoint,
+    load_latest,
+    restore_training_tensors,
+    save_checkpoint,
+    training_tensors,
+)
+from fast_electra_core.config import TrainingConfig
+from fast_electra_core.data import TokenDataset, batch_index_at
+from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from fast_electra_core.evaluation import make_batch
+from fast_electra_core.methods import Batch, Method, Stats, Totals
+from fast_electra_core.schedules import learning_rate_at
+
+Row = dict[str, float]
+_STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together
+
+
+class Hooks(NamedTuple):
+    """What the outside wants to hear of, and its way to stop the run."""
+
+    on_metrics: Callable[[Row], None] = lambda row: None
+    """A row of metrics; its "step" counts the optimiser steps done."""
+    on_checkpoint: Callable[[Path], None] = lambda folder: None
+    """A complete checkpoint's folder."""
+    on_step: Callable[[int], None] = lambda step: None
+    """After every step, with the number of steps done."""
+    evaluate: Callable[[], Row] = dict
+    """Held-out metrics, asked for when a checkpoint is due and at the end."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked after every step; true writes a checkpoint and raises Interrupted."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint of the step it had reached is written."""
+
+
+class Trained(NamedTuple):
+    """How a call of `train` went."""
+
+    first_step: int
+    """The step it began with: 0, or that of the checkpoint it went on from."""
+    num_steps: int
+    seconds: float
+    """Wall-clock time of the steps of this call."""
+
+
+def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, checkpoints: Path, hooks: Hooks) -> Trained:
+    """Train `method` (mutated) for config.num_steps steps, going on from the newest checkpoint if there is one.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite; the checkpoint before is kept.
+        CheckpointError: the checkpoints belong to another run, are all damaged, or cannot be written.
+        Interrupted: hooks.should_stop() was true.
+    """
+    device = next(method.parameters()).device
+    bf16 = uses_bf16(config.precision, device)
+    optimizer = build_optimizer(method, config)
+    first_step, sums, rows_from = _restore(method, optimizer, config, checkpoints)
+    method.train()
+    started = time.perf_counter()
+    window_started = started
+    for step in range(first_step, config.num_steps):
+        batch = _batch_at(step, dataset, config)
+        batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, config)
+        torch.manual_seed((config.seed + 1) * _STEP_SEED_STRIDE + step)  # dropout
+        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+        for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = method.loss(micro_batch, totals, progress=step / config.num_steps, stats=sums)
+            loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        done = step + 1
+        hooks.on_step(done)
+        is_last = done == config.num_steps
+        stop = hooks.should_stop() and not is_last
+        row: Row = {}
+        if done % config.log_every_steps == 0 or is_last:
+            row = _row(method, sums, done, config)  # device sync
+            now = time.perf_counter()
+            num_tokens = (done - rows_from) * config.batch_size * config.sequence_length
+            row["tokens_per_second"] = num_tokens / (now - window_started)
+            sums, rows_from = {}, done
+        if done % config.checkpoint_every_steps == 0 or is_last:
+            row |= {"step": done, **hooks.evaluate()}
+        if row:
+            hooks.on_metrics(row)
+            window_started = time.perf_counter()
+        if done % config.checkpoint_every_steps == 0 or is_last or stop:
+            _check_finite(sums, done)
+            state = {"identity": training_identity(config), "rows_from": rows_from}
+            tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+            hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
+        if stop:
+            raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
+    return Trained(first_step, config.num_steps, time.perf_counter() - started)
+
+
+def training_identity(config: TrainingConfig) -> dict[str, Any]:
+    """The values of a config that decide what training computes: a checkpoint is good for these and no others."""
+    where_and_how_often = {
+        "preset",
+        "store",
+        "tracking_uri",
+        "experiment",
+        "checkpoint_every_steps",
+        "log_every_steps",
+    }
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in where_and_how_often and not name.startswith(("finetune_", "glue", "tasks", "seeds"))
+    }
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to run in bf16 autocast.
+
+    Raises:
+        ConfigError: bf16 was asked for where it is slower than fp32.
+    """
+    if precision == "fp32":
+        return False
+    has_fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_fast_bf16:
+        raise ConfigError(
+            f"precision bf16 is refused on {device.type}: without hardware for it a step is 2-3 times slower than "
+            "in fp32. Use --precision auto or fp32"
+        )
+    return has_fast_bf16
+
+
+def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, fused, as in ELECTRA (betas .9 and .999, eps 1e-6, no decay of biases and LayerNorm).
+
+    Departs from ELECTRA: Adam's bias correction is on; with warm-up the difference fades within the first steps.
+    """
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-6, fused=True)
+
+
+def _batch_at(step: int, dataset: TokenDataset, config: TrainingConfig) -> Batch:
+    index = batch_index_at(step, batch_size=config.batch_size, num_sequences=len(dataset), seed=config.seed)
+    return make_batch(dataset, index.sequence, index.epoch, mask_fraction=config.mask_fraction, seed=config.seed)
+
+
+def _learning_rate(step: int, config: TrainingConfig) -> float:
+    return learning_rate_at(
+        step, peak=config.learning_rate, num_steps=config.num_steps, warmup_fraction=config.warmup_fraction
+    )
+
+
+def _row(method: Method, sums: Stats, done: int, config: TrainingConfig) -> Row:
+    values = {name: float(value) for name, value in sums.items()}
+    metrics = method.summarise(values, progress=(done - 1) / config.num_steps)
+    _check_finite(sums, done)
+    return {"step": done, **metrics, "learning_rate": _learning_rate(done - 1, config)}
+
+
+def _check_finite(sums: Stats, done: int) -> None:
+    for name, value in sums.items():
+        if not math.isfinite(float(value)):
+            raise NonFiniteLossError(
+                f"{name} is {float(value)} at or shortly before step {done}. The last checkpoint is good; resume with "
+                "a lower --learning_rate or a longer --warmup_fraction in a new run"
+            )
+
+
+def _restore(
+    method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path
+) -> tuple[int, Stats, int]:
+    checkpoint = load_latest(checkpoints)
+    if checkpoint is None:
+        return 0, {}, 0
+    expected = training_identity(config)
+    found = checkpoint.state["identity"]
+    if found != expected:
+        differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
+        raise CheckpointError(
+            f"the checkpoint in {checkpoints} is of another run: {', '.join(differing)} differ. Start a new run, or "
+            "give the values it was begun with"
+        )
+    restore_training_tensors(checkpoint.tensors, method, optimizer)
+    device = next(method.parameters()).device
+    sums = {
+        name.removeprefix("sum."): value.to(device)
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("sum.")
+    }
+    return checkpoint.step, sums, int(checkpoint.state["rows_from"])
+
+
+def checkpoint_step(checkpoints: Path) -> int:
+    """The step that the newest usable checkpoint holds; 0 without one."""
+    checkpoint = load_latest(checkpoints)
+    return checkpoint.step if checkpoint else 0

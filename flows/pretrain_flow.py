@@ -1,0 +1,211 @@
+"""The main job: raw text to a registered, scored, traceable text encoder, by Fast-ELECTRA.
+
+python flows/pretrain_flow.py run --preset demo
+python flows/pretrain_flow.py run --preset laptop --corpus my_text/ --glue glue_data/ --tasks cola,sst2 --seeds 3
+python flows/pretrain_flow.py resume
+"""
+
+from metaflow import FlowSpec, Parameter, card, current, step
+from metaflow.plugins.cards.card_modules.basic import HTMLComponent
+
+import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
+
+
+class PretrainFlow(FlowSpec):
+    """Pre-train a text encoder by replaced token detection against a frozen auxiliary.
+
+    1. start: check everything before anything costs; list the text; open the MLflow run
+    2. tokenize, one task per shard of text
+    3. score_auxiliary, one task per candidate; freeze_auxiliary chooses
+    4. pretrain, with checkpoints
+    5. finetune, one task per (task, seed)
+    6. register in MLflow, and a report
+    """
+
+    preset = Parameter("preset", type=str, help="tiny, demo, laptop, small, base, large; the rest override it [demo]")
+    corpus = Parameter("corpus", type=str, help="pydocs, a file, folder, glob, s3:// prefix or hub:NAME[/CONFIG]")
+    text_field = Parameter("text_field", type=str, help="field of .jsonl, .parquet and hub rows with the text")
+    on_bad_text = Parameter("on_bad_text", type=str, help="bytes or lines that cannot be read: error, replace, skip")
+    heldout_fraction = Parameter("heldout_fraction", type=float, help="share of the text kept for scoring, (0, 0.5]")
+    shard_megabytes = Parameter("shard_megabytes", type=float, help="text per tokenizing task")
+    sequence_length = Parameter("sequence_length", type=int, help="tokens per sequence, >= 8")
+    method = Parameter("method", type=str, help="fast_electra, or electra: the joint baseline")
+    auxiliary = Parameter(
+        "auxiliary",
+        type=str,
+        help="candidates A[,B...]: models:/NAME@alias, a folder, s3:// prefix or hub:NAME",
+    )
+    max_auxiliary_fraction = Parameter(
+        "max_auxiliary_fraction",
+        type=float,
+        help="dearest auxiliary, as a share of the main model's forward FLOPs",
+    )
+    schedule = Parameter(
+        "schedule",
+        type=str,
+        help="of the temperature: exponential, exponential_exact, linear, polynomial, cosine, step, constant",
+    )
+    temperature_start = Parameter("temperature_start", type=float, help="temperature at the beginning, > 0")
+    temperature_decay = Parameter("temperature_decay", type=float, help="decay of the schedule, > 0")
+    temperature_end = Parameter("temperature_end", type=float, help="temperature that it descends to, > 0")
+    rtd_weight = Parameter("rtd_weight", type=float, help="weight of the replaced-token-detection loss")
+    architecture = Parameter("architecture", type=str, help="electra or modernbert")
+    embedding_init = Parameter("embedding_init", type=str, help="random, or auxiliary: start from its embeddings")
+    num_layers = Parameter("num_layers", type=int, help="transformer layers")
+    hidden_size = Parameter("hidden_size", type=int, help="width, a multiple of num_heads")
+    embedding_size = Parameter("embedding_size", type=int, help="width of the embedding table")
+    num_heads = Parameter("num_heads", type=int, help="attention heads")
+    intermediate_size = Parameter("intermediate_size", type=int, help="width of the feed-forward layer")
+    dropout = Parameter("dropout", type=float, help="[0, 1)")
+    mask_fraction = Parameter("mask_fraction", type=float, help="share of the tokens chosen to be replaced, (0, 1)")
+    num_steps = Parameter("num_steps", type=int, help="optimiser steps")
+    batch_size = Parameter("batch_size", type=int, help="sequences per step")
+    micro_batch_size = Parameter("micro_batch_size", type=int, help="sequences per forward pass; divides batch_size")
+    learning_rate = Parameter("learning_rate", type=float, help="peak learning rate")
+    warmup_fraction = Parameter("warmup_fraction", type=float, help="share of the steps with a rising rate, [0, 1)")
+    weight_decay = Parameter("weight_decay", type=float, help="AdamW's, on matrices")
+    max_gradient_norm = Parameter("max_gradient_norm", type=float, help="gradients are clipped to this norm")
+    precision = Parameter("precision", type=str, help="auto, fp32, bf16")
+    seed = Parameter("seed", type=int, help="of initialisation, order, masks and samples")
+    checkpoint_every_steps = Parameter("checkpoint_every_steps", type=int, help="steps between checkpoints and scores")
+    log_every_steps = Parameter("log_every_steps", type=int, help="steps that a row of metrics is averaged over")
+    glue = Parameter("glue", type=str, help="sample, a folder or s3:// prefix in the classic form, hub:nyu-mll/glue")
+    tasks = Parameter("tasks", type=str, help="comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli")
+    seeds = Parameter("seeds", type=int, help="fine-tunings per task")
+    untrained_baseline = Parameter(
+        "untrained_baseline",
+        type=bool,
+        default=None,
+        help="also fine-tune the same encoder without pre-training",
+    )
+    finetune_learning_rate = Parameter("finetune_learning_rate", type=float, help="peak learning rate of fine-tuning")
+    finetune_batch_size = Parameter("finetune_batch_size", type=int, help="examples per step of fine-tuning")
+    finetune_epochs = Parameter("finetune_epochs", type=float, help="passes over a task's training set")
+    finetune_max_length = Parameter("finetune_max_length", type=int, help="tokens per example, 8..512")
+    finetune_max_examples = Parameter("finetune_max_examples", type=int, help="training examples used per task")
+    layer_decay = Parameter("layer_decay", type=float, help="learning-rate factor per layer below the head, (0, 1]")
+    store = Parameter("store", type=str, help="folder or s3:// prefix for shards, checkpoints and models")
+    tracking_uri = Parameter("tracking_uri", type=str, help="MLflow server or database [sqlite:///mlflow.db]")
+    experiment = Parameter("experiment", type=str, help="MLflow experiment [fast-electra]")
+
+    @step
+    def start(self):
+        """Resolve and check the whole config, fetch the candidates, list the text, open the MLflow run."""
+        from steps import console, lifecycle
+
+        with console.console():
+            given = {name: getattr(self, name) for name in current.parameter_names}
+            self.plan = lifecycle.begin_pretrain(given, flow=current.flow_name, run_id=current.run_id)
+        self.shards = self.plan["corpus"]["shards"]
+        self.next(self.tokenize, foreach="shards")
+
+    @step
+    def tokenize(self):
+        """Text to packed token shards."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.manifest = lifecycle.tokenize(self.plan, self.input)
+        self.next(self.gather_tokens)
+
+    @card(type="blank")
+    @step
+    def gather_tokens(self, inputs):
+        """Count the text and see that it is enough."""
+        from steps import console, lifecycle
+
+        self.plan = inputs[0].plan
+        with console.console():
+            self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
+            self.page = lifecycle.text_page(self.plan, self.text)
+        current.card.append(HTMLComponent(self.page))
+        self.next(self.list_candidates)
+
+    @step
+    def list_candidates(self):
+        """One task per candidate for the auxiliary."""
+        self.candidates = self.plan["candidates"]
+        self.next(self.score_auxiliary, foreach="candidates")
+
+    @step
+    def score_auxiliary(self):
+        """Score a candidate on held-out text and price it."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.scored = lifecycle.score_candidate(self.plan, self.text, self.input)
+        self.next(self.freeze_auxiliary)
+
+    @card(type="blank")
+    @step
+    def freeze_auxiliary(self, inputs):
+        """Choose the auxiliary by the stated rule; from here on it does not change by a bit."""
+        from steps import console, lifecycle
+
+        self.plan, self.text = inputs[0].plan, inputs[0].text
+        with console.console():
+            self.candidates = [each.scored for each in inputs]
+            self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.candidates)
+        current.card.append(HTMLComponent(self.page))
+        self.next(self.pretrain)
+
+    @card(type="blank")
+    @step
+    def pretrain(self):
+        """Train the main model; resumes from its newest checkpoint."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen)
+        current.card.append(HTMLComponent(self.page))
+        self.finetunings = lifecycle.list_finetunings(self.plan)
+        self.next(self.finetune, foreach="finetunings")
+
+    @step
+    def finetune(self):
+        """Fine-tune on one task with one seed."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.result = lifecycle.finetune(self.plan, self.trained, self.input)
+        self.next(self.gather_scores)
+
+    @card(type="blank")
+    @step
+    def gather_scores(self, inputs):
+        """All scores as one table."""
+        from steps import console, lifecycle
+
+        self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
+        with console.console():
+            self.scores, self.page = lifecycle.gather_scores(self.plan, [each.result for each in inputs])
+        current.card.append(HTMLComponent(self.page))
+        self.next(self.register)
+
+    @step
+    def register(self):
+        """Register the model with its lineage; gates and the champion's rule."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.version = lifecycle.register_discriminator(
+                self.plan, self.text, self.frozen, self.trained, self.scores, pathspec=current.pathspec
+            )
+        self.next(self.end)
+
+    @card(type="blank")
+    @step
+    def end(self):
+        """The report: curves, tables, cost."""
+        from steps import console, lifecycle
+
+        with console.console():
+            table, self.page = lifecycle.close_pretrain(
+                self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
+            )
+            print(table)
+        current.card.append(HTMLComponent(self.page))
+
+
+if __name__ == "__main__":
+    PretrainFlow()

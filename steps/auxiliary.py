@@ -1,0 +1,263 @@
+"""The frozen auxiliary: fetch candidates, refuse what cannot serve, score and price them, choose one, freeze it."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import logging as transformers_logging
+
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.cost import forward_flops_per_token
+from fast_electra_core.errors import AuxiliaryError, DataError
+from fast_electra_core.evaluation import score_masked_lm, unigram_counts
+from fast_electra_core.models import (
+    MASKED_LM_HEADS,
+    build_discriminator,
+    count_parameters,
+    encoder_config,
+    freeze,
+)
+from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
+from steps import tracking
+from steps.store import Store, download_prefix
+from steps.tokenization import open_dataset, special_ids
+
+RULE = (
+    "the lowest held-out masked loss among the candidates whose forward FLOPs per token are at most "
+    "max_auxiliary_fraction of the main model's"
+)
+_FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
+
+
+def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any]]:
+    """Bring every candidate into the store and check it; returns address, key, digests, size and lineage of each.
+
+    Raises:
+        AuxiliaryError: one cannot serve: no masked-LM head, an unknown type, pickled weights, remote code, too few
+            positions, or a tokenizer that differs from the first one's.
+    """
+    candidates = [_fetch(address, config, store) for address in config.auxiliary_list()]
+    first = candidates[0]
+    for candidate in candidates[1:]:
+        if candidate["tokenizer_digest"] != first["tokenizer_digest"]:
+            raise AuxiliaryError(
+                f"candidates must share one tokenizer, by content: {candidate['address']} has "
+                f"{candidate['tokenizer_digest']}, {first['address']} has {first['tokenizer_digest']}. "
+                "Run the flow for each of them"
+            )
+    return candidates
+
+
+def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+        folder, version = _download(address, Path(scratch) / "model", config.tracking_uri)
+        described = check_folder(folder, address=address, sequence_length=config.sequence_length)
+        load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
+        digest = weights_digest(folder)
+        key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
+        if not store.has(key):
+            _copy_files(folder, Path(scratch) / "clean")
+            store.put_folder(Path(scratch) / "clean", key)
+        tokenizer_key = f"tokenizers/{described['tokenizer_digest']}"
+        if not store.has(tokenizer_key):
+            load_tokenizer(folder).save_pretrained(Path(scratch) / "tokenizer")
+            store.put_folder(Path(scratch) / "tokenizer", tokenizer_key)
+    return {"address": address, "key": key, "digest": digest, "registry": version, **described}
+
+
+def _download(address: str, destination: Path, tracking_uri: str) -> tuple[Path, dict[str, Any] | None]:
+    """The candidate's folder, and its registered version if it comes from the registry."""
+    if address.startswith("models:/"):
+        tracking.connect(tracking_uri)
+        info = tracking.model_version_info(address)
+        return tracking.download_model(address, destination), info
+    if address.startswith("s3://"):
+        return download_prefix(address, destination, suffixes=(".json", ".safetensors", ".txt")), None
+    if address.startswith("hub:"):
+        try:
+            return Path(snapshot_download(address.removeprefix("hub:"), allow_patterns=list(_FILES))), None
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise AuxiliaryError(
+                f"{address} could not be fetched from the hub: {error}. Check the name and the connection, or give a "
+                "folder"
+            ) from error
+    folder = Path(address)
+    if not folder.is_dir():
+        raise AuxiliaryError(
+            f"auxiliary {address!r} is not a folder. Give models:/NAME@ALIAS, a folder, s3://BUCKET/PREFIX or "
+            "hub:NAME; `python flows/auxiliary_flow.py run` makes one"
+        )
+    return folder, None
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    target.mkdir()
+    for pattern in _FILES:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+
+
+def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[str, Any]:
+    """What the files say about a candidate, without loading its weights.
+
+    Raises:
+        AuxiliaryError: see fetch_candidates.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AuxiliaryError(f"auxiliary {address} has no readable config.json: {error}") from error
+    model_type, architectures = config.get("model_type"), config.get("architectures") or []
+    if "auto_map" in config:
+        raise AuxiliaryError(f"auxiliary {address} wants to run code of its own (auto_map); remote code is never run")
+    if model_type not in MASKED_LM_HEADS:
+        raise AuxiliaryError(
+            f"auxiliary {address} is of type {model_type!r}; those that can serve are {', '.join(MASKED_LM_HEADS)}"
+        )
+    if not any(name.endswith("ForMaskedLM") for name in architectures):
+        raise AuxiliaryError(
+            f"auxiliary {address} has no masked-LM head: its config names {', '.join(architectures) or 'no class'}, "
+            "a ...ForMaskedLM is needed"
+        )
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        held = f"only pickles ({', '.join(pickles)}), which are never loaded" if pickles else "no weights"
+        raise AuxiliaryError(f"auxiliary {address} holds {held}; save it as safetensors")
+    positions = config.get("max_position_embeddings")
+    # RoBERTa counts its positions from pad + 1.
+    usable = positions - (2 if model_type == "roberta" else 0) if positions else None
+    if usable is not None and usable < sequence_length:
+        raise AuxiliaryError(
+            f"auxiliary {address} has {usable} positions, fewer than sequence_length {sequence_length}"
+        )
+    try:
+        tokenizer = load_tokenizer(folder)
+    except DataError as error:
+        raise AuxiliaryError(f"auxiliary {address} comes without a usable tokenizer: {error}") from error
+    if len(tokenizer) > config["vocab_size"]:
+        raise AuxiliaryError(
+            f"auxiliary {address} has logits for {config['vocab_size']} tokens, but its tokenizer has {len(tokenizer)}"
+        )
+    return {"model_type": model_type, "tokenizer_digest": tokenizer_digest(tokenizer)}
+
+
+def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
+    """The masked language model in a folder, from safetensors alone, running no code of its own.
+
+    Raises:
+        AuxiliaryError: weights are missing, of other shapes, or unreadable.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, loaded = AutoModelForMaskedLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise AuxiliaryError(f"auxiliary {address or folder} cannot be loaded: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise AuxiliaryError(
+            f"auxiliary {address or folder} lacks weights of its masked-LM: {', '.join(missing[:4])} ({len(missing)})"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def weights_digest(folder: Path) -> str:
+    """Hex digest (16 characters) of all weights: names, dtypes, shapes and bytes, wherever the files cut them."""
+    digest = hashlib.sha256()
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    for name in sorted(found):
+        with safe_open(found[name], framework="pt") as file:
+            tensor = file.get_tensor(name).contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def score_candidate(
+    candidate: dict[str, Any], config: dict[str, Any], *, shard_keys: Sequence[str], store: Store
+) -> dict[str, Any]:
+    """The candidate with its size, price and held-out scores; `reason` says why if it is not eligible."""
+    settings = PretrainConfig.from_dict(config)
+    tokenizer_key = f"tokenizers/{candidate['tokenizer_digest']}"
+    folders = {"shard_keys": shard_keys, "tokenizer_key": tokenizer_key, "store": store}
+    heldout = open_dataset("heldout", settings, **folders)  # type: ignore[arg-type]
+    train = open_dataset("train", settings, **folders)  # type: ignore[arg-type]
+    model = load_masked_lm(store.get_folder(candidate["key"]), address=candidate["address"])
+    freeze(model)
+    vocab_size = model.config.vocab_size
+    scores = score_masked_lm(model, heldout, counts=unigram_counts(train, vocab_size))
+    ids = special_ids(store.get_folder(tokenizer_key))
+    with torch.device("meta"):
+        discriminator = build_discriminator(
+            encoder_config(settings, vocab_size=vocab_size, special_ids=ids), seed=settings.seed
+        )
+    length = settings.sequence_length
+    flops = forward_flops_per_token(model, sequence_length=length, head_fraction=settings.mask_fraction)
+    main_flops = forward_flops_per_token(discriminator, sequence_length=length)
+    fraction = flops / main_flops
+    reason = ""
+    if fraction > settings.max_auxiliary_fraction:
+        reason = (
+            f"too dear: {fraction:.2f} of the main model's forward FLOPs, at most "
+            f"{settings.max_auxiliary_fraction:g} (max_auxiliary_fraction)"
+        )
+    return {
+        **candidate,
+        **scores._asdict(),
+        "num_layers": model.config.num_hidden_layers,
+        "hidden_size": model.config.hidden_size,
+        "num_parameters": count_parameters(model),
+        "flops_per_token": flops,
+        "discriminator_flops_per_token": main_flops,
+        "discriminator_parameters": count_parameters(discriminator),
+        "flops_fraction": fraction,
+        "ok": not reason,
+        "reason": reason,
+    }
+
+
+def choose(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The winner under RULE; the first given wins a tie.
+
+    Raises:
+        AuxiliaryError: none is eligible, with the reason for each.
+    """
+    eligible = [candidate for candidate in scored if candidate["ok"]]
+    if not eligible:
+        reasons = "; ".join(f"{candidate['address']}: {candidate['reason']}" for candidate in scored)
+        raise AuxiliaryError(f"no candidate can serve as auxiliary: {reasons}")
+    return min(eligible, key=lambda candidate: float(candidate["masked_loss"]))
+
+
+def check_frozen(candidate: dict[str, Any], store: Store) -> None:
+    """The stored weights are those that were scored.
+
+    Raises:
+        AuxiliaryError: they have changed since.
+    """
+    digest = weights_digest(store.get_folder(candidate["key"]))
+    if digest != candidate["digest"]:
+        raise AuxiliaryError(
+            f"the frozen auxiliary {candidate['address']} has moved: its weights' digest was {candidate['digest']}, "
+            f"now it is {digest}. Delete {store.address(candidate['key'])} and run again"
+        )

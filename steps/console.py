@@ -1,0 +1,96 @@
+"""What a person sees in the terminal: progress, log lines, and a user's error without a stack of calls.
+
+Long work shows a live bar where there is a terminal, a line now and then where there is none.
+
+Metaflow captures what a step prints, line by line, so a bar drawn there would never move. It is drawn on the
+controlling terminal itself.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, TextIO
+
+from tqdm import tqdm
+
+from fast_electra_core.errors import FastElectraError
+
+LINE_EVERY_SECONDS = 30.0
+_logger = logging.getLogger(__name__)
+
+
+class ProgressBar:
+    """A bar over `total` steps that shows the newest metrics; use it as a context manager."""
+
+    def __init__(self, total: int, *, label: str, initial: int = 0, unit: str = "step") -> None:
+        self._total = total
+        self._label = label
+        self._done = initial
+        self._metrics = ""
+        self._terminal = _open_terminal()
+        self._last_line = time.monotonic()
+        self._started, self._initial = self._last_line, initial
+        self._bar = (
+            tqdm(total=total, initial=initial, desc=label, unit=unit, file=self._terminal, dynamic_ncols=True)
+            if self._terminal
+            else None
+        )
+
+    def update(self, done: int) -> None:
+        """`done` of the total are done."""
+        if self._bar is not None:
+            self._bar.update(done - self._done)
+        self._done = done
+        now = time.monotonic()
+        if self._bar is None and (now - self._last_line >= LINE_EVERY_SECONDS or done == self._total):
+            self._last_line = now
+            self._print_line(now)
+
+    def show(self, **metrics: float) -> None:
+        """Show these metrics from now on."""
+        self._metrics = ", ".join(f"{name} {value:,.4g}" for name, value in metrics.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._metrics, refresh=False)
+
+    def _print_line(self, now: float) -> None:
+        speed = (self._done - self._initial) / max(now - self._started, 1e-9)
+        left = (self._total - self._done) / speed if speed else float("inf")
+        _logger.info(
+            "%s: %d/%d (%.0f %%), %s, %.0f s left",
+            self._label, self._done, self._total, 100 * self._done / self._total, self._metrics, left,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._terminal is not None:
+            self._terminal.close()
+
+
+def _open_terminal() -> TextIO | None:
+    try:
+        return open("/dev/tty", "w", encoding="utf-8")
+    except OSError:  # no controlling terminal: a cluster, a cron job, CI
+        return None
+
+
+@contextlib.contextmanager
+def console() -> Iterator[None]:
+    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError shows its message alone."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("steps", "fast_electra_core"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    except FastElectraError:
+        # The message says what is wrong and what to do; where in our code it was noticed helps nobody.
+        sys.tracebacklimit = 0
+        raise

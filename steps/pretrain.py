@@ -1,0 +1,269 @@
+"""Pre-training as a step of a flow: data and models out of the store, checkpoints into it, metrics to MLflow."""
+
+import contextlib
+import resource
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
+from fast_electra_core.cooccurrence import cooccurrence_embeddings
+from fast_electra_core.cost import forward_flops_per_token, plan_run
+from fast_electra_core.data import TokenDataset
+from fast_electra_core.evaluation import score_detector, score_masked_lm, unigram_counts
+from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Method, Temperature
+from fast_electra_core.models import (
+    build_discriminator,
+    build_masked_lm,
+    count_parameters,
+    encoder_config,
+    set_embeddings,
+    set_output_bias,
+)
+from fast_electra_core.tokenizer import load_tokenizer
+from fast_electra_core.trainer import Hooks, Row, checkpoint_step, train
+from steps import tracking
+from steps.auxiliary import load_masked_lm, weights_digest
+from steps.console import ProgressBar
+from steps.store import Store
+from steps.tokenization import open_dataset
+
+_SHOWN = {
+    "loss": "loss",
+    "temperature": "T",
+    "masked_accuracy": "acc",
+    "recall_replaced": "recall",
+    "tokens_per_second": "tok/s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Where one training reads and writes: the same for every attempt at it."""
+
+    store: Store
+    run_key: str
+    """Folder of the flow run in the store; a resumed run keeps its origin's."""
+    mlflow_run_id: str
+    shard_keys: Sequence[str]
+    tokenizer_key: str
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """Key below which the checkpoints lie."""
+        return f"{self.run_key}/checkpoints"
+
+    def dataset(self, part: str, config: TrainingConfig) -> TokenDataset:
+        """The `train` or `heldout` sequences."""
+        return open_dataset(
+            part, config, shard_keys=self.shard_keys, tokenizer_key=self.tokenizer_key, store=self.store
+        )
+
+
+def train_auxiliary(config: AuxiliaryConfig, run: TrainingRun) -> dict[str, Any]:
+    """Train a masked language model; returns its key in the store, digest, curves, scores and cost."""
+    dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
+    tokenizer = load_tokenizer(run.store.get_folder(run.tokenizer_key))
+    counts = unigram_counts(dataset, len(tokenizer))
+    model = build_masked_lm(
+        encoder_config(config, vocab_size=len(tokenizer), special_ids=dataset.special_ids), seed=config.seed
+    )
+    set_output_bias(model, counts)
+    if config.embedding_init == "cooccurrence":
+        embeddings = cooccurrence_embeddings(dataset.streams, vocab_size=len(tokenizer), width=config.embedding_size)
+        set_embeddings(model, torch.from_numpy(embeddings))
+    model.to(device())
+    method = MaskedLanguageModel(model, mask_token_id=dataset.special_ids.mask)
+
+    def evaluate() -> Row:
+        scores = score_masked_lm(model, heldout, counts=counts)
+        method.train()
+        return {f"heldout_{name}": float(value) for name, value in scores._asdict().items()}
+
+    result = _train(method, dataset, config, run, evaluate=evaluate, label="auxiliary")
+    flops = forward_flops_per_token(model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction)
+    num_tokens = config.num_steps * config.batch_size * config.sequence_length
+    return {
+        **result,
+        **_save(model, run, "auxiliary"),
+        "scores": score_masked_lm(model, heldout, counts=counts)._asdict(),
+        "total_flops": 3 * flops * num_tokens,
+        "num_tokens": num_tokens,
+    }
+
+
+def train_discriminator(config: PretrainConfig, run: TrainingRun, *, auxiliary: dict[str, Any]) -> dict[str, Any]:
+    """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores."""
+    dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
+    masked_lm = load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
+    shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
+    discriminator = build_discriminator(shape, seed=config.seed)
+    if config.embedding_init == "auxiliary":
+        set_embeddings(discriminator, masked_lm.get_input_embeddings().weight)
+    method = _method(config, discriminator, masked_lm, mask_token_id=dataset.special_ids.mask).to(device())
+    masked_lm.to(device())
+
+    def evaluate() -> Row:
+        return score_detector(method, heldout, temperature=config.temperature_end, mask_fraction=config.mask_fraction)
+
+    result = _train(method, dataset, config, run, evaluate=evaluate, label="pre-training")
+    plan = plan_run(
+        auxiliary["discriminator_flops_per_token"],
+        auxiliary["flops_per_token"],
+        num_tokens=config.num_steps * config.batch_size * config.sequence_length,
+        is_frozen=config.method == "fast_electra",
+    )
+    return {
+        **result,
+        **_save(discriminator, run, "discriminator"),
+        "scores": evaluate(),
+        "plan": {**plan._asdict(), "saving_fraction": plan.saving_fraction},
+    }
+
+
+def _method(
+    config: PretrainConfig, discriminator: PreTrainedModel, masked_lm: PreTrainedModel, *, mask_token_id: int
+) -> FastElectra | Electra:
+    if config.method == "electra":
+        # The joint baseline trains a generator of the auxiliary's shape from its own random start.
+        generator = type(masked_lm)(masked_lm.config)
+        return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
+    temperature = Temperature(
+        config.schedule, config.temperature_start, config.temperature_decay, config.temperature_end
+    )
+    return FastElectra(
+        discriminator,
+        masked_lm,
+        temperature=temperature,
+        rtd_weight=config.rtd_weight,
+        mask_token_id=mask_token_id,
+    )
+
+
+def _train(
+    method: Method,
+    dataset: TokenDataset,
+    config: TrainingConfig,
+    run: TrainingRun,
+    *,
+    evaluate: Any,
+    label: str,
+) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint on; curves come whole from all attempts."""
+    checkpoints = _fetch_checkpoints(run)
+    curve = _Curve(checkpoints.parent / "curve.jsonl", first_step=checkpoint_step(checkpoints))
+    spill = run.store.path(f"{run.run_key}/unsent_metrics.jsonl")
+    started_at = checkpoint_step(checkpoints)
+    with (
+        tracking.MetricsLogger(run.mlflow_run_id, spill=spill) as logger,
+        ProgressBar(config.num_steps, label=label, initial=started_at) as bar,
+        _stop_on_signal() as stopped,
+    ):
+
+        def on_metrics(row: Row) -> None:
+            curve.append(row)
+            logger.log(row)
+            bar.show(**{short: row[name] for name, short in _SHOWN.items() if name in row})
+
+        def on_checkpoint(folder: Path) -> None:
+            logger.flush()
+            _keep_checkpoint(folder, run)
+
+        trained = train(
+            method,
+            dataset,
+            config=config,
+            checkpoints=checkpoints,
+            hooks=Hooks(on_metrics, on_checkpoint, bar.update, evaluate, stopped.is_set),
+        )
+    num_tokens = (trained.num_steps - trained.first_step) * config.batch_size * config.sequence_length
+    return {
+        "curve": curve.rows,
+        "resumed_from": trained.first_step,
+        "seconds": trained.seconds,
+        "tokens_per_second": num_tokens / trained.seconds if num_tokens else 0.0,
+        "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "device": str(next(method.parameters()).device),
+    }
+
+
+class _Curve:
+    """Metric rows on disk beside the checkpoints, so that a resumed run's curves have no seam."""
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        import json
+
+        self._path = path
+        self._dumps = json.dumps
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut short
+        # Rows after the checkpoint are computed again.
+        self.rows: list[Row] = [row for row in rows if row["step"] <= first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
+
+    def append(self, row: Row) -> None:
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(f"{self._dumps(row)}\n")
+
+
+def _fetch_checkpoints(run: TrainingRun) -> Path:
+    """The folder of checkpoints on this machine, with those in S3 downloaded if it is a fresh one."""
+    for key in run.store.list_keys(run.checkpoint_prefix):
+        folder = run.store.get_folder(key)
+        if run.store.is_s3 and (folder / "curve.jsonl").is_file():
+            shutil.copyfile(folder / "curve.jsonl", folder.parent.parent / "curve.jsonl")
+    return run.store.path(run.checkpoint_prefix)
+
+
+def _keep_checkpoint(folder: Path, run: TrainingRun) -> None:
+    """Upload the checkpoint, where the store is in S3, with the curve so far; drop those no longer on disk."""
+    if run.store.is_s3:
+        shutil.copyfile(folder.parent.parent / "curve.jsonl", folder / "curve.jsonl")
+    run.store.put_folder(folder, f"{run.checkpoint_prefix}/{folder.name}")
+    for key in run.store.list_keys(run.checkpoint_prefix):
+        if not run.store.path(key).is_dir():
+            run.store.delete(key)
+
+
+def _save(model: PreTrainedModel, run: TrainingRun, name: str) -> dict[str, Any]:
+    """Put the model and its tokenizer into the store, as safetensors, under the run's folder."""
+    key = f"{run.run_key}/{name}"
+    with tempfile.TemporaryDirectory(dir=run.store.folder) as scratch:
+        folder = Path(scratch) / name
+        model.save_pretrained(folder)
+        load_tokenizer(run.store.get_folder(run.tokenizer_key)).save_pretrained(folder)
+        run.store.put_folder(folder, key)
+        digest = weights_digest(folder)
+    return {"key": key, "digest": digest, "num_parameters": count_parameters(model)}
+
+
+def device() -> torch.device:
+    """The first GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set: preemption and Ctrl-C end in a checkpoint."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,224 @@
+"""Registering what a run has made: gates, lineage tags, model card, and the rule for who is champion."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steps import tracking
+
+AUXILIARY_NAME = "fast-electra-auxiliary"
+MODEL_NAME = "fast-electra"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+LINEAGE_TAGS = (
+    "metaflow.pathspec",
+    "code.git_sha",
+    "corpus.digest",
+    "tokenizer.digest",
+    "auxiliary.digest",
+    "config.digest",
+)
+SCHEDULE_TAGS = ("schedule", "temperature_start", "temperature_decay", "temperature_end")
+_SCORE = "glue.average"
+_SUITE = "glue.suite"
+
+
+def register_auxiliary(
+    config: Mapping[str, Any],
+    *,
+    folder: Path,
+    run_id: str,
+    tags: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """A new version of `fast-electra-auxiliary`; returns name, version, aliases, reason, run_id and model_id.
+
+    It becomes champion if its held-out masked_loss is below unigram_loss, the loss of always predicting the
+    corpus's token frequencies; otherwise it gets no alias. The tag `promotion.reason` says which.
+
+    Raises:
+        TrackingError: the folder is incomplete, or the server refuses.
+    """
+    tracking.connect(config["tracking_uri"])
+    loss, unigram = metrics["masked_loss"], metrics["unigram_loss"]
+    is_better = loss < unigram  # False for NaN
+    reason = f"held-out masked loss {loss:.4f} is {'' if is_better else 'not '}below the unigram's {unigram:.4f}"
+    finite = _is_finite(folder)
+    if not finite:
+        is_better, reason = False, "weights are not finite"
+    return _register(
+        AUXILIARY_NAME,
+        [CHAMPION] if is_better else [],
+        reason if is_better else f"no alias: {reason}",
+        task="fill-mask",
+        example=f"the {_mask_token(folder)} of the function",
+        folder=folder,
+        run_id=run_id,
+        tags={**tags, **_as_tags(metrics)},
+        metrics=metrics,
+        summary="A masked language model that serves, frozen, as the auxiliary of Fast-ELECTRA pre-training.",
+    )
+
+
+def register_discriminator(
+    config: Mapping[str, Any],
+    *,
+    folder: Path,
+    run_id: str,
+    tags: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """A new version of `fast-electra`; returns name, version, aliases, reason, run_id and model_id.
+
+    The schedule's parameters are added to the tags from config. Gates: finite weights, and every lineage and
+    schedule tag given. A version that passes is the challenger. It is champion too if there is none yet, or
+    if its `glue.average` is higher than the champion's on the same `glue.suite` (same tasks, same data). The
+    tag `promotion.reason` says what was decided and why.
+
+    Raises:
+        TrackingError: the folder is incomplete, or the server refuses.
+    """
+    tracking.connect(config["tracking_uri"])
+    tags = {**{name: config[name] for name in SCHEDULE_TAGS}, **tags, **_as_tags(metrics)}
+    failures = _gate_failures(folder, tags)
+    if failures:
+        aliases, reason = [], f"no alias: {'; '.join(failures)}"
+    else:
+        is_champion, reason = _beats_champion(tags)
+        aliases = [CHALLENGER, CHAMPION] if is_champion else [CHALLENGER]
+    return _register(
+        MODEL_NAME,
+        aliases,
+        reason,
+        task="feature-extraction",
+        example="the cat sat on the mat",
+        folder=folder,
+        run_id=run_id,
+        tags=tags,
+        metrics=metrics,
+        summary="A text encoder pre-trained by replaced token detection (Fast-ELECTRA). A pipeline gives "
+        "one logit per token, above 0 where the token looks replaced; fine-tuning starts from its encoder.",
+    )
+
+
+def code_version() -> dict[str, str]:
+    """The tag `code.git_sha`: the commit of this file's checkout, with `-dirty` where files differ from it;
+    outside a checkout the environment's FAST_ELECTRA_GIT_SHA; else `unknown`."""
+    here = Path(__file__).resolve().parent
+    try:
+        sha = _git(here, "rev-parse", "HEAD")
+        is_dirty = bool(_git(here, "status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, or a disk that hangs
+        return {"code.git_sha": os.environ.get("FAST_ELECTRA_GIT_SHA", "unknown")}
+    return {"code.git_sha": f"{sha}-dirty" if is_dirty else sha}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
+
+
+def _register(
+    name: str,
+    aliases: list[str],
+    reason: str,
+    *,
+    summary: str,
+    folder: Path,
+    tags: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    **what: Any,
+) -> dict[str, Any]:
+    tags = {**tags, "promotion.reason": reason}
+    version = tracking.register_model(
+        name=name,
+        folder=folder,
+        tags=tags,
+        metrics=metrics,
+        card=_model_card(name, summary, tags=tags, metrics=metrics),
+        description=summary,
+        **what,
+    )
+    for alias in aliases:
+        tracking.set_alias(name, alias, version["version"])
+    return {**version, "aliases": aliases, "reason": reason}
+
+
+def _gate_failures(folder: Path, tags: Mapping[str, Any]) -> list[str]:
+    missing = [name for name in LINEAGE_TAGS + SCHEDULE_TAGS if str(tags.get(name) or "").strip() == ""]
+    failures = [f"tags missing: {', '.join(missing)}"] if missing else []
+    return failures if _is_finite(folder) else [*failures, "weights are not finite"]
+
+
+def _beats_champion(tags: Mapping[str, Any]) -> tuple[bool, str]:
+    number = tracking.aliases(MODEL_NAME).get(CHAMPION)
+    if number is None:
+        return True, "champion: there was none"
+    champion = tracking.model_version_info(f"models:/{MODEL_NAME}/{number}")["tags"]
+    ours, theirs = tags.get(_SUITE), champion.get(_SUITE)
+    who = f"the champion, version {number}"
+    if _SCORE not in tags or _SCORE not in champion:
+        return False, f"challenger: not comparable with {who}: {_SCORE} is not known for both"
+    if str(ours) != theirs:
+        return False, f"challenger: not comparable with {who}: scored on {theirs}, this on {ours}"
+    new, old = float(tags[_SCORE]), float(champion[_SCORE])
+    if new > old:
+        return True, f"champion: {_SCORE} {new:.4f} is above {old:.4f} of {who}"
+    return False, f"challenger: {_SCORE} {new:.4f} is not above {old:.4f} of {who}"
+
+
+def _is_finite(folder: Path) -> bool:
+    """Whether every weight in the folder's safetensors files is finite; one tensor in memory at a time."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  safe_open is no mapping
+                tensor = tensors.get_tensor(name)
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    return False
+    return True
+
+
+def _mask_token(folder: Path) -> str:
+    from transformers import AutoTokenizer
+
+    return str(AutoTokenizer.from_pretrained(folder, trust_remote_code=False).mask_token)
+
+
+def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name: repr(float(value)) for name, value in metrics.items()}
+
+
+def _model_card(name: str, summary: str, *, tags: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    lineage = {key: value for key, value in tags.items() if key not in metrics}
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [electra, fast-electra]",
+            "---",
+            f"# {name}",
+            "",
+            summary,
+            "",
+            "```python",
+            "import mlflow",
+            f'pipeline = mlflow.transformers.load_model("models:/{name}@{CHAMPION}")',
+            "```",
+            "",
+            *_markdown_table("Score", {key: f"{value:.4f}" for key, value in metrics.items()}),
+            "",
+            *_markdown_table("Made from", lineage),
+            "",
+        ]
+    )
+
+
+def _markdown_table(head: str, rows: Mapping[str, Any]) -> list[str]:
+    cells = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in sorted(rows.items())]
+    return [f"| {head} | |", "|---|---|", *cells]

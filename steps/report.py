@@ -1,0 +1,422 @@
+"""The pages a person reads: text, candidates, curves, task scores; and the table that ends a run.
+
+Each page is one HTML file with nothing outside it, fit for a Metaflow card and for an MLflow artifact. Charts
+are inline SVG; every word from outside is escaped by jinja2.
+"""
+
+import functools
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+
+_BLUE, _RED, _GREEN, _GREY, _SOFT = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f"
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "fast-electra",  # the same chart gives the same bytes
+    "text.parse_math": False,
+    "font.size": 9.0,
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": _SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e9edf0",
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+_MAX_POINTS = 400  # per curve: more cannot be seen, and makes the page slow
+_ABOUT = {
+    "num_documents": "documents",
+    "num_characters": "characters",
+    "num_train_tokens": "training tokens",
+    "num_heldout_tokens": "held-out tokens",
+    "num_unknown": "unknown tokens",
+}
+
+
+class Chart(NamedTuple):
+    """A picture under its title; svg is markup that is safe to inline."""
+
+    title: str
+    svg: Any
+
+
+class Table(NamedTuple):
+    """Cells are text already; marked is the index of the row to highlight, is_prose aligns to the left."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: int | None = None
+    is_prose: bool = False
+
+
+class Section(NamedTuple):
+    """One part of a page: facts are (label, value) tiles."""
+
+    heading: str
+    note: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+def text_page(manifest: Row) -> str:
+    """What text was read: counts, unknown tokens, and whatever else the manifest says."""
+    return _page("Text", [_text_section(manifest)])
+
+
+def candidates_page(candidates: Sequence[Row], chosen: int | None, rule: str) -> str:
+    """The auxiliary candidates side by side, the chosen one (an index) highlighted, the rule in words."""
+    return _page("Auxiliary candidates", [_candidates_section(candidates, chosen, rule)])
+
+
+def training_page(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ()) -> str:
+    """Curves of training (rows, by step) and of held-out text; a curve that no row has is left out."""
+    return _page("Training", [_training_section(rows, config, heldout)])
+
+
+def glue_page(summary: Sequence[Row], suite_name: str) -> str:
+    """Scores per task (rows of finetune.summarise): pre-trained, untrained and majority class."""
+    return _page(suite_name, [_glue_section(summary, suite_name)])
+
+
+def suite_name(glue: str) -> str:
+    """What the tasks of a `--glue` source may be called: `GLUE`, or `sample tasks` for the embedded ones."""
+    return "sample tasks" if glue == "sample" else "GLUE"
+
+
+def final_page(everything: Mapping[str, Any]) -> str:
+    """All of a run on one page. Optional keys: title, subtitle, and one per section: registered and lineage
+    (dicts), glue {summary, suite_name}, training {rows, config, heldout}, candidates {candidates, chosen, rule},
+    text (a manifest)."""
+    makers: dict[str, Callable[[Any], Section]] = {
+        "registered": _registered_section,
+        "glue": lambda given: _glue_section(**given),
+        "training": lambda given: _training_section(**given),
+        "candidates": lambda given: _candidates_section(**given),
+        "text": _text_section,
+        "lineage": lambda given: Section("Lineage", tables=[_prose_table("Made from", given)]),
+    }
+    sections = [make(everything[key]) for key, make in makers.items() if everything.get(key) is not None]
+    return _page(str(everything.get("title", "Fast-ELECTRA")), sections, str(everything.get("subtitle", "")))
+
+
+def closing_table(
+    *,
+    auxiliary: Row | None,
+    heldout: Row | None = None,
+    summary: Sequence[Row] = (),
+    suite_name: str = "sample tasks",
+    registered: Row | None = None,
+    ui_command: str = "make ui",
+) -> str:
+    """What the terminal shows at the end, at most 100 columns wide.
+
+    auxiliary: the chosen candidate's dict; heldout: the last held-out row; summary: finetune.summarise;
+    registered: what register_* returned. What is None is left out.
+    """
+    lines: list[tuple[str, str, str]] = []
+    if auxiliary is not None:
+        lines += [
+            ("auxiliary, held-out masked loss", *_pair(auxiliary, "masked_loss", "unigram_loss", "unigram")),
+            (
+                "auxiliary, masked accuracy",
+                *_pair(auxiliary, "masked_accuracy", "unigram_accuracy", "unigram"),
+            ),
+        ]
+    if heldout is not None:
+        rtd = _pair(heldout, "heldout_rtd_loss", "heldout_majority_loss", "always the majority class")
+        lines += [
+            ("main model, held-out RTD loss", *rtd),
+            ("main model, AUC on replaced tokens", _number(heldout.get("heldout_auc")), "chance 0.5"),
+            ("main model, recall of replaced tokens", _number(heldout.get("heldout_recall_replaced")), ""),
+            ("main model, precision of replaced", _number(heldout.get("heldout_precision_replaced")), ""),
+        ]
+    lines += [_task_line(row, suite_name) for row in summary if row.get("is_main", True)]
+    if registered is not None:
+        known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
+        lines.append(("registered", f"{registered['name']} {registered['version']}", known))
+    width = max((len(name) for name, _, _ in lines), default=0)
+    middle = max((len(value) for _, value, _ in lines), default=0)
+    body = [f"  {name:<{width}}  {value:>{middle}}  {hint}"[:100].rstrip() for name, value, hint in lines]
+    rule = "-" * max((len(line) for line in body), default=0)
+    return "\n".join([rule, *body, rule, f"  browse runs and lineage:  {ui_command}"])
+
+
+def _pair(row: Row, key: str, baseline: str, name: str) -> tuple[str, str]:
+    return _number(row.get(key)), f"{name} {_number(row.get(baseline))}"
+
+
+def _task_line(row: Row, suite_name: str) -> tuple[str, str, str]:
+    trained, untrained = row.get("pretrained") or {}, row.get("untrained")
+    parts = [f"untrained {_spread(untrained)}"] if untrained else []
+    parts.append(f"majority {_number(row.get('majority'))}")
+    if row.get("is_outside_noise") is not None:
+        parts.append("outside noise" if row["is_outside_noise"] else "within noise")
+    return f"{suite_name}, {row['task']} ({row['metric']})", _spread(trained), ", ".join(parts)
+
+
+def _spread(statistics: Row | None) -> str:
+    if not statistics:
+        return "–"
+    std = statistics.get("std")
+    ending = f" ± {_number(std)}" if std is not None else ""
+    return f"{_number(statistics.get('mean'))}{ending}"
+
+
+# Sections
+
+
+def _text_section(manifest: Row) -> Section:
+    facts = [(label, _number(manifest[key])) for key, label in _ABOUT.items() if key in manifest]
+    total = manifest.get("num_train_tokens", 0) + manifest.get("num_heldout_tokens", 0)
+    if total and "num_unknown" in manifest:
+        facts.append(("unknown share", f"{100 * manifest['num_unknown'] / total:.3f} %"))
+    rest = {k: v for k, v in manifest.items() if k not in _ABOUT and isinstance(v, str | int | float)}
+    return Section("Text", facts=facts, tables=[_prose_table("More", rest)] if rest else [])
+
+
+def _candidates_section(candidates: Sequence[Row], chosen: int | None, rule: str) -> Section:
+    columns = {
+        "num_layers": "layers",
+        "hidden_size": "width",
+        "num_parameters": "parameters",
+        "flops_per_token": "FLOPs/token",
+        "flops_fraction": "of main model",
+        "seconds_per_1k_tokens": "s / 1k tokens",
+        "masked_loss": "masked loss",
+        "masked_accuracy": "accuracy",
+        "unigram_loss": "unigram loss",
+        "unigram_accuracy": "unigram acc.",
+    }
+    prices = [[row["address"], *(_number(row.get(key)) for key in columns)] for row in candidates]
+    verdicts = [
+        [
+            row["address"],
+            "chosen" if index == chosen else "usable" if row["ok"] else "refused",
+            str(row.get("reason") or ""),
+            str(row.get("digest") or "–"),
+        ]
+        for index, row in enumerate(candidates)
+    ]
+    tables = [
+        Table(["candidate", *columns.values()], prices, chosen),
+        Table(["candidate", "verdict", "reason", "digest"], verdicts, chosen, is_prose=True),
+    ]
+    return Section("Auxiliary", f"Rule: {rule}", tables=tables)
+
+
+def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ()) -> Section:
+    joined = sorted([*rows, *heldout], key=lambda row: int(row["step"]))
+    num_steps = int(config.get("num_steps") or max((row["step"] for row in joined), default=1))
+    draw = functools.partial(_curves, joined, num_steps)
+    losses = {"loss": "training", "rtd_loss": "replaced token detection", "masked_lm_loss": "masked LM"}
+    losses |= {"heldout_rtd_loss": "held-out", "heldout_majority_loss": "held-out, majority class"}
+    losses |= {"heldout_masked_loss": "held-out", "heldout_unigram_loss": "held-out, unigram"}
+    accuracies = {"recall_replaced": "replaced tokens", "recall_original": "original tokens"}
+    masked = {"masked_accuracy": "training", "heldout_masked_accuracy": "held-out"}
+    masked |= {"heldout_unigram_accuracy": "held-out, unigram"}
+    detection = {
+        "heldout_auc": "AUC",
+        "heldout_recall_replaced": "recall",
+        "heldout_precision_replaced": "precision",
+    }
+    charts = [
+        draw("Loss", losses),
+        draw("Curriculum", {"temperature": "temperature"}, right={"replaced_fraction": "replaced share"}),
+        draw("Accuracy by class", accuracies, limits=(0.0, 1.02)),
+        draw("Masked accuracy", masked),
+        draw("Detection on held-out text", detection, limits=(0.0, 1.02), level=0.5),
+        draw("Learning rate", {"learning_rate": "learning rate"}),
+        draw("Speed, tokens per second", {"tokens_per_second": "tokens/s"}),
+    ]
+    last = {key: value for row in joined for key, value in row.items()}
+    shown = {"step": "steps done", "loss": "last loss", "heldout_auc": "held-out AUC"}
+    facts = [(label, _number(last[key])) for key, label in shown.items() if key in last]
+    return Section(
+        "Training", f"Over progress, {num_steps:,} steps in all.", facts, [chart for chart in charts if chart]
+    )
+
+
+def _glue_section(summary: Sequence[Row], suite_name: str) -> Section:
+    columns = [
+        "task",
+        "metric",
+        "pre-trained",
+        "median",
+        "best",
+        "untrained",
+        "majority",
+        "margin",
+        "95 %",
+        "n",
+    ]
+    rows = []
+    for row in summary:
+        trained = row.get("pretrained") or {}
+        interval = [row.get("margin_low"), row.get("margin_high")]
+        rows.append(
+            [
+                row["task"],
+                row["metric"],
+                _spread(trained) + (" *" if trained.get("num_degenerate") else ""),
+                _number(trained.get("median")),
+                _number(trained.get("best")),
+                _spread(row.get("untrained")),
+                _number(row.get("majority")),
+                _number(row.get("margin"), signed=True),
+                "–" if None in interval else " to ".join(_number(end, signed=True) for end in interval),
+                _number(trained.get("n")),
+            ]
+        )
+    note = "Mean ± standard deviation over seeds; margin is pre-trained less untrained, with its 95 % interval."
+    if any((row.get("pretrained") or {}).get("num_degenerate") for row in summary):
+        note += " * some seeds predict a single class."
+    main = [row for row in summary if row.get("is_main", True)]
+    heading = suite_name[0].upper() + suite_name[1:]
+    return Section(heading, note, charts=[_bars(main)] if main else [], tables=[Table(columns, rows)])
+
+
+def _registered_section(registered: Row) -> Section:
+    aliases = ", ".join(registered.get("aliases", ())) or "none"
+    facts = [
+        ("model", str(registered["name"])),
+        ("version", str(registered["version"])),
+        ("aliases", aliases),
+    ]
+    return Section("Registered", str(registered.get("reason", "")), facts)
+
+
+# Charts
+
+
+def _curves(
+    rows: Sequence[Row],
+    num_steps: int,
+    title: str,
+    names: Mapping[str, str],
+    *,
+    right: Mapping[str, str] | None = None,
+    limits: tuple[float, float] | None = None,
+    level: float | None = None,
+) -> Chart | None:
+    """Lines over progress, those of `right` on a second axis; None where no row has any of them."""
+    lines = {name: _points(rows, name, num_steps) for name in (*names, *(right or {}))}
+    if not any(lines.values()):
+        return None
+
+    def paint(axes: Any) -> None:
+        colours = itertools.cycle((_BLUE, _RED, _GREEN, _GREY))
+        for labels, side in ((names, axes), (right, axes.twinx() if right else None)):
+            for name, label in (labels or {}).items():
+                if lines[name]:
+                    _draw_line(side, lines[name], label, next(colours))
+            if right and labels:
+                side.set_ylabel(", ".join(labels.values()))
+        if level is not None:
+            axes.axhline(level, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        if limits is not None:
+            axes.set_ylim(*limits)
+        axes.set(xlabel="progress", xlim=(0, 1))
+        handles = [line for side in axes.figure.axes for line in side.get_lines()]
+        handles = [line for line in handles if not str(line.get_label()).startswith("_")]
+        if len(handles) > 1:
+            axes.legend(handles=handles, loc="best")
+
+    return Chart(title, _svg(4.6, 2.5, paint))
+
+
+def _draw_line(axes: Any, points: list[tuple[float, float]], label: str, colour: str) -> None:
+    marker = "o" if len(points) < 25 else None
+    axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+
+
+def _points(rows: Sequence[Row], name: str, num_steps: int) -> list[tuple[float, float]]:
+    """(progress, value) of the finite values, thinned to _MAX_POINTS; the last is always kept."""
+    found = [(row["step"] / num_steps, float(row[name])) for row in rows if row.get(name) is not None]
+    found = [point for point in found if math.isfinite(point[1])]
+    stride = math.ceil(len(found) / _MAX_POINTS) or 1
+    return found[(len(found) - 1) % stride :: stride] if found else []
+
+
+def _bars(summary: Sequence[Row]) -> Chart:
+    columns: list[tuple[str, str, Callable[[Row], Any]]] = [
+        ("pre-trained", _BLUE, lambda row: row.get("pretrained")),
+        ("untrained", "#a9c3d6", lambda row: row.get("untrained")),
+        ("majority class", "#d5dade", lambda row: {"mean": row["majority"]}),
+    ]
+
+    def paint(axes: Any) -> None:
+        for offset, (label, colour, value_of) in enumerate(columns):
+            places = [index + 0.26 * (offset - 1) for index, row in enumerate(summary) if value_of(row)]
+            values = [value_of(row) for row in summary if value_of(row)]
+            axes.bar(places, [value["mean"] for value in values], 0.24, color=colour, label=label)
+            whiskers = [
+                (place, value["mean"], value["std"])
+                for place, value in zip(places, values, strict=True)
+                if value.get("std") is not None
+            ]
+            for place, mean, std in whiskers:
+                axes.errorbar(place, mean, std, color="#1f2933", elinewidth=1.0, capsize=2.5)
+        axes.axhline(0, color=_SOFT, linewidth=0.8)
+        axes.set_xticks(range(len(summary)), [f"{row['task']}\n{row['metric']}" for row in summary])
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.6, max(len(summary), 4) - 0.4)
+        axes.figure.legend(loc="outside upper right", ncols=3)
+
+    return Chart("Scores by task (bars: mean over seeds; whiskers: standard deviation)", _svg(9.4, 2.9, paint))
+
+
+def _svg(width: float, height: float, paint: Callable[[Any], None]) -> Any:
+    """Inline markup of one pair of axes, in inches; no pyplot and no change of matplotlib's settings."""
+    import matplotlib
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure.subplots())
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = stream.getvalue()
+    return Markup(text[text.index("<svg") :])  # matplotlib escapes the text that it writes
+
+
+# Pages
+
+
+def _page(title: str, sections: Iterable[Section], subtitle: str = "") -> str:
+    import jinja2
+
+    template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(title=title, subtitle=subtitle, sections=list(sections))
+
+
+def _prose_table(head: str, rows: Mapping[str, Any]) -> Table:
+    return Table([head, ""], [[str(key), str(value)] for key, value in rows.items()], is_prose=True)
+
+
+def _number(value: Any, *, signed: bool = False) -> str:
+    """1234567 -> 1,234,567; 0.123456 -> 0.1235; 3.1e-05 -> 3.1e-05; None -> –."""
+    if value is None:
+        return "–"
+    if isinstance(value, str | bool):
+        return str(value)
+    sign = "+" if signed else ""
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{value:{sign},.0f}"
+    if value and abs(value) < 0.001:
+        return f"{value:{sign}.2e}"
+    if abs(value) >= 1000:
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"

@@ -1,0 +1,171 @@
+"""Where a run keeps its files between steps: a folder, or an s3:// prefix with a local copy.
+
+A key is a relative path such as `tokens/3f2a…/shard-0003`; it names a folder of files. Folders appear whole or not at
+all: locally by a rename, in S3 by a marker object that is written last.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fast_electra_core.errors import ConfigError, DataError
+
+_MARKER = ".complete"
+
+
+class Store:
+    """Folders by key, below a local folder or an s3:// prefix."""
+
+    def __init__(self, root: str) -> None:
+        """root is a folder (made if missing) or `s3://bucket/prefix`.
+
+        Raises:
+            ConfigError: a folder that cannot be made or written, or an s3 address without a bucket.
+        """
+        self.root = root.rstrip("/")
+        self.is_s3 = root.startswith("s3://")
+        if self.is_s3:
+            self._bucket, _, self._prefix = root.removeprefix("s3://").strip("/").partition("/")
+            if not self._bucket:
+                raise ConfigError(f"store must be s3://BUCKET/PREFIX, got {root!r}")
+            cache = os.environ.get("FAST_ELECTRA_CACHE", str(Path(tempfile.gettempdir()) / "fast_electra_cache"))
+            self.folder = Path(cache) / self._bucket / self._prefix
+        else:
+            self.folder = Path(root).absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ConfigError(f"store {root!r} cannot be written: {error}. Give another --store") from error
+
+    def path(self, key: str) -> Path:
+        """The local folder of a key; it need not exist."""
+        path = (self.folder / key).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise ConfigError(f"key {key!r} leads out of the store")
+        return path
+
+    def address(self, key: str) -> str:
+        """Where the key's folder is for others: a path or an s3:// address."""
+        return f"{self.root}/{key}" if self.is_s3 else str(self.path(key))
+
+    def has(self, key: str) -> bool:
+        """Whether the key's folder is complete."""
+        if (self.path(key) / _MARKER).is_file():
+            return True
+        return self.is_s3 and f"{key}/{_MARKER}" in self._list(f"{key}/{_MARKER}")
+
+    def put_folder(self, local: Path, key: str) -> str:
+        """Copy a folder's files under the key, replacing what was there; returns its address."""
+        target = self.path(key)
+        if local.resolve() != target:
+            partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(local, partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        (target / _MARKER).touch()
+        if self.is_s3:
+            self._upload(target, key)
+        return self.address(key)
+
+    def get_folder(self, key: str) -> Path:
+        """The key's folder, downloaded if it is only in S3.
+
+        Raises:
+            DataError: there is none.
+        """
+        target = self.path(key)
+        if (target / _MARKER).is_file():
+            return target
+        if not self.has(key):
+            raise DataError(f"{self.address(key)} is missing or incomplete; run the step that makes it again")
+        self._download(key, target)
+        return target
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """Keys of the complete folders directly below a prefix, sorted."""
+        local = {f"{prefix}/{path.parent.name}" for path in self.path(prefix).glob(f"*/{_MARKER}")}
+        if not self.is_s3:
+            return sorted(local)
+        names = [name for name in self._list(f"{prefix}/") if name.endswith(f"/{_MARKER}")]
+        return sorted(name.removesuffix(f"/{_MARKER}") for name in names)
+
+    def delete(self, key: str) -> None:
+        """Remove the key's folder, the marker first."""
+        (self.path(key) / _MARKER).unlink(missing_ok=True)
+        if self.is_s3:
+            for name in sorted(self._list(f"{key}/"), key=lambda name: not name.endswith(_MARKER)):
+                self._client().delete_object(Bucket=self._bucket, Key=self._object(name))
+        shutil.rmtree(self.path(key), ignore_errors=True)
+
+    def _upload(self, folder: Path, key: str) -> None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MARKER)
+        for path in [*files, folder / _MARKER]:
+            name = f"{key}/{path.relative_to(folder).as_posix()}"
+            self._client().upload_file(str(path), self._bucket, self._object(name))
+
+    def _download(self, key: str, target: Path) -> None:
+        partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in self._list(f"{key}/"):
+            path = (partial / name.removeprefix(f"{key}/")).resolve()
+            if not path.is_relative_to(partial.resolve()):
+                raise DataError(f"object {name!r} leads out of its folder and is refused")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._client().download_file(self._bucket, self._object(name), str(path))
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+    def _list(self, prefix: str) -> list[str]:
+        """Names below the store's prefix that begin so."""
+        pages = self._client().get_paginator("list_objects_v2")
+        pages = pages.paginate(Bucket=self._bucket, Prefix=self._object(prefix))
+        start = len(self._prefix) + 1 if self._prefix else 0
+        return [item["Key"][start:] for page in pages for item in page.get("Contents", [])]
+
+    def _object(self, name: str) -> str:
+        return f"{self._prefix}/{name}" if self._prefix else name
+
+    def _client(self) -> Any:
+        return s3_client()
+
+
+def s3_client() -> Any:
+    """A boto3 S3 client with retries; its endpoint may be set by AWS_ENDPOINT_URL or METAFLOW_S3_ENDPOINT_URL."""
+    import boto3
+    from botocore.config import Config
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("METAFLOW_S3_ENDPOINT_URL")
+    retries = Config(retries={"mode": "standard", "max_attempts": 8})
+    return boto3.client("s3", endpoint_url=endpoint, config=retries)
+
+
+def download_prefix(address: str, destination: Path, *, suffixes: tuple[str, ...]) -> Path:
+    """Download the objects directly below an s3:// prefix that end in one of the suffixes; returns destination.
+
+    Raises:
+        DataError: the bucket cannot be read, or there is no such object.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    client = s3_client()
+    destination.mkdir(parents=True, exist_ok=True)
+    found = 0
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                name = item["Key"].removeprefix(prefix)
+                if "/" not in name and name.endswith(suffixes):
+                    client.download_file(bucket, item["Key"], str(destination / name))
+                    found += 1
+    except (BotoCoreError, ClientError) as error:
+        raise DataError(f"{address} cannot be read: {error}") from error
+    if not found:
+        raise DataError(f"{address} holds no file ending in {', '.join(suffixes)}")
+    return destination

@@ -1,0 +1,148 @@
+"""Text becomes token shards in the store, one task per shard; a shard that is there already is not made again."""
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fast_electra_core.config import TrainingConfig
+from fast_electra_core.data import SpecialIds, TokenDataset, read_manifest, write_shard
+from fast_electra_core.errors import DataError
+from fast_electra_core.text import read_documents
+from fast_electra_core.tokenizer import encode_documents, load_tokenizer, tokenizer_digest, train_tokenizer
+from steps.corpus import local_piece
+from steps.store import Store
+
+SHARD_FORMAT = 1
+"""Part of every shard's key; raise it when the bytes of a shard change."""
+MAX_UNKNOWN_FRACTION = 0.2
+_CHARACTERS_PER_ENTRY = 2_000
+"""Text that a vocabulary is trained on, per entry: more changes it little."""
+
+
+def prepare_tokenizer(source: str, config: dict[str, Any], shards: Sequence[dict[str, Any]], store: Store) -> str:
+    """Train a tokenizer on the corpus (`train`) or load the given one; returns its key in the store.
+
+    Raises:
+        DataError: a tokenizer that cannot be read, or text that holds no word.
+    """
+    if source == "train":
+        texts = _sample(shards, config, store)
+        tokenizer = train_tokenizer(texts, vocab_size=config["vocab_size"])
+    else:
+        tokenizer = load_tokenizer(source)
+    key = f"tokenizers/{tokenizer_digest(tokenizer)}"
+    if not store.has(key):
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            store.put_folder(Path(folder), key)
+    return key
+
+
+def _sample(shards: Sequence[dict[str, Any]], config: dict[str, Any], store: Store) -> Iterator[str]:
+    """An equal share of every shard's text, from its beginning."""
+    share = _CHARACTERS_PER_ENTRY * config["vocab_size"] // len(shards)
+    for shard in shards:
+        characters = 0
+        for document in _documents(shard, config, store):
+            yield document
+            characters += len(document)
+            if characters >= share:
+                break
+
+
+def _documents(shard: dict[str, Any], config: dict[str, Any], store: Store) -> Iterator[str]:
+    cache = store.folder / "downloads"
+    return itertools.chain.from_iterable(
+        read_documents(
+            local_piece(piece, cache, store=store),
+            text_field=config["text_field"],
+            on_bad_text=config["on_bad_text"],
+        )
+        for piece in shard["pieces"]
+    )
+
+
+def tokenize_shard(
+    shard: dict[str, Any], config: dict[str, Any], *, tokenizer_key: str, store: Store
+) -> dict[str, Any]:
+    """Tokenize one shard's text into the store; returns its manifest with its `key`.
+
+    The key is a digest of everything the bytes depend on, so a shard made by an earlier run is used again.
+    """
+    parts = [SHARD_FORMAT, shard["digest"], tokenizer_key, config["heldout_fraction"], config["on_bad_text"]]
+    digest = hashlib.sha256(repr([*parts, config["text_field"]]).encode()).hexdigest()[:20]
+    key = f"tokens/{digest}"
+    if not store.has(key):
+        tokenizer = load_tokenizer(store.get_folder(tokenizer_key))
+        with tempfile.TemporaryDirectory(dir=store.folder) as folder:
+            write_shard(
+                Path(folder),
+                encode_documents(tokenizer, _documents(shard, config, store)),
+                separator_id=tokenizer.sep_token_id,
+                unknown_id=tokenizer.unk_token_id,
+                vocab_size=len(tokenizer),
+                heldout_fraction=config["heldout_fraction"],
+            )
+            store.put_folder(Path(folder), key)
+    return {"key": key, **read_manifest(store.get_folder(key))}
+
+
+def summarise(manifests: Sequence[dict[str, Any]], config: dict[str, Any]) -> dict[str, Any]:
+    """Counts over all shards, checked for being enough to train on.
+
+    Raises:
+        DataError: no tokens, fewer than one batch or no held-out sequence, or a tokenizer that does not know the text.
+    """
+    names = ("num_documents", "num_train_tokens", "num_heldout_tokens", "num_unknown")
+    text = {name: sum(manifest[name] for manifest in manifests) for name in names}
+    num_tokens = text["num_train_tokens"] + text["num_heldout_tokens"]
+    if not num_tokens:
+        raise DataError(f"the documents of {config['corpus']!r} hold no tokens; is text_field right?")
+    body = config["sequence_length"] - 2
+    text["num_sequences"] = text["num_train_tokens"] // body
+    text["unknown_fraction"] = text["num_unknown"] / num_tokens
+    text["vocab_size"] = manifests[0]["vocab_size"]
+    if text["unknown_fraction"] > MAX_UNKNOWN_FRACTION:
+        raise DataError(
+            f"{text['unknown_fraction']:.0%} of the tokens are unknown to the tokenizer (at most "
+            f"{MAX_UNKNOWN_FRACTION:.0%} is sensible): it is of another language or script; train one on this text"
+        )
+    if text["num_sequences"] < config["batch_size"]:
+        raise DataError(
+            f"the corpus holds {text['num_train_tokens']:,} tokens for training, which is {text['num_sequences']} "
+            f"sequences of {config['sequence_length']}: smaller than one batch of {config['batch_size']}. Give more "
+            "text, or a smaller --batch_size or --sequence_length"
+        )
+    if text["num_heldout_tokens"] < body:
+        raise DataError(
+            f"only {text['num_heldout_tokens']} tokens are held out (heldout_fraction {config['heldout_fraction']}), "
+            f"less than one sequence of {config['sequence_length']}. Raise --heldout_fraction or give more text"
+        )
+    return text
+
+
+def special_ids(tokenizer_folder: Path) -> SpecialIds:
+    """The special ids that training needs."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    return SpecialIds(
+        cls=tokenizer.cls_token_id,
+        sep=tokenizer.sep_token_id,
+        mask=tokenizer.mask_token_id,
+        pad=tokenizer.pad_token_id,
+        all_special=tuple(sorted(tokenizer.all_special_ids)),
+    )
+
+
+def open_dataset(
+    part: str, config: TrainingConfig, *, shard_keys: Sequence[str], tokenizer_key: str, store: Store
+) -> TokenDataset:
+    """The `train` or `heldout` sequences of the shards."""
+    return TokenDataset(
+        [store.get_folder(key) for key in shard_keys],
+        part,
+        sequence_length=config.sequence_length,
+        special_ids=special_ids(store.get_folder(tokenizer_key)),
+    )

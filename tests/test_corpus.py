@@ -1,0 +1,175 @@
+"""Addresses of text: what they name, how it is cut, and what is said when nothing is there."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fast_electra_core.errors import DataError
+from fast_electra_core.text import read_documents
+from steps.corpus import Corpus, local_piece, resolve_corpus
+from steps.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "texts"
+    (path / "deep" / "er").mkdir(parents=True)
+    (path / ".git").mkdir()
+    (path / "a.txt").write_text("alpha\n")
+    (path / "deep" / "b.jsonl").write_text('{"text": "beta"}\n')
+    (path / "deep" / "er" / "c.txt.gz").write_bytes(gzip.compress(b"gamma\n", mtime=0))
+    (path / "deep" / "notes.pdf").write_text("not text")
+    (path / "empty.txt").write_text("")
+    (path / ".hidden.txt").write_text("hidden\n")
+    (path / ".git" / "d.txt").write_text("hidden\n")
+    return path
+
+
+def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
+    return resolve_corpus(str(address), store=store, text_field="text", shard_megabytes=shard_megabytes)
+
+
+def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
+    pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
+    return [
+        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
+    ]
+
+
+def test_a_folder_is_read_recursively_without_hidden_and_unknown_files(folder: Path, store: Store) -> None:
+    corpus = resolve(folder, store)
+    assert texts(corpus, store, folder) == ["alpha", "beta", "gamma"]
+    assert (corpus.num_files, corpus.num_ignored) == (3, 2)  # ignored: notes.pdf, empty.txt
+    assert corpus.num_bytes == 6 + 17 + (folder / "deep/er/c.txt.gz").stat().st_size
+
+
+def test_a_file_and_a_pattern_name_their_files(folder: Path, store: Store) -> None:
+    assert texts(resolve(folder / "a.txt", store), store, folder) == ["alpha"]
+    assert texts(resolve(f"{folder}/*.txt", store), store, folder) == ["alpha"]
+    assert texts(resolve(f"{folder}/**/*.txt*", store), store, folder) == ["alpha", "gamma"]
+
+
+def test_relative_addresses_and_the_home_folder_are_understood(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    expected = resolve(folder, store)
+    assert resolve("texts", store).shards == expected.shards
+    assert resolve("~/texts", store).shards == expected.shards
+
+
+def test_the_digest_is_of_names_and_contents_not_of_the_place(folder: Path, store: Store) -> None:
+    before = resolve(folder, store)
+    moved = resolve(folder.rename(folder.with_name("moved")), store)
+    assert moved.digest == before.digest
+    assert [shard["digest"] for shard in moved.shards] == [shard["digest"] for shard in before.shards]
+    (folder.with_name("moved") / "a.txt").write_text("Alpha\n")
+    assert resolve(folder.with_name("moved"), store).digest != before.digest
+
+
+def test_only_the_shards_whose_text_changed_have_another_digest(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "texts"
+    path.mkdir()
+    for name in "abc":
+        (path / f"{name}.txt").write_text(name * 900 + "\n")
+    before = [shard["digest"] for shard in resolve(path, store, shard_megabytes=0.001).shards]
+    (path / "b.txt").write_text("x" * 900 + "\n")
+    after = [shard["digest"] for shard in resolve(path, store, shard_megabytes=0.001).shards]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_small_files_share_a_shard_up_to_its_size(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "texts"
+    path.mkdir()
+    for index in range(5):
+        (path / f"{index}.txt").write_text("x" * 399 + "\n")
+    shards = resolve(path, store, shard_megabytes=0.001).shards
+    assert [[Path(piece["path"]).stem for piece in shard["pieces"]] for shard in shards] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4"],
+    ]
+
+
+def test_a_big_file_is_cut_into_ranges_that_hold_every_line_once(tmp_path: Path, store: Store) -> None:
+    lines = [f"line number {index}" for index in range(1000)]
+    (tmp_path / "big.txt").write_text("\n".join(lines))
+    corpus = resolve(tmp_path / "big.txt", store, shard_megabytes=0.004)
+    size = (tmp_path / "big.txt").stat().st_size  # 15,889 bytes
+    ranges = [(piece["start"], piece["end"]) for shard in corpus.shards for piece in shard["pieces"]]
+    assert ranges == [
+        (0, size // 4),
+        (size // 4, size // 2),
+        (size // 2, size * 3 // 4),
+        (size * 3 // 4, size),
+    ]
+    assert "\n".join(texts(corpus, store, tmp_path)).split("\n") == lines
+
+
+def test_compressed_files_are_never_cut(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(os.urandom(5000).hex().encode()))
+    shards = resolve(tmp_path / "a.txt.gz", store, shard_megabytes=0.001).shards
+    assert [[(piece["start"], piece["end"]) for piece in shard["pieces"]] for shard in shards] == [
+        [(0, None)]
+    ]
+
+
+def test_a_corpus_survives_json(folder: Path, store: Store) -> None:
+    corpus = resolve(folder, store)
+    assert Corpus.from_dict(json.loads(json.dumps(corpus.to_dict()))) == corpus
+
+
+def test_missing_paths_offer_what_is_called_nearly_so(folder: Path, store: Store) -> None:
+    with pytest.raises(DataError, match=r"there is no 'textz' in .*Did you mean 'texts'\?"):
+        resolve(folder.with_name("textz"), store)
+    with pytest.raises(DataError, match=r"there is no 'dep' in .*texts\. Did you mean 'deep'\?"):
+        resolve(folder / "dep" / "er" / "x.txt", store)
+    with pytest.raises(DataError, match=r"there is no 'qqqqqq' in .*texts\. Give pydocs, a file"):
+        resolve(folder / "qqqqqq", store)
+
+
+def test_places_without_text_are_refused(folder: Path, store: Store) -> None:
+    (folder / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"holds no files; known are \.txt"):
+        resolve(folder / "nothing", store)
+    with pytest.raises(DataError, match=r"none of its 1 files is text; known are \.txt, \.jsonl"):
+        resolve(folder / "deep" / "notes.pdf", store)
+    with pytest.raises(DataError, match=r"pattern .*matches no file"):
+        resolve(f"{folder}/*.jsonl", store)
+    with pytest.raises(DataError, match="is empty: 1 files of 0 bytes"):
+        resolve(folder / "empty.txt", store)
+
+
+def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write(path: Path) -> dict[str, int]:
+        written.append(path)
+        path.write_text("A docstring.\n\nAnother one.\n")
+        return {"documents": 2}
+
+    monkeypatch.setattr("fast_electra_core.pydocs.write_pydocs", write)
+    first, second = resolve("pydocs", store), resolve("pydocs", store)
+    assert first == second
+    assert len(written) == 1
+    assert first.shards[0]["pieces"][0]["path"].startswith("store://corpora/pydocs-")
+    assert texts(first, store, Path()) == ["A docstring.", "Another one."]
+
+
+def test_pydocs_of_other_packages_are_another_text(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fast_electra_core.pydocs.write_pydocs", lambda path: path.write_text("A docstring.\n")
+    )
+    resolve("pydocs", store)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
+    resolve("pydocs", store)
+    assert len(store.list_keys("corpora")) == 2

@@ -1,0 +1,254 @@
+"""Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import datasets
+import pytest
+
+from fast_electra_core.errors import DataError
+from fast_electra_core.text import read_documents
+from steps import corpus as corpus_module
+from steps.corpus import Corpus, hub_candidates, local_path, local_piece, resolve_corpus
+from steps.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
+    return resolve_corpus(str(address), store=store, text_field="text", shard_megabytes=shard_megabytes)
+
+
+def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
+    pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
+    return [
+        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
+    ]
+
+
+# The hub
+
+
+@pytest.mark.parametrize(
+    "address, candidates",
+    [
+        ("hub:wikitext", [("wikitext", None)]),
+        ("hub:org/name", [("org/name", None), ("org", "name")]),
+        ("hub:org/name/config-v1", [("org/name", "config-v1")]),
+    ],
+)
+def test_hub_addresses_name_a_data_set_and_perhaps_a_configuration(
+    address: str, candidates: list[tuple[str, str | None]]
+) -> None:
+    assert hub_candidates(address) == candidates
+
+
+@pytest.mark.parametrize("address", ["hub:", "hub:a//b", "hub:a/b/c/d", "hub:a/"])
+def test_hub_addresses_of_another_form_are_refused(address: str, store: Store) -> None:
+    with pytest.raises(DataError, match="must be hub:NAME"):
+        resolve(address, store)
+
+
+class FakeHub:
+    """Holds one data set, `wikitext` with the configuration `small`, as the hub would give it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str | None]] = []
+
+    def load_dataset(self, name: str, config: str | None, *, split: str) -> datasets.Dataset:
+        self.calls.append((name, config))
+        if (name, config, split) != ("wikitext", "small", "train"):
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+        return datasets.Dataset.from_dict(
+            {"text": [f"row {i} " + "x" * 90 for i in range(50)], "n": [*range(50)]}
+        )
+
+
+def test_hub_texts_are_kept_in_the_store_as_parquet_shards(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub()
+    monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
+    corpus = resolve("hub:wikitext/small", store, shard_megabytes=0.002)
+    assert hub.calls == [("wikitext/small", None), ("wikitext", "small")]
+    assert [text.split()[1] for text in texts(corpus, store, tmp_path)] == [str(i) for i in range(50)]
+    assert corpus.num_files == 3  # 50 rows of about 100 bytes in shards of 2000
+    assert resolve("hub:wikitext/small", store, shard_megabytes=0.002) == corpus
+    assert len(hub.calls) == 2
+
+
+def test_hub_texts_without_the_column_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", FakeHub().load_dataset)
+    with pytest.raises(DataError, match=r"has no column 'body' .* it has 'text', 'n'"):
+        resolve_corpus("hub:wikitext/small", store=store, text_field="body", shard_megabytes=1.0)
+
+
+def test_a_hub_out_of_reach_is_said_with_the_next_move(tmp_path: Path) -> None:
+    code = (
+        "from steps.corpus import resolve_corpus\nfrom steps.store import Store\n"
+        f"store = Store({str(tmp_path)!r})\n"
+        "resolve_corpus('hub:org/name', store=store, text_field='text', shard_megabytes=1.0)"
+    )
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings},
+        check=False,
+    )
+    assert run.returncode == 1
+    message = run.stderr.splitlines()[-1]
+    assert (
+        "DataError: corpus 'hub:org/name' cannot be had from the hub (tried org/name and org (name))"
+        in message
+    )
+    assert "download the text and give its folder" in message
+
+
+# S3
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that speaks S3 on the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
+    code = "import sys; from moto.server import main; main(sys.argv[1:])"
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(port):
+            assert server.poll() is None and time.monotonic() < deadline, "the S3 server did not start"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+        log.close()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="texts")
+    yield client
+    for entry in client.list_objects_v2(Bucket="texts").get("Contents", []):
+        client.delete_object(Bucket="texts", Key=entry["Key"])
+    client.delete_bucket(Bucket="texts")
+    client.close()
+
+
+def put(s3: Any, **objects: str) -> None:
+    for key, body in objects.items():
+        s3.put_object(Bucket="texts", Key=key, Body=body.encode())
+
+
+def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(
+    s3: Any, store: Store, tmp_path: Path
+) -> None:
+    put(s3, **{"data/b.txt": "beta", "data/deep/a#1.txt": "alpha", "data/x.pdf": "no", "data/.h.txt": "no"})
+    put(s3, **{"data/": "", "data2/c.txt": "gamma"})
+    corpus = resolve("s3://texts/data", store)
+    assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
+    assert (corpus.num_files, corpus.num_ignored, corpus.num_bytes) == (2, 1, 9)
+    s3.delete_object(Bucket="texts", Key="data/b.txt")
+    assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
+
+
+def test_s3_lists_of_more_than_one_page_are_read_to_the_end(
+    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, **{f"many/{index}.txt": "x" for index in range(7)})
+
+    def small_pages(params: dict[str, Any], **_: object) -> None:
+        params["query_string"]["max-keys"] = 3
+
+    client = corpus_module.s3_client()
+    client.meta.events.register("before-call.s3.ListObjectsV2", small_pages)
+    monkeypatch.setattr(corpus_module, "s3_client", lambda: client)
+    assert resolve("s3://texts/many", store).num_files == 7
+    client.close()
+
+
+def test_an_s3_object_a_whole_bucket_and_a_partial_name_are_addresses(s3: Any, store: Store) -> None:
+    put(s3, **{"data/part-1.txt": "one", "data/part-2.txt": "two", "e.txt": "three"})
+    names = ["s3://texts/data/part-1.txt", "s3://texts/data/part-", "s3://texts", "s3://texts/data/"]
+    assert [resolve(name, store).num_files for name in names] == [1, 2, 3, 2]
+
+
+def test_the_s3_digest_follows_content_not_prefix(s3: Any, store: Store) -> None:
+    put(s3, **{"one/a.txt": "alpha", "two/a.txt": "alpha", "three/a.txt": "other"})
+    digests = [resolve(f"s3://texts/{name}", store).digest for name in ("one", "two", "three")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store, tmp_path: Path) -> None:
+    put(s3, **{"data/a.txt": "alpha"})
+    path = resolve("s3://texts/data", store).shards[0]["pieces"][0]["path"]
+    put(s3, **{"data/a.txt": "changed"})
+    with pytest.raises(DataError, match=r"s3://texts/data/a\.txt: the object changed since the run began"):
+        local_path(path, tmp_path, store=store)
+    s3.delete_object(Bucket="texts", Key="data/a.txt")
+    with pytest.raises(DataError, match=r"s3://texts/data/a\.txt: the object is gone"):
+        local_path(path, tmp_path, store=store)
+    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == []
+
+
+def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
+    with pytest.raises(DataError, match="s3://nowhere/data: the bucket does not exist"):
+        resolve("s3://nowhere/data", store)
+    with pytest.raises(DataError, match="no object under the prefix 'nothing' in bucket 'texts'"):
+        resolve("s3://texts/nothing", store)
+    with pytest.raises(DataError, match="names no bucket"):
+        resolve("s3://", store)
+
+
+def test_denied_access_is_named(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    class Denied:
+        def get_paginator(self, name: str) -> "Denied":
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, name)
+
+    monkeypatch.setattr(corpus_module, "s3_client", Denied)
+    with pytest.raises(DataError, match="access is denied; check the credentials"):
+        resolve("s3://texts/data", store)
+
+
+def test_missing_credentials_are_named(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials of earlier clients
+    with pytest.raises(DataError, match=r"S3 does not answer \(Unable to locate credentials\)"):
+        resolve("s3://texts/data", store)

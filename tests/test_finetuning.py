@@ -1,0 +1,491 @@
+"""Fine-tuning: the recipe's numbers by hand, what is loaded, what is learnt; and the step around it."""
+
+import json
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import ttest_ind
+from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
+
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from fast_electra_core.finetuning import (
+    FinetuneResult,
+    FinetuneSettings,
+    _build_optimizer,
+    _Encoder,
+    _predict,
+    _rate_factor,
+    build_classifier,
+    default_epochs,
+    finetune,
+    layer_factor,
+    length_batches,
+)
+from fast_electra_core.glue import Example, TaskData, summarise_task
+from fast_electra_core.sample_tasks import sample_task
+from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
+from steps.finetune import averages, check_tasks, load_task, run, summarise
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved ELECTRA of 2 layers × 32 with its tokenizer."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("encoder")
+    data = sample_task("sst2")
+    tokenizer = train_tokenizer(iter([example.text_a for example in data.train]), vocab_size=300)
+    tokenizer.save_pretrained(folder)
+    config = ElectraConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(1)
+    ElectraForPreTraining(config).save_pretrained(folder)
+    return folder
+
+
+def tuned(encoder: Path, data: TaskData, **changes: Any) -> FinetuneResult:
+    settings = FinetuneSettings(**{"max_length": 32, "epochs": 1, **changes})
+    num_labels = {"stsb": 1, "mnli": 3}.get(data.name, 2)
+    model = build_classifier(encoder, num_labels=num_labels, seed=settings.seed)
+    return finetune(model, load_tokenizer(encoder), data, settings=settings)
+
+
+def test_epochs_are_electras() -> None:
+    assert [default_epochs(task) for task in ("rte", "stsb", "mrpc", "mnli")] == [10, 10, 3, 3]
+
+
+def test_the_rate_falls_by_one_power_of_decay_per_layer_below_the_head() -> None:
+    factors = {
+        name: layer_factor(name, num_layers=3, decay=0.5)
+        for name in (
+            "classifier.dense.weight",
+            "electra.encoder.layer.2.output.dense.bias",
+            "electra.encoder.layer.0.output.dense.bias",
+            "electra.embeddings_project.weight",
+            "electra.embeddings.word_embeddings.weight",
+            "model.layers.1.mlp.weight",
+        )
+    }
+    assert list(factors.values()) == [1.0, 0.5, 0.125, 0.0625, 0.0625, 0.25]
+
+
+def test_every_parameter_is_in_one_group_and_only_matrices_decay(encoder: Path) -> None:
+    model = build_classifier(encoder, num_labels=2, seed=0)
+    optimizer, factors = _build_optimizer(model, 0.5)
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(list(model.parameters()))
+    assert sorted(set(factors)) == [0.125, 0.25, 0.5, 1.0]
+    for group in optimizer.param_groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.01}
+
+
+def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly() -> None:
+    assert [_rate_factor(step, 20) for step in (0, 1, 2, 11, 19)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 18])
+    assert _rate_factor(0, 1) == 1.0
+
+
+def test_batches_hold_every_index_once_and_little_padding() -> None:
+    rng = random.Random(0)
+    lengths = [int(rng.lognormvariate(2.5, 0.6)) + 3 for _ in range(4000)]
+    batches = length_batches(lengths, batch_size=32, rng=rng)
+    assert sorted(index for batch in batches for index in batch) == list(range(4000))
+    assert {len(batch) for batch in batches} == {32}
+    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    assert 1 - sum(lengths) / padded < 0.1
+
+
+def test_batches_of_all_lengths_are_mixed_in_time() -> None:
+    lengths = list(range(320))
+    batches = length_batches(lengths, batch_size=32, rng=random.Random(0))
+    assert sorted(min(batch) for batch in batches) == list(range(0, 320, 32))
+    assert [min(batch) for batch in batches] != sorted(min(batch) for batch in batches)
+
+
+def test_the_encoders_weights_are_really_loaded(encoder: Path) -> None:
+    saved = load_file(encoder / "model.safetensors")
+    loaded = build_classifier(encoder, num_labels=2, seed=0).state_dict()
+    names = [name for name in saved if name.startswith("electra.")]
+    assert len(names) > 30
+    for name in names:
+        assert torch.equal(loaded[name], saved[name]), name
+
+
+def test_an_untrained_classifier_shares_no_weight_matrix_with_the_saved_one(encoder: Path) -> None:
+    saved = load_file(encoder / "model.safetensors")
+    fresh = build_classifier(encoder, num_labels=2, seed=0, untrained=True).state_dict()
+    matrices = [name for name in saved if name.startswith("electra.") and saved[name].ndim > 1]
+    assert matrices
+    assert not any(torch.equal(fresh[name], saved[name]) for name in matrices)
+
+
+def test_the_head_follows_from_the_seed_and_the_global_generator_is_left_alone(encoder: Path) -> None:
+    before = torch.random.get_rng_state()
+    heads = [build_classifier(encoder, num_labels=3, seed=seed).classifier.dense.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def copy_with(encoder: Path, folder: Path, change: Any) -> Path:
+    shutil.copytree(encoder, folder, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_missing_encoder_weights_are_refused(encoder: Path, tmp_path: Path) -> None:
+    name = "electra.encoder.layer.1.output.dense.weight"
+    folder = copy_with(encoder, tmp_path, lambda weights: weights.pop(name))
+    with pytest.raises(CheckpointError, match=f"lacks encoder weights {name}"):
+        build_classifier(folder, num_labels=2, seed=0)
+
+
+def test_encoder_weights_the_config_does_not_know_are_refused(encoder: Path, tmp_path: Path) -> None:
+    name = "electra.encoder.layer.2.output.dense.weight"
+    folder = copy_with(encoder, tmp_path, lambda weights: weights.update({name: torch.zeros(32, 64)}))
+    with pytest.raises(CheckpointError, match=f"has unknown encoder weights {name}"):
+        build_classifier(folder, num_labels=2, seed=0)
+
+
+def test_weights_of_another_shape_are_refused(encoder: Path, tmp_path: Path) -> None:
+    name = "electra.encoder.layer.1.output.dense.weight"
+    folder = copy_with(encoder, tmp_path, lambda weights: weights.update({name: torch.zeros(8, 8)}))
+    with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
+        build_classifier(folder, num_labels=2, seed=0)
+
+
+def test_a_pickle_is_not_read(encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
+        build_classifier(tmp_path, num_labels=2, seed=0)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
+        build_classifier(tmp_path, num_labels=2, seed=0)
+
+
+def test_another_family_of_encoders_is_loaded_too(encoder: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=300, max_position_embeddings=64, type_vocab_size=1, **sizes)
+    BertForMaskedLM(config).save_pretrained(tmp_path)  # has no pooler
+    model = build_classifier(tmp_path, num_labels=2, seed=0)
+    data = sample_task("rte", num_train=40, num_dev=10)  # pairs, to an encoder without segments
+    result = finetune(
+        model, load_tokenizer(encoder), data, settings=FinetuneSettings(epochs=1, max_length=64)
+    )
+    assert result.num_steps == 2
+
+
+def test_a_tiny_model_learns_sentiment(encoder: Path) -> None:
+    data = sample_task("sst2")
+    result = tuned(encoder, data, epochs=6, learning_rate=4e-3, layer_decay=1.0)
+    assert result.scores["accuracy"] > 0.7  # majority: 0.54
+    assert result.curve[-1]["loss"] < 0.5 < result.curve[0]["loss"]
+    assert not result.degenerate
+    assert result.padding_fraction < 0.1
+    assert result.num_steps == 6 * 32  # ceil(1000 / 32) = 32 per epoch
+    assert len(result.predictions["dev"]) == 200
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(encoder: Path) -> None:
+    data = sample_task("sst2", num_train=100, num_dev=20)
+    results = [tuned(encoder, data, seed=seed) for seed in (0, 0, 1)]
+    assert results[0].curve == results[1].curve
+    assert results[0].predictions == results[1].predictions
+    assert results[0].curve != results[2].curve
+
+
+def test_predictions_are_in_the_order_of_the_examples_and_padding_does_not_change_them(encoder: Path) -> None:
+    model, tokenizer = build_classifier(encoder, num_labels=1, seed=0), load_tokenizer(encoder)
+    examples = [Example("the interface is always good " * n, None, 0.0) for n in (3, 1, 4, 2)]
+    encode = _Encoder(model, tokenizer, 32)
+    found = _predict(model, encode, encode(examples), is_regression=True)
+    with torch.inference_mode():
+        alone = [model(**tokenizer(e.text_a, return_tensors="pt")).logits.item() for e in examples]
+    assert found == pytest.approx(alone, abs=1e-6)
+
+
+def test_pairs_have_segments_and_are_cut_to_the_longest_allowed(encoder: Path) -> None:
+    encode = _Encoder(build_classifier(encoder, num_labels=2, seed=0), load_tokenizer(encoder), 16)
+    encoded = encode([Example("the code is good " * 9, "the code is bad " * 9, 1), Example("a", "b", 0)])
+    assert encoded.lengths[0] == 16
+    batch = encode.batch(encoded, [0, 1])
+    assert batch["input_ids"].shape == (2, 16)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [16, encoded.lengths[1]]
+    assert sorted(set(batch["token_type_ids"][0].tolist())) == [0, 1]
+
+
+def test_pairs_are_doubled_in_the_other_order_for_mrpc_but_not_for_rte(encoder: Path) -> None:
+    doubled = tuned(encoder, sample_task("mrpc", num_train=32, num_dev=8), batch_size=8)
+    single = tuned(encoder, sample_task("rte", num_train=32, num_dev=8), batch_size=8)
+    assert (doubled.num_steps, doubled.num_train) == (8, 32)
+    assert (single.num_steps, single.num_train) == (4, 32)
+
+
+def test_fewer_examples_and_part_of_an_epoch(encoder: Path) -> None:
+    data = sample_task("cola", num_train=64, num_dev=8)
+    result = tuned(encoder, data, max_examples=32, epochs=0.5, batch_size=8)
+    assert (result.num_train, result.num_steps) == (32, 2)
+
+
+def test_both_splits_of_mnli_are_scored(encoder: Path) -> None:
+    result = tuned(encoder, sample_task("mnli", num_train=32, num_dev=10))
+    assert set(result.scores) == {"accuracy", "accuracy_mismatched"}
+    assert set(result.predictions) == {"matched", "mismatched"}
+
+
+def test_a_regression_predicts_numbers(encoder: Path) -> None:
+    result = tuned(encoder, sample_task("stsb", num_train=32, num_dev=10))
+    assert set(result.scores) == {"pearson", "spearman"}
+    assert all(isinstance(value, float) for value in result.predictions["dev"])
+
+
+def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None:
+    data = sample_task("sst2", num_train=64, num_dev=20)
+    all_good = TaskData("sst2", [example._replace(label=1) for example in data.train], data.dev)
+    assert tuned(encoder, all_good, learning_rate=5e-3, epochs=3).degenerate
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
+    with pytest.raises(
+        NonFiniteLossError, match=r"fine-tuning on sst2 became nan .* lower finetune_learning_rate"
+    ):
+        tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
+
+
+def test_sequences_beyond_the_models_positions_are_refused(encoder: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="finetune_max_length must be <= 64, the model's positions, got 128"
+    ):
+        tuned(encoder, sample_task("sst2", num_train=8, num_dev=8), max_length=128)
+
+
+def test_progress_is_reported(encoder: Path) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    data = sample_task("sst2", num_train=64, num_dev=8)
+    finetune(
+        build_classifier(encoder, num_labels=2, seed=0),
+        load_tokenizer(encoder),
+        data,
+        settings=FinetuneSettings(epochs=1, batch_size=16, max_length=32),
+        on_metrics=lambda step, values: seen.append((step, values)),
+    )
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert set(seen[0][1]) == {"loss", "learning_rate", "num_steps"}
+
+
+# The step around it.
+
+
+def config_of(**changes: Any) -> dict[str, Any]:
+    small = {"finetune_epochs": 1.0, "finetune_max_length": 32, "finetune_max_examples": 64, "tasks": "sst2"}
+    return PretrainConfig(**(small | changes)).to_dict()
+
+
+def write_sst2(folder: Path) -> None:
+    (folder / "SST-2").mkdir(parents=True)
+    for name in ("train", "dev"):
+        (folder / f"SST-2/{name}.tsv").write_text("sentence\tlabel\na good code\t1\na bad code\t0\n")
+
+
+def test_the_step_returns_a_plain_dict(encoder: Path) -> None:
+    digest = check_tasks(config_of())["sst2"]["digest"]
+    found = run(config_of(), encoder_folder=encoder, task="sst2", seed=3, untrained=True, digest=digest)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["task"], found["seed"], found["untrained"], found["num_train"]) == ("sst2", 3, True, 64)
+    assert found["num_dev"] == {"dev": 200}
+    assert found["majority"] == {"accuracy": 0.54}
+    assert set(found["scores"]) == set(found["majority"])
+
+
+def test_every_metric_of_the_mismatched_split_has_its_majority(encoder: Path) -> None:
+    found = run(config_of(tasks="mnli"), encoder_folder=encoder, task="mnli", seed=0, untrained=False)
+    assert set(found["scores"]) == set(found["majority"]) == {"accuracy", "accuracy_mismatched"}
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        ("finetune_learning_rate", 1e-3),
+        ("finetune_batch_size", 16),
+        ("finetune_epochs", 2.0),
+        ("finetune_max_length", 8),
+        ("finetune_max_examples", 48),
+        ("layer_decay", 0.5),
+    ],
+)
+def test_every_knob_of_fine_tuning_changes_its_course(encoder: Path, knob: str, value: float) -> None:
+    curves = [
+        run(config_of(**changes), encoder_folder=encoder, task="sst2", seed=0, untrained=False)["curve"]
+        for changes in ({}, {knob: value})
+    ]
+    assert curves[0] != curves[1]
+
+
+def test_data_that_changed_since_the_start_is_refused(encoder: Path) -> None:
+    with pytest.raises(DataError, match="task sst2 of sample changed since the run began"):
+        run(config_of(), encoder_folder=encoder, task="sst2", seed=0, untrained=False, digest="0" * 16)
+
+
+def test_a_folder_is_checked_and_loaded(tmp_path: Path) -> None:
+    write_sst2(tmp_path)
+    report = check_tasks(config_of(glue=str(tmp_path)))
+    assert report["sst2"] == summarise_task(load_task(str(tmp_path), "sst2"))
+    with pytest.raises(DataError, match="has no folder CoLA"):
+        check_tasks(config_of(glue=str(tmp_path), tasks="sst2,cola"))
+
+
+def test_bad_rows_are_skipped_if_bad_text_is(tmp_path: Path) -> None:
+    write_sst2(tmp_path)
+    with (tmp_path / "SST-2/train.tsv").open("a") as file:
+        file.write("broken\n")
+    with pytest.raises(DataError, match="line 4: 2 tab-separated columns expected"):
+        check_tasks(config_of(glue=str(tmp_path)))
+    assert check_tasks(config_of(glue=str(tmp_path), on_bad_text="skip"))["sst2"]["num_skipped"] == 1
+
+
+def test_the_hub_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def unreachable(*asked: str) -> None:
+        raise ConnectionError(f"asked for {asked}")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"asked for \('nyu-mll/glue', 'rte'\)"):
+        load_task("hub:nyu-mll/glue", "rte")
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of an S3 server of our own, with bucket `glue-data`; the environment points at it."""
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("FAST_ELECTRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    try:
+        deadline = time.monotonic() + 60
+        while not is_listening(port):
+            assert server.poll() is None and time.monotonic() < deadline, "the S3 server did not start"
+            time.sleep(0.2)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="glue-data")
+        yield client
+    finally:
+        server.terminate()
+        server.wait()
+        patch.undo()
+
+
+def test_a_task_is_read_from_s3_as_it_is_now(s3: Any) -> None:
+    text = "sentence\tlabel\na good code\t1\n"
+    for name in ("train", "dev"):
+        s3.put_object(Bucket="glue-data", Key=f"sets/glue/SST-2/{name}.tsv", Body=text.encode())
+    assert load_task("s3://glue-data/sets/glue", "sst2").train == [Example("a good code", None, 1)]
+    s3.put_object(Bucket="glue-data", Key="sets/glue/SST-2/train.tsv", Body=text.replace("1", "0").encode())
+    assert load_task("s3://glue-data/sets/glue/", "sst2").train == [Example("a good code", None, 0)]
+    assert check_tasks(config_of(glue="s3://glue-data/sets/glue"))["sst2"]["train"] == 1
+
+
+def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
+    s3.put_object(Bucket="glue-data", Key="half/RTE/train.tsv", Body=b"sentence1\tsentence2\tlabel\n")
+    with pytest.raises(
+        DataError, match="s3://glue-data/half has no folder CoLA for task cola; folders there: RTE"
+    ):
+        load_task("s3://glue-data/half", "cola")
+    with pytest.raises(DataError, match=r"task rte needs dev.tsv in .*; files there: train.tsv"):
+        load_task("s3://glue-data/half", "rte", cache=tmp_path)
+    with pytest.raises(DataError, match="s3://no-such-bucket cannot be read"):
+        load_task("s3://no-such-bucket", "cola")
+    with pytest.raises(DataError, match="glue must be s3://BUCKET/PREFIX, got 's3://'"):
+        load_task("s3://", "cola")
+
+
+def result_of(
+    score: float, *, untrained: bool, task: str = "rte", degenerate: bool = False
+) -> dict[str, Any]:
+    majority = {"accuracy": 0.5}
+    scores = {"accuracy": score}
+    kind = {"untrained": untrained, "degenerate": degenerate}
+    return {"task": task, "scores": scores, "majority": majority, **kind}
+
+
+def test_the_summary_by_hand() -> None:
+    trained, untrained = [0.6, 0.7, 0.8], [0.5, 0.5, 0.53]
+    results = [result_of(value, untrained=False) for value in trained]
+    results += [result_of(value, untrained=True, degenerate=value == 0.5) for value in untrained]
+    (row,) = summarise(results)
+    assert (row["task"], row["metric"], row["is_main"], row["majority"]) == ("rte", "accuracy", True, 0.5)
+    best = {"n": 3, "median": 0.7, "mean": pytest.approx(0.7), "std": pytest.approx(0.1), "best": 0.8}
+    assert row["pretrained"] == {**best, "num_degenerate": 0}
+    assert row["untrained"]["num_degenerate"] == 2
+    expected = ttest_ind(trained, untrained, equal_var=False).confidence_interval(0.95)
+    assert (row["margin_low"], row["margin_high"]) == pytest.approx((expected.low, expected.high))
+    assert row["margin"] == pytest.approx(0.19)
+    assert row["is_outside_noise"] is False  # 0.19 ± 0.24: three seeds that far apart show nothing
+
+
+def test_a_margin_outside_the_noise_on_either_side_is_called_so() -> None:
+    high, low = [0.80, 0.81, 0.82], [0.50, 0.52, 0.51]
+    for trained, untrained in ((high, low), (low, high)):
+        results = [result_of(value, untrained=False) for value in trained]
+        results += [result_of(value, untrained=True) for value in untrained]
+        assert summarise(results)[0]["is_outside_noise"] is True
+
+
+def test_one_seed_shows_no_margin_and_no_spread() -> None:
+    (row,) = summarise([result_of(0.9, untrained=False), result_of(0.5, untrained=True)])
+    assert row["margin"] is row["is_outside_noise"] is row["pretrained"]["std"] is None
+    (row,) = summarise([result_of(0.9, untrained=False)])
+    assert row["untrained"] is None
+
+
+def test_seeds_that_all_score_the_same_leave_a_point() -> None:
+    results = [result_of(0.7, untrained=False)] * 2 + [result_of(0.7, untrained=True)] * 2
+    (row,) = summarise(results)
+    assert (row["margin_low"], row["margin_high"], row["is_outside_noise"]) == (0.0, 0.0, False)
+
+
+def test_averages_say_over_which_tasks() -> None:
+    results = [result_of(value, untrained=False) for value in (0.6, 0.8)]
+    results += [result_of(0.2, untrained=False, task="wnli"), result_of(0.1, untrained=True)]
+    found = averages(results)
+    assert found["electra"] == {"value": pytest.approx(0.7), "tasks": ["rte"], "is_complete": False}
+    assert found["leaderboard"]["value"] == pytest.approx(0.45)
+    assert averages(results, untrained=True)["electra"]["value"] == pytest.approx(0.1)
+    assert averages([]) == {}

@@ -1,0 +1,289 @@
+"""Readers of the classic GLUE files and of the hub's: every quirk of the files, every complaint."""
+
+from pathlib import Path
+
+import pytest
+
+from fast_electra_core.errors import ConfigError, DataError
+from fast_electra_core.glue import (
+    SPECS,
+    TASK_NAMES,
+    Example,
+    check_task_folder,
+    read_hub_task,
+    read_task,
+    summarise_task,
+)
+
+STSB_HEADER = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+
+
+def write(root: Path, name: str, text: str | bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.fixture
+def sst2(tmp_path: Path) -> Path:
+    write(tmp_path, "SST-2/train.tsv", "sentence\tlabel\ngood film \t1\nbad film \t0\n")
+    write(tmp_path, "SST-2/dev.tsv", "sentence\tlabel\na film \t1\n")
+    return tmp_path
+
+
+def test_the_nine_tasks_can_be_trained_on_and_the_diagnostic_set_cannot() -> None:
+    assert TASK_NAMES == ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+    assert SPECS["ax"].train_file is None
+
+
+def test_cola_has_no_header_and_the_sentence_in_the_fourth_column(tmp_path: Path) -> None:
+    write(tmp_path, "CoLA/train.tsv", "gj04\t1\t\tBill sank.\nbc01\t0\t*\tSank Bill.\n")
+    write(tmp_path, "CoLA/dev.tsv", "gj04\t1\t\tIt rolls.")
+    data = read_task(tmp_path, "cola")
+    assert data.train == [Example("Bill sank.", None, 1), Example("Sank Bill.", None, 0)]
+    assert data.dev == {"dev": [Example("It rolls.", None, 1)]}
+
+
+def test_mrpc_may_begin_with_a_byte_order_mark_and_quotes_are_text(tmp_path: Path) -> None:
+    text = '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t70\t71\t" We won , he said\the "won"\n'
+    write(tmp_path, "MRPC/train.tsv", text)
+    write(tmp_path, "MRPC/dev.tsv", text)
+    assert read_task(tmp_path, "mrpc").train == [Example('" We won , he said', 'he "won"', 1)]
+
+
+def test_carriage_returns_and_a_missing_last_newline_leave_no_trace(tmp_path: Path) -> None:
+    write(tmp_path, "RTE/train.tsv", "index\tsentence1\tsentence2\tlabel\r\n0\ta\tb\tentailment\r\n")
+    write(tmp_path, "RTE/dev.tsv", "index\tsentence1\tsentence2\tlabel\r\n0\tc\td\tnot_entailment")
+    data = read_task(tmp_path, "rte")
+    assert data.train == [Example("a", "b", 0)]
+    assert data.dev["dev"] == [Example("c", "d", 1)]
+
+
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    write(tmp_path, "SST-2/train.tsv", "sentence\tlabel\none\u2028two\x85three\t1\n")
+    write(tmp_path, "SST-2/dev.tsv", "sentence\tlabel\nx\t0\n")
+    assert read_task(tmp_path, "sst2").train == [Example("one\u2028two\x85three", None, 1)]
+
+
+def test_mnli_columns_are_found_by_name_in_the_long_and_the_short_header(tmp_path: Path) -> None:
+    short = "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tp\th\tneutral\tcontradiction\n"
+    long = "index\tgenre\tsentence1\tsentence2\tlabel1\tlabel2\tgold_label\n0\tg\tp\th\tneutral\t-\tneutral\n"
+    write(tmp_path, "MNLI/train.tsv", short)
+    write(tmp_path, "MNLI/dev_matched.tsv", long)
+    data = read_task(tmp_path, "mnli")
+    assert data.train == [Example("p", "h", 2)]
+    assert data.dev == {"matched": [Example("p", "h", 1)]}
+
+
+def test_mismatched_is_read_where_it_is_there(tmp_path: Path) -> None:
+    text = "sentence1\tsentence2\tgold_label\np\th\tentailment\n"
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        write(tmp_path, f"MNLI/{name}.tsv", text)
+    assert list(read_task(tmp_path, "mnli").dev) == ["matched", "mismatched"]
+
+
+def test_stsb_labels_are_numbers(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        write(tmp_path, f"STS-B/{name}.tsv", STSB_HEADER + "0\tg\tf\t2012\t1\tn\tn\ta\tb\t3.800\n")
+    assert read_task(tmp_path, "stsb").train == [Example("a", "b", 3.8)]
+
+
+@pytest.mark.parametrize("score", ["5.1", "-0.1", "nan", "high", ""])
+def test_a_similarity_outside_its_range_is_refused(tmp_path: Path, score: str) -> None:
+    write(tmp_path, "STS-B/train.tsv", STSB_HEADER + f"0\tg\tf\t2012\t1\tn\tn\ta\tb\t{score}\n")
+    write(tmp_path, "STS-B/dev.tsv", STSB_HEADER)
+    with pytest.raises(DataError, match=r"train.tsv, line 2: score must be a number in \[0, 5\], got"):
+        read_task(tmp_path, "stsb")
+
+
+@pytest.mark.parametrize(
+    ("task", "folder", "header", "row", "expected"),
+    [
+        ("qqp", "QQP", "id\tquestion1\tquestion2\tis_duplicate", "1\tq\tr\t1", Example("q", "r", 1)),
+        ("qnli", "QNLI", "index\tquestion\tsentence\tlabel", "1\tq\ts\tnot_entailment", Example("q", "s", 1)),
+        ("wnli", "WNLI", "index\tsentence1\tsentence2\tlabel", "1\ta\tb\t0", Example("a", "b", 0)),
+    ],
+)
+def test_other_pairs(
+    tmp_path: Path, task: str, folder: str, header: str, row: str, expected: Example
+) -> None:
+    for name in ("train", "dev"):
+        write(tmp_path, f"{folder}/{name}.tsv", f"{header}\n{row}\n")
+    assert read_task(tmp_path, task).train == [expected]
+
+
+def test_a_row_of_a_wrong_width_names_file_and_line(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", "sentence\tlabel\ngood\t1\nbroken\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 3: 2 tab-separated columns expected .*, got 1"):
+        read_task(sst2, "sst2")
+
+
+def test_an_unknown_label_names_file_line_and_the_labels_there_are(sst2: Path) -> None:
+    write(sst2, "SST-2/dev.tsv", "sentence\tlabel\ngood\tpositive\n")
+    with pytest.raises(DataError, match=r"dev.tsv, line 2: label must be one of 0, 1, got 'positive'"):
+        read_task(sst2, "sst2")
+
+
+def test_the_first_line_of_cola_is_line_1(tmp_path: Path) -> None:
+    write(tmp_path, "CoLA/train.tsv", "gj04\t2\t\tBill sank.\n")
+    write(tmp_path, "CoLA/dev.tsv", "gj04\t1\t\tBill sank.\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 1: label must be one of 0, 1, got '2'"):
+        read_task(tmp_path, "cola")
+
+
+def test_broken_rows_can_be_skipped_and_are_counted(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", "sentence\tlabel\ngood\t1\nbroken\nworse\tx\nbad\t0\n")
+    data = read_task(sst2, "sst2", on_bad_row="skip")
+    assert [example.text_a for example in data.train] == ["good", "bad"]
+    assert data.num_skipped == 2
+
+
+def test_bad_row_choices_are_checked(sst2: Path) -> None:
+    with pytest.raises(ConfigError, match="on_bad_row must be one of error, skip; got 'replace'"):
+        read_task(sst2, "sst2", on_bad_row="replace")
+
+
+def test_a_missing_column_names_those_there_are(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", "text\tlabel\ngood\t1\n")
+    with pytest.raises(DataError, match=r"train.tsv has no column sentence; columns there: label, text"):
+        read_task(sst2, "sst2")
+
+
+def test_a_missing_folder_names_those_there_are(sst2: Path) -> None:
+    with pytest.raises(DataError, match=r"has no folder RTE for task rte; folders there: SST-2"):
+        read_task(sst2, "rte")
+
+
+def test_a_missing_file_names_those_there_are(sst2: Path) -> None:
+    (sst2 / "SST-2/dev.tsv").unlink()
+    with pytest.raises(DataError, match=r"task sst2 needs dev.tsv in .*SST-2; files there: train.tsv"):
+        read_task(sst2, "sst2")
+
+
+def test_a_root_that_is_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        read_task(tmp_path / "nowhere", "rte")
+
+
+@pytest.mark.parametrize("text", ["sentence\tlabel\n", "sentence\tlabel"])
+def test_a_file_of_no_examples_is_refused(sst2: Path, text: str) -> None:
+    write(sst2, "SST-2/train.tsv", text)
+    with pytest.raises(DataError, match=r"train.tsv holds no examples"):
+        read_task(sst2, "sst2")
+
+
+def test_an_empty_file_lacks_its_columns(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", "")
+    with pytest.raises(DataError, match=r"train.tsv has no column sentence, label"):
+        read_task(sst2, "sst2")
+
+
+def test_bytes_that_are_not_utf8_name_file_line_and_byte(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", b"sentence\tlabel\ncaf\xe9\t1\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 2: not UTF-8 \(byte 18\)"):
+        read_task(sst2, "sst2")
+
+
+def test_an_unknown_task_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"task must be one of .*; got 'sst-2'. Did you mean 'sst2'\?"):
+        read_task(Path(), "sst-2")
+
+
+def test_checking_counts_every_task(sst2: Path) -> None:
+    report = check_task_folder(sst2, ["sst2"], on_bad_row="error")
+    assert report["sst2"]["train"] == 2
+    assert report["sst2"]["dev"] == {"dev": 1}
+    assert len(report["sst2"]["digest"]) == 16
+
+
+def test_checking_complains_of_the_task_that_is_missing(sst2: Path) -> None:
+    with pytest.raises(DataError, match="no folder CoLA"):
+        check_task_folder(sst2, ["sst2", "cola"], on_bad_row="error")
+
+
+def test_the_digest_is_of_the_examples_not_of_the_line_ends(sst2: Path) -> None:
+    before = check_task_folder(sst2, ["sst2"], on_bad_row="error")["sst2"]["digest"]
+    write(sst2, "SST-2/train.tsv", "sentence\tlabel\r\ngood film \t1\r\nbad film \t0\r\n")
+    assert check_task_folder(sst2, ["sst2"], on_bad_row="error")["sst2"]["digest"] == before
+    write(sst2, "SST-2/train.tsv", "sentence\tlabel\ngood film \t1\nbad film \t1\n")
+    assert check_task_folder(sst2, ["sst2"], on_bad_row="error")["sst2"]["digest"] != before
+
+
+def hub_folder(root: Path, task: str, splits: dict[str, str]) -> str:
+    """A local dataset that datasets.load_dataset(folder, task) reads as it would the hub's."""
+    entries = []
+    for split, lines in splits.items():
+        write(root, f"{task}/{split}.jsonl", lines)
+        entries.append(f"  - split: {split}\n    path: {task}/{split}.jsonl\n")
+    write(root, "README.md", f"---\nconfigs:\n- config_name: {task}\n  data_files:\n{''.join(entries)}---\n")
+    return str(root)
+
+
+@pytest.fixture(autouse=True)
+def local_datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def test_the_hub_form_equals_the_classic_form(tmp_path: Path) -> None:
+    row = "0\tp\th\tneutral\n"
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        write(tmp_path, f"MNLI/{name}.tsv", "index\tsentence1\tsentence2\tgold_label\n" + row)
+    line = '{"premise": "p", "hypothesis": "h", "label": 1, "idx": 0}\n'
+    splits = ("train", "validation_matched", "validation_mismatched")
+    name = hub_folder(tmp_path / "hub", "mnli", dict.fromkeys(splits, line))
+    assert read_hub_task(name, "mnli") == read_task(tmp_path, "mnli")
+    assert summarise_task(read_hub_task(name, "mnli")) == summarise_task(read_task(tmp_path, "mnli"))
+
+
+def test_a_single_sentence_and_a_regression_come_from_the_hub(tmp_path: Path) -> None:
+    line = '{"sentence1": "a", "sentence2": "b", "label": 2.5}\n'
+    name = hub_folder(tmp_path / "stsb", "stsb", {"train": line, "validation": line})
+    assert read_hub_task(name, "stsb").dev == {"dev": [Example("a", "b", 2.5)]}
+    line = '{"sentence": "a", "label": 1}\n'
+    name = hub_folder(tmp_path / "cola", "cola", {"train": line, "validation": line})
+    assert read_hub_task(name, "cola").train == [Example("a", None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        (
+            '{"sentence": "a", "label": -1}',
+            '{"sentence": "a", "label": 1}',
+            "row 0: label must be 0 .. 1, got -1",
+        ),
+        (
+            '{"text": "a", "label": 1}',
+            '{"text": "a", "label": 1}',
+            "has no column sentence; columns there: label",
+        ),
+        ('{"sentence": "a", "label": 1}', None, "has no split validation, only train"),
+    ],
+)
+def test_what_is_wrong_on_the_hub_is_said(
+    tmp_path: Path, train: str, validation: str | None, message: str
+) -> None:
+    splits = {"train": train} if validation is None else {"train": train, "validation": validation}
+    with pytest.raises(DataError, match=message):
+        read_hub_task(hub_folder(tmp_path, "cola", splits), "cola")
+
+
+def test_a_configuration_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    name = hub_folder(tmp_path, "cola", {"train": '{"sentence": "a", "label": 1}'})
+    with pytest.raises(DataError, match=r"\(rte\) cannot be loaded: .*--glue sample"):
+        read_hub_task(name, "rte")
+
+
+def test_a_hub_that_does_not_answer_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def unreachable(*_: str) -> None:
+        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"nyu-mll/glue \(rte\) cannot be loaded: Couldn't reach"):
+        read_hub_task("nyu-mll/glue", "rte")

@@ -1,0 +1,449 @@
+"""Claims about steps/register.py and the model side of steps/tracking.py, on one real SQLite registry."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_electra_core.errors import AuxiliaryError, TrackingError
+from steps import register, tracking
+
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "of",
+    "function",
+]
+LINEAGE = {name: f"value of {name}" for name in register.LINEAGE_TAGS}
+SUITE = {"glue.suite": "sample:cola,rte:0123"}
+BETTER = {"masked_loss": 4.5, "unigram_loss": 6.5, "masked_accuracy": 0.25, "unigram_accuracy": 0.05}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    schedule = {"schedule": "exponential", "temperature_start": 2.0, "temperature_decay": 0.1}
+    return {"tracking_uri": uri, **schedule, "temperature_end": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def empty_registry(config: dict[str, Any]) -> Iterator[None]:
+    tracking.connect(config["tracking_uri"])
+    yield
+    for model in client().search_registered_models():
+        client().delete_registered_model(model.name)
+
+
+@pytest.fixture
+def run_id(config: dict[str, Any]) -> str:
+    return tracking.start_parent(config["tracking_uri"], "tests", name="flow", tags={}, params={"seed": 3})
+
+
+def save_model(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """A tiny ELECTRA and its tokenizer, as save_pretrained writes them."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    model_config = transformers.ElectraConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=8,
+        embedding_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=32,
+    )
+    getattr(transformers, kind)(model_config).save_pretrained(folder)
+    vocabulary = {word: index for index, word in enumerate(VOCABULARY)}
+    transformers.ElectraTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def discriminator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("discriminator"), "ElectraForPreTraining")
+
+
+@pytest.fixture(scope="module")
+def masked_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("masked_lm"), "ElectraForMaskedLM")
+
+
+def client() -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking._connected_uri)
+
+
+def new_run(config: dict[str, Any]) -> str:
+    return tracking.start_parent(config["tracking_uri"], "tests", name="flow", tags={}, params={})
+
+
+# What a version is
+
+
+def test_a_registered_discriminator_loads_with_its_head_tokenizer_signature_and_example(
+    config: dict[str, Any], run_id: str, discriminator: Path
+) -> None:
+    import mlflow
+    import torch
+    import transformers
+
+    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": {**LINEAGE, **SUITE}}
+    made = register.register_discriminator(config, metrics={"glue.average": 0.5}, **what)
+
+    pipeline = mlflow.transformers.load_model("models:/fast-electra@champion")
+    assert isinstance(pipeline.model, transformers.ElectraForPreTraining)
+    original = transformers.ElectraForPreTraining.from_pretrained(discriminator)
+    for name, weight in pipeline.model.state_dict().items():
+        assert torch.equal(weight, original.state_dict()[name]), name
+    logits = mlflow.pyfunc.load_model("models:/fast-electra@champion").predict(["the cat sat"])
+    ids = torch.tensor([[2, 5, 6, 7, 3]])  # [CLS] the cat sat [SEP]
+    assert logits == pytest.approx(original.eval()(ids).logits[0].tolist(), abs=1e-6)
+    info = mlflow.models.get_model_info(f"models:/fast-electra/{made['version']}")
+    assert info.signature.inputs.input_types()[0].name == "string"
+    assert info.signature.outputs.inputs[0].shape == (-1,)
+    assert info.saved_input_example_info is not None
+
+
+def test_a_registered_auxiliary_fills_masks(config: dict[str, Any], run_id: str, masked_lm: Path) -> None:
+    import mlflow
+
+    register.register_auxiliary(config, folder=masked_lm, run_id=run_id, tags={}, metrics=BETTER)
+
+    answer = mlflow.pyfunc.load_model("models:/fast-electra-auxiliary@champion").predict(["the [MASK] sat"])
+    assert answer[0] in VOCABULARY
+
+
+def test_a_version_holds_the_very_files_that_were_given_and_no_pickle(
+    config: dict[str, Any], run_id: str, discriminator: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(discriminator, folder)
+    (folder / "training_args.bin").write_bytes(b"pickle")
+    what: dict[str, Any] = {"folder": folder, "run_id": run_id, "tags": LINEAGE}
+    made = register.register_discriminator(config, metrics={}, **what)
+
+    root = Path(client().get_logged_model(made["model_id"]).artifact_location)
+    assert (root / "model" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert {path.suffix for path in root.rglob("*")} & {".bin", ".pkl", ".pt", ".pth", ".pickle"} == set()
+    names = {path.name for path in (root / "model").iterdir()}
+    assert {"config.json", "tokenizer.json", "README.md"} <= names
+    requirements = (root / "requirements.txt").read_text()
+    assert "transformers==" in requirements
+    assert "+cpu" not in requirements
+    assert "scratch" not in (root / "MLmodel").read_text()
+    assert str(tmp_path) not in (root / "MLmodel").read_text()
+
+
+def test_a_version_leads_to_its_run_its_metrics_and_its_lineage(
+    config: dict[str, Any], run_id: str, discriminator: Path
+) -> None:
+    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": {**LINEAGE, **SUITE}}
+    made = register.register_discriminator(config, metrics={"glue.average": 0.5, "rtd_auc": 0.75}, **what)
+
+    version = client().get_model_version("fast-electra", made["version"])
+    assert version.run_id == run_id
+    for name in register.LINEAGE_TAGS:
+        assert version.tags[name] == LINEAGE[name]
+    schedule = {name: version.tags[name] for name in register.SCHEDULE_TAGS}
+    assert schedule == {
+        "schedule": "exponential",
+        "temperature_start": "2.0",
+        "temperature_decay": "0.1",
+        "temperature_end": "1.0",
+    }
+    model = client().get_logged_model(made["model_id"])
+    assert str(model.status) == "READY"
+    assert model.source_run_id == run_id
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "fast-electra", "version": 1}]
+    assert model.params["seed"] == "3"
+    assert {metric.key: metric.value for metric in model.metrics} == {"glue.average": 0.5, "rtd_auc": 0.75}
+    assert [output.model_id for output in client().get_run(run_id).outputs.model_outputs] == [model.model_id]
+    assert client().get_run(run_id).info.status == "RUNNING"  # the flow goes on
+    card = (Path(model.artifact_location) / "model_card.md").read_text()
+    assert "| rtd_auc | 0.7500 |" in card
+    assert "| corpus.digest | value of corpus.digest |" in card
+
+
+def test_a_retried_register_step_makes_no_second_version(
+    config: dict[str, Any], run_id: str, discriminator: Path
+) -> None:
+    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": LINEAGE, "metrics": {}}
+    first = register.register_discriminator(config, **what)
+    second = register.register_discriminator(config, **what)
+
+    assert (first["version"], second["version"]) == ("1", "1")
+    assert len(client().search_model_versions("name='fast-electra'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "lacks config.json"),
+        ("model.safetensors", "lacks a .safetensors file"),
+        ("tokenizer.json", "lacks a tokenizer"),
+    ],
+)
+def test_an_incomplete_folder_is_not_registered(
+    config: dict[str, Any], run_id: str, discriminator: Path, tmp_path: Path, missing: str, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(discriminator, folder)
+    (folder / missing).unlink()
+
+    with pytest.raises(TrackingError, match=message):
+        register.register_discriminator(config, folder=folder, run_id=run_id, tags=LINEAGE, metrics={})
+
+
+def test_a_broken_upload_leaves_a_failed_model_and_no_version(
+    config: dict[str, Any], run_id: str, discriminator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tracking, "_save_transformers_model", full)
+    with pytest.raises(OSError, match="no space left"):
+        register.register_discriminator(config, folder=discriminator, run_id=run_id, tags=LINEAGE, metrics={})
+
+    found = client().search_logged_models(
+        [client().get_run(run_id).info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
+    )
+    assert [str(model.status) for model in found] == ["FAILED"]
+    assert client().search_registered_models() == []
+
+
+# Who is champion
+
+
+@pytest.mark.parametrize(("loss", "aliases"), [(6.4, ["champion"]), (6.5, []), (6.6, []), (float("nan"), [])])
+def test_an_auxiliary_is_champion_exactly_if_it_beats_the_unigram(
+    config: dict[str, Any], run_id: str, masked_lm: Path, loss: float, aliases: list[str]
+) -> None:
+    metrics = {**BETTER, "masked_loss": loss}
+    made = register.register_auxiliary(config, folder=masked_lm, run_id=run_id, tags={}, metrics=metrics)
+
+    assert made["aliases"] == aliases
+    info = tracking.model_version_info("models:/fast-electra-auxiliary/1")
+    assert info["aliases"] == aliases
+    assert info["tags"]["promotion.reason"].startswith("no alias: ") == (not aliases)
+    assert "below the unigram's 6.5000" in info["tags"]["promotion.reason"]
+
+
+def test_the_newest_auxiliary_that_beats_the_unigram_is_champion(
+    config: dict[str, Any], masked_lm: Path
+) -> None:
+    for loss in (4.0, 5.0, 7.0):
+        metrics = {**BETTER, "masked_loss": loss}
+        register.register_auxiliary(
+            config, folder=masked_lm, run_id=new_run(config), tags={}, metrics=metrics
+        )
+
+    assert tracking.aliases("fast-electra-auxiliary") == {"champion": "2"}
+
+
+def test_an_auxiliary_with_weights_that_are_not_finite_gets_no_alias(
+    config: dict[str, Any], run_id: str, masked_lm: Path, tmp_path: Path
+) -> None:
+    folder = break_one_weight(masked_lm, tmp_path / "broken")
+    made = register.register_auxiliary(config, folder=folder, run_id=run_id, tags={}, metrics=BETTER)
+
+    assert (made["aliases"], made["reason"]) == ([], "no alias: weights are not finite")
+
+
+def test_a_higher_average_on_the_same_suite_takes_the_championship(
+    config: dict[str, Any], discriminator: Path
+) -> None:
+    reasons = []
+    for average in (0.60, 0.60, 0.59, 0.61):
+        made = register.register_discriminator(
+            config,
+            folder=discriminator,
+            run_id=new_run(config),
+            tags={**LINEAGE, **SUITE},
+            metrics={"glue.average": average},
+        )
+        reasons.append(made["reason"])
+
+    assert tracking.aliases("fast-electra") == {"champion": "4", "challenger": "4"}
+    assert reasons == [
+        "champion: there was none",
+        "challenger: glue.average 0.6000 is not above 0.6000 of the champion, version 1",
+        "challenger: glue.average 0.5900 is not above 0.6000 of the champion, version 1",
+        "champion: glue.average 0.6100 is above 0.6000 of the champion, version 1",
+    ]
+    assert (
+        tracking.model_version_info("models:/fast-electra@champion")["tags"]["promotion.reason"] == reasons[3]
+    )
+
+
+@pytest.mark.parametrize(
+    ("suite", "metrics", "reason"),
+    [
+        ("glue:cola:9999", {"glue.average": 0.9}, "scored on sample:cola,rte:0123, this on glue:cola:9999"),
+        ("sample:cola,rte:0123", {}, "glue.average is not known for both"),
+    ],
+)
+def test_scores_that_cannot_be_compared_leave_the_champion_alone(
+    config: dict[str, Any], discriminator: Path, suite: str, metrics: dict[str, float], reason: str
+) -> None:
+    what: dict[str, Any] = {"folder": discriminator}
+    register.register_discriminator(
+        config, run_id=new_run(config), tags={**LINEAGE, **SUITE}, metrics={"glue.average": 0.5}, **what
+    )
+    tags = {**LINEAGE, "glue.suite": suite}
+    made = register.register_discriminator(config, run_id=new_run(config), tags=tags, metrics=metrics, **what)
+
+    assert tracking.aliases("fast-electra") == {"champion": "1", "challenger": "2"}
+    assert reason in made["reason"]
+
+
+def break_one_weight(folder: Path, destination: Path) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, destination)
+    weights = load_file(destination / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("inf")
+    save_file(weights, destination / "model.safetensors", metadata={"format": "pt"})
+    return destination
+
+
+def test_a_model_that_fails_a_gate_is_registered_without_alias_and_says_why(
+    config: dict[str, Any], run_id: str, discriminator: Path, tmp_path: Path
+) -> None:
+    tags = {name: value for name, value in LINEAGE.items() if name != "corpus.digest"} | {"code.git_sha": ""}
+    folder = break_one_weight(discriminator, tmp_path / "broken")
+    made = register.register_discriminator(config, folder=folder, run_id=run_id, tags=tags, metrics={})
+
+    expected = "no alias: tags missing: code.git_sha, corpus.digest; weights are not finite"
+    assert (made["aliases"], made["reason"]) == ([], expected)
+    assert tracking.aliases("fast-electra") == {}
+
+
+# Fetching a version
+
+
+def test_a_downloaded_version_has_the_hugging_face_files(
+    config: dict[str, Any], run_id: str, masked_lm: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    register.register_auxiliary(config, folder=masked_lm, run_id=run_id, tags={"a": 1}, metrics=BETTER)
+
+    folder = tracking.download_model("models:/fast-electra-auxiliary@champion", tmp_path / "new" / "model")
+
+    assert folder == tmp_path / "new" / "model"
+    assert (folder / "model.safetensors").read_bytes() == (masked_lm / "model.safetensors").read_bytes()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("the cat")["input_ids"] == [2, 5, 6, 3]
+    transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    info = tracking.model_version_info("models:/fast-electra-auxiliary/1")
+    assert (info["name"], info["version"], info["run_id"]) == ("fast-electra-auxiliary", "1", run_id)
+    assert info["tags"]["a"] == "1"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]  # nothing half-made is left
+
+
+def test_a_version_that_mlflow_itself_logged_can_be_downloaded(masked_lm: Path, tmp_path: Path) -> None:
+    import mlflow
+    import transformers
+
+    model = transformers.ElectraForMaskedLM.from_pretrained(masked_lm)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(masked_lm)
+    parts = {"model": model, "tokenizer": tokenizer}
+    mlflow.transformers.save_model(parts, str(tmp_path / "m"), task="fill-mask", pip_requirements=["torch"])
+    client().create_registered_model("theirs")
+    client().create_model_version("theirs", str(tmp_path / "m"))
+
+    folder = tracking.download_model("models:/theirs/1", tmp_path / "fetched")
+
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+
+
+def test_versions_without_a_usable_model_are_refused(tmp_path: Path) -> None:
+    for name, files in {"empty": ["notes.txt"], "pickled": ["config.json", "pytorch_model.bin"]}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+        client().create_registered_model(name)
+        client().create_model_version(name, str(tmp_path / name))
+
+    with pytest.raises(AuxiliaryError, match="models:/empty/1 holds no transformers model"):
+        tracking.download_model("models:/empty/1", tmp_path / "a")
+    with pytest.raises(AuxiliaryError, match="pickled weights are not read"):
+        tracking.download_model("models:/pickled/1", tmp_path / "b")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/nothing@champion", r"no registered model 'nothing' at sqlite.*registered: here"),
+        ("models:/here@challenger", r"here has no alias 'challenger'; its aliases: champion \(version 2\)"),
+        ("models:/here/7", "here has no version 7; its versions: 1, 2"),
+        ("models:/here", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("models:/here/Production", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
+    ],
+)
+def test_an_address_that_leads_nowhere_lists_what_there_is(uri: str, message: str, tmp_path: Path) -> None:
+    client().create_registered_model("here")
+    for _ in range(2):
+        client().create_model_version("here", str(tmp_path))
+    client().set_registered_model_alias("here", "champion", "2")
+
+    with pytest.raises(TrackingError, match=message):
+        tracking.model_version_info(uri)
+
+
+# The code's version
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(register, "__file__", str(tmp_path / "steps" / "register.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.delenv("FAST_ELECTRA_GIT_SHA", raising=False)
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "register.py").write_text("1")
+    return tmp_path
+
+
+def test_code_version_is_the_commit_and_dirty_where_files_differ(checkout: Path) -> None:
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "one")
+    sha = git(checkout, "rev-parse", "HEAD")
+
+    assert register.code_version() == {"code.git_sha": sha}
+    (checkout / "steps" / "register.py").write_text("2")
+    assert register.code_version() == {"code.git_sha": f"{sha}-dirty"}
+
+
+def test_code_version_outside_a_checkout_comes_from_the_environment(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert register.code_version() == {"code.git_sha": "unknown"}
+    monkeypatch.setenv("FAST_ELECTRA_GIT_SHA", "abc123")
+    assert register.code_version() == {"code.git_sha": "abc123"}
+    assert json.dumps(register.code_version())

@@ -1,0 +1,253 @@
+"""Reading text: every line once, nothing but text, flat memory, and errors that name the place."""
+
+import bz2
+import gzip
+import json
+import lzma
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fast_electra_core.errors import DataError
+from fast_electra_core.text import (
+    MAX_SEGMENT_CHARACTERS,
+    TextPiece,
+    clean_text,
+    compression_of,
+    kind_of,
+    read_documents,
+)
+
+PLAIN = "First document,\ntwo lines.\n\nSecond: café 北京.\n"
+DOCUMENTS = ["First document,\ntwo lines.", "Second: café 北京."]
+ROWS = "".join(json.dumps({"text": text, "id": 1}) + "\n" for text in DOCUMENTS)
+SMALL = settings(max_examples=60, deadline=None)
+
+
+def read(path: Path, *, text_field: str = "text", on_bad_text: str = "error") -> list[str]:
+    piece = TextPiece(path=str(path), start=0, end=None, kind=kind_of(path) or "txt")
+    return list(read_documents(piece, text_field=text_field, on_bad_text=on_bad_text))
+
+
+def read_ranges(path: Path, bounds: list[int]) -> list[str]:
+    pieces = [
+        TextPiece(path=str(path), start=start, end=end, kind=kind_of(path) or "")
+        for start, end in zip(bounds, [*bounds[1:], None], strict=True)
+    ]
+    return [
+        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
+    ]
+
+
+def write_zst(path: Path, data: bytes) -> None:
+    with pa.CompressedOutputStream(str(path), "zstd") as stream:
+        stream.write(data)
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", PLAIN), ("a.jsonl", ROWS), ("A.JSONL", ROWS)])
+def test_text_and_json_lines_give_the_same_documents(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read(tmp_path / name) == DOCUMENTS
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", PLAIN), ("a.jsonl", ROWS)])
+def test_compressed_files_give_the_same_documents(tmp_path: Path, name: str, content: str) -> None:
+    data = content.encode()
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
+    (tmp_path / f"{name}.bz2").write_bytes(bz2.compress(data))
+    (tmp_path / f"{name}.xz").write_bytes(lzma.compress(data))
+    write_zst(tmp_path / f"{name}.zst", data)
+    found = [read(tmp_path / f"{name}.{suffix}") for suffix in ("gz", "bz2", "xz", "zst")]
+    assert found == [DOCUMENTS] * 4
+
+
+def test_parquet_gives_the_column_without_nulls_and_blanks(tmp_path: Path) -> None:
+    table = pa.table({"body": [DOCUMENTS[0], None, "  ", DOCUMENTS[1]], "n": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS
+
+
+def test_byte_order_mark_windows_newlines_and_control_characters_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\nt\x00wo\x07\r\n\r\nthree\r\n")
+    assert read(tmp_path / "a.txt") == ["one\ntwo", "three"]
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one\\u0000\\r\\ntwo"}\r\n')
+    assert read(tmp_path / "a.jsonl") == ["one\ntwo"]
+
+
+def test_lone_surrogates_of_json_become_replacement_characters() -> None:
+    assert clean_text(json.loads('"a\\ud800b"')) == "a�b"
+
+
+def test_documents_without_text_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n\n\t\n\nonly\n\n \x00 \n")
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n\n{"text": " \\n "}\n{"text": "only"}\n')
+    assert read(tmp_path / "a.txt") == ["only"]
+    assert read(tmp_path / "a.jsonl") == ["only"]
+
+
+@SMALL
+@given(
+    lines=st.lists(st.text(alphabet="aé北 ", max_size=12), max_size=12),
+    cuts=st.lists(st.integers(0, 200), max_size=5),
+    newline=st.sampled_from(["\n", "\r\n"]),
+)
+def test_adjacent_ranges_read_every_line_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], cuts: list[int], newline: str
+) -> None:
+    path = tmp_path_factory.mktemp("ranges") / "a.txt"
+    path.write_bytes("".join(f"{line}{newline}" for line in lines).encode())
+    found = read_ranges(path, sorted({0, *cuts}))
+    # Where a document is cut depends on the ranges; its lines do not.
+    assert [line.strip() for text in found for line in text.split("\n")] == [
+        line.strip() for line in lines if line.strip()
+    ]
+
+
+@SMALL
+@given(cuts=st.lists(st.integers(0, 400), max_size=6), count=st.integers(0, 9))
+def test_adjacent_ranges_read_every_json_line_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], count: int
+) -> None:
+    path = tmp_path_factory.mktemp("ranges") / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"document {index}"}) + "\n" for index in range(count)))
+    assert read_ranges(path, sorted({0, *cuts})) == [f"document {index}" for index in range(count)]
+
+
+def test_ranges_of_a_line_longer_than_all_ranges_read_it_once(tmp_path: Path) -> None:
+    words = "wörd " * 40_000  # 240,000 bytes in one line
+    (tmp_path / "a.txt").write_text(words + "\nend\n", encoding="utf-8")
+    found = read_ranges(tmp_path / "a.txt", [0, 60_000, 130_000, 200_000])
+    assert " ".join(" ".join(found).split()) == (words + "end")
+
+
+@pytest.mark.parametrize("unit", ["x", "é", "北", "😀", "word ", "line of words\n"])
+def test_long_documents_come_in_whole_characters_and_bounded_segments(tmp_path: Path, unit: str) -> None:
+    text = unit * (400_000 // len(unit.encode()))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
+    for name in ("a.txt", "a.jsonl"):
+        found = read(tmp_path / name)
+        assert max(map(len, found)) <= MAX_SEGMENT_CHARACTERS
+        assert "".join("".join(found).split()) == "".join(text.split())
+        assert not any(
+            word in {"wo", "wor", "rd", "d", "li", "lin"} for part in found for word in part.split()
+        )
+
+
+@pytest.mark.parametrize("unit", [b"0123456789abcdef", b"a line of words " * 63 + b"a line of words\n"])
+def test_memory_stays_flat_for_one_document_of_50_megabytes(tmp_path: Path, unit: bytes) -> None:
+    with (tmp_path / "a.txt").open("wb") as file:
+        for _ in range(50):
+            file.write(unit * (2**20 // len(unit)))
+    piece = TextPiece(path=str(tmp_path / "a.txt"), start=0, end=None, kind="txt")
+    tracemalloc.start()
+    num_characters = sum(len(text) for text in read_documents(piece, text_field="text", on_bad_text="error"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_characters > 49 * 2**20
+    assert peak < 4 * 2**20
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_bytes_that_are_not_utf8_are_named_by_file_and_offset(tmp_path: Path, name: str) -> None:
+    data = b"\xef\xbb\xbfgood\nbad \xff here\nlast\n"  # the byte 0xff is the 13th: offset 12
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(DataError, match=rf"{name} is not UTF-8: byte 0xff at offset 12.*on_bad_text replace"):
+        read(tmp_path / name)
+    assert read(tmp_path / name, on_bad_text="replace") == ["good\nbad � here\nlast"]
+    assert read(tmp_path / name, on_bad_text="skip") == ["good\nlast"]
+
+
+def test_parquet_values_that_are_not_utf8_are_named_by_row(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00\x05\x00\x00\x00")
+    column = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"ok\xffno"))
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="byte 0xff at row 2, offset 0"):
+        read(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", on_bad_text="skip") == ["ok"]
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ('{"text": "a"', "not JSON"),
+        ('{"body": "a"}', "no field 'text' .--text_field.; the fields there are: 'body'"),
+        ('{"text": 7}', "the field 'text' holds 7, not a string"),
+        ('["text"]', "a list, not an object"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_json_lines_without_text_are_named_by_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n\n{line}\n{{"text": "two"}}\n')
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 3: {problem}"):
+        read(tmp_path / "a.jsonl")
+    assert read(tmp_path / "a.jsonl", on_bad_text="skip") == ["one", "two"]
+    assert read(tmp_path / "a.jsonl", on_bad_text="replace") == ["one", "two"]
+
+
+def test_line_numbers_count_from_the_start_of_the_file_in_a_later_range(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 5 + "bad\n")
+    with pytest.raises(DataError, match="line 6: not JSON"):
+        read_ranges(tmp_path / "a.jsonl", [0, 20])
+
+
+def test_missing_columns_and_columns_without_strings_are_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no column 'text' .--text_field.; its columns are 'body', 'n'"):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"the column 'n' .* holds int64, not strings"):
+        read(tmp_path / "a.parquet", text_field="n")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_truncated_compressed_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.txt.{suffix}"
+    data = "".join(f"line {index * 7919 % 10007}\n" for index in range(50_000)).encode()
+    if suffix == "zst":
+        write_zst(path, data)
+    else:
+        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(data))  # type: ignore[attr-defined]
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match=f"a.txt.{suffix} is cut short or damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz", "a.txt.zst", "a.parquet"])
+def test_files_that_are_not_what_their_suffix_says_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("plain text " * 100)
+    with pytest.raises(DataError, match=f"{name} is cut short or damaged"):
+        read(tmp_path / name)
+
+
+def test_missing_files_and_unknown_suffixes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*gone\.txt"):
+        read(tmp_path / "gone.txt")
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(DataError, match=r"unknown suffix '\.pdf'; known are \.txt, \.jsonl .* \.parquet"):
+        read(tmp_path / "a.pdf")
+
+
+def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.txt").write_text("x")
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        read(tmp_path / "a.txt")
+
+
+def test_kinds_are_told_by_suffix() -> None:
+    names = ["a.txt", "a.b.JSONL.GZ", "a.parquet", "a.parquet.gz", "a.gz", "txt", "a.txt.old"]
+    assert [kind_of(name) for name in names] == ["txt", "jsonl", "parquet", None, None, None, None]
+    assert [compression_of(name) for name in ("a.txt", "a.txt.ZST")] == [None, "zst"]
+
+
+def test_pieces_survive_json() -> None:
+    piece = TextPiece(path="a.txt", start=3, end=None, kind="txt")
+    assert TextPiece.from_dict(json.loads(json.dumps(piece.to_dict()))) == piece

@@ -1,0 +1,475 @@
+"""Claims about steps/tracking.py, on real SQLite files and one real MLflow server on the loopback."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_electra_core.errors import ConfigError, TrackingError
+from steps import tracking
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def client() -> Any:
+    from mlflow import MlflowClient
+
+    assert tracking._connected_uri is not None
+    return MlflowClient(tracking._connected_uri)
+
+
+def history(run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(item.step, item.value) for item in client().get_metric_history(run_id, key)]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/new/mlflow.db"
+    tracking.check_server(uri, "tests")
+    return uri
+
+
+@pytest.fixture
+def parent(database: str) -> str:
+    return tracking.start_parent(database, "tests", name="flow", tags={}, params={})
+
+
+class Server:
+    """A real `mlflow server`, a process group of its own that can be paused."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "log").open("a") as log:
+            environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+            environment.pop("MLFLOW_TRACKING_URI", None)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self.folder
+            )
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def pause(self) -> None:
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    shutil.copyfile(database.removeprefix("sqlite:///"), server.folder / "server.db")  # its tables are made
+    server.start()
+    yield server
+    server.stop()
+
+
+# The server's address
+
+
+def test_check_server_creates_database_experiment_and_artifact_folder_beside_it(database: str) -> None:
+    folder = Path(database.removeprefix("sqlite:///")).parent
+
+    assert client().get_experiment_by_name("tests").artifact_location == str(folder / "mlartifacts")
+    assert (folder / "mlartifacts").is_dir()
+
+
+def test_a_relative_database_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert tracking.connect("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_database_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+
+    with pytest.raises(TrackingError, match=r"cannot write to the MLflow database .*file/mlflow\.db"):
+        tracking.check_server(f"sqlite:///{tmp_path}/file/mlflow.db", "tests")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("plain text, longer than a header of sixteen bytes " * 30)
+
+    with pytest.raises(TrackingError, match="file is not a database"):
+        tracking.check_server(f"sqlite:///{tmp_path}/notes.txt", "tests")
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "ftp://host/x", "file:///tmp/mlruns"])
+def test_an_unknown_scheme_is_refused(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"tracking_uri must start with one of http://.* got"):
+        tracking.check_server(uri, "tests")
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(uri: str) -> None:
+    with pytest.raises(TrackingError, match="must name a file"):
+        tracking.check_server(uri, "tests")
+
+
+def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused
+        start = time.monotonic()
+        with pytest.raises(
+            TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1.*tracking_uri"
+        ):
+            tracking.check_server(f"http://127.0.0.1:{probe.getsockname()[1]}", "tests")
+    assert time.monotonic() - start < 10
+
+
+def test_a_server_that_accepts_and_stays_silent_is_refused_in_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracking, "_CHECK_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match="no MLflow server answers"):
+            tracking.check_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "tests")
+    assert time.monotonic() - start < 5
+
+
+def test_a_database_server_that_is_not_there_is_refused_in_seconds() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        with pytest.raises(TrackingError, match="no database answers at 127"):
+            tracking.check_server(f"postgresql://u:p@127.0.0.1:{probe.getsockname()[1]}/mlflow", "tests")
+
+
+def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(database: str) -> None:
+    tracking.check_server(database, "gone")
+    client().delete_experiment(client().get_experiment_by_name("gone").experiment_id)
+
+    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+        tracking.check_server(database, "gone")
+
+
+def test_the_check_leaves_the_request_limits_of_the_process_as_they_were(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+
+    tracking.check_server(database, "tests")
+
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def check_and_log(uri: str, number: int, barrier: Any, queue: Any) -> None:
+    barrier.wait()
+    tracking.check_server(uri, "raced")
+    parent = tracking.start_parent(uri, "raced", name=f"flow {number}", tags={}, params={})
+    with tracking.MetricsLogger(parent, send_every_seconds=0.05) as metrics:
+        for step in range(300):
+            metrics.log({"step": step, "loss": step + number, "temperature": 2.0})
+    queue.put((number, parent))
+
+
+def test_three_processes_on_one_new_database_at_once_lose_nothing(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    barrier, queue = SPAWN.Barrier(3), SPAWN.Queue()
+    processes = [SPAWN.Process(target=check_and_log, args=(uri, n, barrier, queue)) for n in range(3)]
+    for process in processes:
+        process.start()
+    runs = dict(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+
+    tracking.connect(uri)
+    for number, run_id in runs.items():
+        assert history(run_id, "loss") == [(step, float(step + number)) for step in range(300)]
+    assert len(client().search_experiments(filter_string="name = 'raced'")) == 1
+
+
+# Runs
+
+
+def test_a_process_that_named_no_server_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_connected_uri", None)
+
+    with pytest.raises(TrackingError, match=r"call tracking\.connect first"):
+        tracking.finish("some-run")
+
+
+def test_a_parent_of_an_unknown_experiment_is_refused(database: str) -> None:
+    with pytest.raises(TrackingError, match="experiment 'never' does not exist"):
+        tracking.start_parent(database, "never", name="flow", tags={}, params={})
+
+
+def test_a_retried_step_gets_its_child_run_back(database: str, parent: str) -> None:
+    what: dict[str, Any] = {"name": "pretrain", "tags": {"kind": "pretrain"}, "key": "pretrain"}
+    first = tracking.start_child(database, parent, params={"learning_rate": 0.1}, **what)
+    tracking.finish(first, "FAILED")
+
+    second = tracking.start_child(database, parent, params={"learning_rate": 0.1, "nodes": 2}, **what)
+
+    assert second == first
+    run = client().get_run(first)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"learning_rate": "0.1", "nodes": "2"}
+    assert run.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_children_with_other_keys_or_other_parents_are_other_runs(database: str, parent: str) -> None:
+    other = tracking.start_parent(database, "tests", name="flow", tags={}, params={})
+    runs = {
+        tracking.start_child(database, parent, name="finetune", tags={}, params={}, key="cola/0"),
+        tracking.start_child(database, parent, name="finetune", tags={}, params={}, key='it\'s "cola"/1'),
+        tracking.start_child(database, other, name="finetune", tags={}, params={}, key="cola/0"),
+    }
+
+    assert len(runs) == 3
+
+
+def test_a_parameter_that_changed_between_attempts_keeps_its_value_and_is_tagged(
+    database: str, parent: str
+) -> None:
+    run_id = tracking.start_child(database, parent, name="x", tags={}, params={"seed": 1}, key="changed")
+    tracking.start_child(database, parent, name="x", tags={}, params={"seed": 2}, key="changed")
+
+    run = client().get_run(run_id)
+    assert run.data.params["seed"] == "1"
+    assert run.data.tags["changed.seed"] == "2"
+
+
+def test_two_processes_that_make_the_same_child_at_once_share_the_older_run(
+    database: str, parent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, older = tracking._children, []
+
+    def children_seen_too_early(experiment_id: str, parent_run_id: str, key: str) -> list[Any]:
+        if older:
+            return real(experiment_id, parent_run_id, key)
+        tags = {"mlflow.parentRunId": parent_run_id, tracking.KEY_TAG: key}
+        older.append(tracking._create_run(experiment_id, "the other process", tags, {}))
+        time.sleep(0.01)  # start times are in milliseconds
+        return []
+
+    monkeypatch.setattr(tracking, "_children", children_seen_too_early)
+    run_id = tracking.start_child(database, parent, name="x", tags={}, params={}, key="raced")
+
+    assert run_id == older[0]
+    experiment_id = client().get_run(parent).info.experiment_id
+    assert [run.info.run_id for run in real(experiment_id, parent, "raced")] == older
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_child_run_ends_with_the_status_of_its_block(
+    database: str, parent: str, error: BaseException | None, status: str
+) -> None:
+    seen = []
+    try:
+        with tracking.child_run(database, parent, name="x", tags={}, params={}, key=status) as run_id:
+            seen.append(run_id)
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt) as caught:
+        assert caught is error
+
+    assert client().get_run(seen[0]).info.status == status
+
+
+def test_an_unknown_status_is_refused(parent: str) -> None:
+    with pytest.raises(ConfigError, match="status must be one of FINISHED, FAILED, KILLED; got 'FINISH'"):
+        tracking.finish(parent, "FINISH")
+
+
+def test_a_run_that_does_not_exist_is_named_at_once(database: str) -> None:
+    tracking.connect(database)
+    start = time.monotonic()
+
+    with pytest.raises(TrackingError, match="cannot finish the run nowhere"):
+        tracking.finish("nowhere")
+
+    assert time.monotonic() - start < 5
+
+
+def test_artifacts_inputs_and_tags_arrive(parent: str, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("a")
+    tracking.log_dict(parent, {"a": 1}, "a.json")
+    tracking.log_text(parent, "<p>", "report.html")
+    tracking.log_figure(parent, Figure(), "curves.svg")
+    tracking.log_artifacts(parent, tmp_path / "folder", "more")
+    tracking.log_artifacts(parent, tmp_path / "folder" / "a.txt")
+    tracking.set_tags(parent, {"colour": "blue"})
+    what: dict[str, Any] = {"name": "wiki", "digest": "d" * 16, "context": "pre-training"}
+    for _ in range(2):
+        tracking.log_input(parent, source="s3://bucket/wiki", profile={"num_documents": 3}, **what)
+
+    run = client().get_run(parent)
+    assert {item.path for item in client().list_artifacts(parent)} == {
+        "a.json",
+        "report.html",
+        "curves.svg",
+        "more",
+        "a.txt",
+    }
+    assert run.data.tags["colour"] == "blue"
+    (entry,) = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest, entry.dataset.source_type) == ("wiki", "d" * 16, "s3")
+    assert json.loads(entry.dataset.source) == {"uri": "s3://bucket/wiki"}
+    assert json.loads(entry.dataset.profile) == {"num_documents": 3}
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "pre-training")]
+
+
+# Metrics
+
+
+def test_more_metrics_than_one_batch_holds_are_all_logged(parent: str) -> None:
+    tracking.log_metrics(parent, ({"step": step, "a": step, "b": -step} for step in range(1100)))
+
+    assert history(parent, "a") == [(step, float(step)) for step in range(1100)]
+    assert history(parent, "b") == [(step, float(-step)) for step in range(1100)]
+
+
+def test_a_metric_that_has_a_value_at_that_step_keeps_it(parent: str) -> None:
+    tracking.log_metrics(parent, [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}])
+    tracking.log_metrics(parent, [{"step": 2, "a": 9.0, "b": 9.0}, {"step": 3, "a": 3.0}])
+
+    assert history(parent, "a") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert history(parent, "b") == [(2, 9.0)]
+
+
+def test_values_that_are_none_are_left_out_and_nan_is_kept(parent: str) -> None:
+    tracking.log_metrics(parent, [{"step": 0, "a": None, "b": float("nan")}])
+
+    run = client().get_run(parent)
+    assert set(run.data.metrics) == {"b"}
+    assert run.data.metrics["b"] != run.data.metrics["b"]
+
+
+def test_a_resumed_training_logs_only_the_steps_that_are_missing(parent: str) -> None:
+    with tracking.MetricsLogger(parent) as metrics:
+        for step in (10, 20, 40):  # 30 was lost with the process that had it
+            metrics.log({"step": step, "loss": float(step)})
+    with tracking.MetricsLogger(parent) as metrics:
+        for step in (20, 30, 40, 50):
+            metrics.log({"step": step, "loss": step + 0.5, "auc": 0.5})
+
+    assert history(parent, "loss") == [(10, 10.0), (20, 20.0), (40, 40.0), (30, 30.5), (50, 50.5)]
+    assert [step for step, _ in history(parent, "auc")] == [20, 30, 40, 50]
+
+
+def test_flush_brings_rows_to_the_server_before_the_logger_is_closed(parent: str) -> None:
+    with tracking.MetricsLogger(parent, send_every_seconds=60.0) as metrics:
+        metrics.log({"step": 1, "loss": 2.5})
+        assert metrics.flush()
+        assert history(parent, "loss") == [(1, 2.5)]
+
+
+def test_rows_of_an_unknown_run_end_in_the_spill_file_at_once(database: str, tmp_path: Path) -> None:
+    tracking.connect(database)
+    metrics = tracking.MetricsLogger("nowhere", spill=tmp_path / "x" / "spill.jsonl")
+    metrics.log({"step": 1, "loss": 2.0})
+    start = time.monotonic()
+
+    with pytest.raises(TrackingError, match=r"no metrics of run nowhere .* 1 values are in .*spill\.jsonl"):
+        metrics.close()
+
+    assert time.monotonic() - start < 10
+
+
+def test_an_error_in_the_block_is_not_replaced_by_the_loggers_own(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracking.connect(database)
+    spill = tmp_path / "spill.jsonl"
+    with pytest.raises(ZeroDivisionError), tracking.MetricsLogger("nowhere", spill=spill) as metrics:
+        metrics.log({"step": 1, "loss": 1 / 1})
+        metrics.log({"step": 2, "loss": 1 / 0})
+
+    assert "1 unsent metrics are in" in caplog.text
+    assert len(spill.read_text().splitlines()) == 1
+
+
+def test_a_locked_database_is_waited_for(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    real: Callable[..., None] = tracking._send_values
+    answers = iter([MlflowException("database is locked", TEMPORARILY_UNAVAILABLE)])
+
+    def locked_once(*args: Any) -> None:
+        for error in answers:
+            raise error
+        real(*args)
+
+    monkeypatch.setattr(tracking, "_send_values", locked_once)
+    tracking.log_metrics(parent, [{"step": 1, "a": 1.0}])
+
+    assert history(parent, "a") == [(1, 1.0)]
+
+
+def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_path: Path) -> None:
+    tracking.check_server(server.uri, "served")
+    parent = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={"a": 1})
+    child = tracking.start_child(server.uri, parent, name="x", tags={}, params={}, key="x")
+    assert tracking.start_child(server.uri, parent, name="x", tags={}, params={}, key="x") == child
+    spill = tmp_path / "spill.jsonl"
+
+    metrics = tracking.MetricsLogger(child, spill=spill, send_every_seconds=0.05, close_wait_seconds=1.0)
+    metrics.log({"step": 1, "loss": 1.0})
+    assert metrics.flush(30.0)
+    server.pause()  # requests reach it and are answered late: the sender does not know what became of them
+    start = time.monotonic()
+    for step in range(2, 50):
+        metrics.log({"step": step, "loss": float(step)})
+    assert time.monotonic() - start < 0.5  # training did not wait
+    with pytest.raises(TrackingError, match=r"took no metrics .* 48 values are in .*spill\.jsonl"):
+        metrics.close()
+    assert len(spill.read_text().splitlines()) == 48
+    server.resume()
+
+    with tracking.MetricsLogger(child, spill=spill, send_every_seconds=0.05) as again:
+        for step in range(45, 60):  # training resumed from a checkpoint at step 44
+            again.log({"step": step, "loss": float(step)})
+
+    assert history(child, "loss") == [(step, float(step)) for step in range(1, 60)]
+    assert not spill.exists()
+
+
+def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_path: Path) -> None:
+    tracking.check_server(server.uri, "served")
+    run_id = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={})
+    values = tracking._to_values([{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}])
+
+    tracking._send_values(run_id, values)
+    tracking._send_values(run_id, values)
+
+    assert [step for step, _ in history(run_id, "loss")] == [1, 2]
