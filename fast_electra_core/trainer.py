@@ -27,6 +27,28 @@ from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.schedules import learning_rate_at
 
 Row = dict[str, float]
+WITHOUT_EFFECT_ON_TRAINING = frozenset(
+    [
+        "preset",
+        "shard_megabytes",
+        "checkpoint_every_steps",
+        "log_every_steps",
+        "store",
+        "tracking_uri",
+        "experiment",
+        "max_auxiliary_fraction",
+        "glue",
+        "tasks",
+        "seeds",
+        "finetune_learning_rate",
+        "finetune_batch_size",
+        "finetune_epochs",
+        "finetune_max_length",
+        "finetune_max_examples",
+        "layer_decay",
+        "untrained_baseline",
+    ]
+)
 _STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together
 
 
@@ -117,19 +139,7 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
     """The values of a config that decide what training computes: a checkpoint is good for these and no others."""
-    where_and_how_often = {
-        "preset",
-        "store",
-        "tracking_uri",
-        "experiment",
-        "checkpoint_every_steps",
-        "log_every_steps",
-    }
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in where_and_how_often and not name.startswith(("finetune_", "glue", "tasks", "seeds"))
-    }
+    return {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT_ON_TRAINING}
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
@@ -211,9 +221,3 @@ def _restore(
         if name.startswith("sum.")
     }
     return checkpoint.step, sums, int(checkpoint.state["rows_from"])
-
-
-def checkpoint_step(checkpoints: Path) -> int:
-    """The step that the newest usable checkpoint holds; 0 without one."""
-    checkpoint = load_latest(checkpoints)
-    return checkpoint.step if checkpoint else 0

@@ -167,7 +167,7 @@ class PretrainFlow(FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.result = lifecycle.finetune(self.plan, self.trained, self.input)
+            self.results = lifecycle.finetune(self.plan, self.trained, self.input)
         self.next(self.gather_scores)
 
     @card(type="blank")
@@ -178,7 +178,9 @@ class PretrainFlow(FlowSpec):
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
         with console.console():
-            self.scores, self.page = lifecycle.gather_scores(self.plan, [each.result for each in inputs])
+            self.scores, self.page = lifecycle.gather_scores(
+                self.plan, [result for each in inputs for result in each.results]
+            )
         current.card.append(HTMLComponent(self.page))
         self.next(self.register)
 

@@ -8,6 +8,7 @@ controlling terminal itself.
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ def _open_terminal() -> TextIO | None:
 @contextlib.contextmanager
 def console() -> Iterator[None]:
     """Log lines reach standard error, where Metaflow picks them up; a FastElectraError shows its message alone."""
+    # Other libraries' bars would be one line of noise each: Metaflow captures output line by line.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for name in ("steps", "fast_electra_core"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -4,8 +4,9 @@ A flow run's `plan` is a plain dict, made once in `start` and handed on: the che
 the candidates, and the ids that every attempt and every resumed run share.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
@@ -128,7 +129,7 @@ def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     Raises:
         DataError: the text is not enough, or not for this tokenizer.
     """
-    from steps.tokenization import summarise
+    from steps.text_summary import summarise
 
     _connect(plan)
     text = summarise(manifests, plan["config"])
@@ -181,15 +182,23 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     return {**result, "mlflow_run_id": run_id}, page
 
 
-def _child(plan: Plain, name: str, *, params: Mapping[str, Any], key: str | None = None) -> Any:
-    return tracking.child_run(
-        plan["config"]["tracking_uri"],
-        plan["mlflow_run_id"],
-        name=name,
-        tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **_text_tags(plan)},
-        params=params,
-        key=key or name,
-    )
+@contextlib.contextmanager
+def _child(plan: Plain, name: str, *, params: Mapping[str, Any]) -> Iterator[str]:
+    """A child run, the same one at every attempt; an error marks it and its parent FAILED until a resume."""
+    tracking.reopen(plan["mlflow_run_id"])
+    try:
+        with tracking.child_run(
+            plan["config"]["tracking_uri"],
+            plan["mlflow_run_id"],
+            name=name,
+            tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **_text_tags(plan)},
+            params=params,
+            key=name,
+        ) as run_id:
+            yield run_id
+    except Exception:
+        tracking.finish(plan["mlflow_run_id"], "FAILED")
+        raise
 
 
 def _heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
@@ -307,25 +316,23 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
 
 
 def list_finetunings(plan: Plain) -> list[Plain]:
-    """One fine-tuning per task and seed, of the pre-trained and, if asked for, of the untrained encoder."""
+    """One per task and seed."""
     config = PretrainConfig.from_dict(plan["config"])
-    starts = (False, True) if config.untrained_baseline else (False,)
-    return [
-        {"task": task, "seed": seed, "untrained": untrained}
-        for task in config.task_list()
-        for seed in range(config.seeds)
-        for untrained in starts
-    ]
+    return [{"task": task, "seed": seed} for task in config.task_list() for seed in range(config.seeds)]
 
 
-def finetune(plan: Plain, trained: Plain, job: Plain) -> Plain:
-    """Fine-tune and score one (task, seed)."""
+def finetune(plan: Plain, trained: Plain, job: Plain) -> list[Plain]:
+    """Fine-tune and score the pre-trained encoder on one (task, seed) and, if asked for, the untrained one."""
+    starts = (False, True) if plan["config"]["untrained_baseline"] else (False,)
+    return [_finetune(plan, trained, {**job, "untrained": untrained}) for untrained in starts]
+
+
+def _finetune(plan: Plain, trained: Plain, job: Plain) -> Plain:
     from steps.finetune import run
 
     store = _connect(plan)
-    start = "untrained" if job["untrained"] else "pre-trained"
-    name = f"{job['task']} seed {job['seed']} {start}"
-    with _child(plan, name, params=job, key=f"finetune/{name}") as run_id:
+    name = f"{job['task']} seed {job['seed']}{' untrained' if job['untrained'] else ''}"
+    with _child(plan, name, params=job) as run_id:
         result = run(
             plan["config"],
             encoder_folder=store.get_folder(trained["key"]),

@@ -1,6 +1,8 @@
 """Pre-training as a step of a flow: data and models out of the store, checkpoints into it, metrics to MLflow."""
 
 import contextlib
+import json
+import logging
 import resource
 import shutil
 import signal
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.cooccurrence import cooccurrence_embeddings
 from fast_electra_core.cost import forward_flops_per_token, plan_run
@@ -30,13 +33,14 @@ from fast_electra_core.models import (
     set_output_bias,
 )
 from fast_electra_core.tokenizer import load_tokenizer
-from fast_electra_core.trainer import Hooks, Row, checkpoint_step, train
+from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
 from steps.auxiliary import load_masked_lm, weights_digest
 from steps.console import ProgressBar
 from steps.store import Store
 from steps.tokenization import open_dataset
 
+_logger = logging.getLogger(__name__)
 _SHOWN = {
     "loss": "loss",
     "temperature": "T",
@@ -135,7 +139,9 @@ def _method(
 ) -> FastElectra | Electra:
     if config.method == "electra":
         # The joint baseline trains a generator of the auxiliary's shape from its own random start.
-        generator = type(masked_lm)(masked_lm.config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            generator = type(masked_lm)(masked_lm.config)
         return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
     temperature = Temperature(
         config.schedule, config.temperature_start, config.temperature_decay, config.temperature_end
@@ -160,12 +166,14 @@ def _train(
 ) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint on; curves come whole from all attempts."""
     checkpoints = _fetch_checkpoints(run)
-    curve = _Curve(checkpoints.parent / "curve.jsonl", first_step=checkpoint_step(checkpoints))
+    first_step = newest.step if (newest := load_latest(checkpoints)) else 0
+    if first_step:
+        _logger.info("%s goes on from its checkpoint at step %d", label, first_step)
+    curve = _Curve(checkpoints.parent / "curve.jsonl", first_step=first_step)
     spill = run.store.path(f"{run.run_key}/unsent_metrics.jsonl")
-    started_at = checkpoint_step(checkpoints)
     with (
         tracking.MetricsLogger(run.mlflow_run_id, spill=spill) as logger,
-        ProgressBar(config.num_steps, label=label, initial=started_at) as bar,
+        ProgressBar(config.num_steps, label=label, initial=first_step) as bar,
         _stop_on_signal() as stopped,
     ):
 
@@ -200,10 +208,7 @@ class _Curve:
     """Metric rows on disk beside the checkpoints, so that a resumed run's curves have no seam."""
 
     def __init__(self, path: Path, *, first_step: int) -> None:
-        import json
-
         self._path = path
-        self._dumps = json.dumps
         lines = path.read_text().splitlines() if path.is_file() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut short
         # Rows after the checkpoint are computed again.
@@ -214,7 +219,7 @@ class _Curve:
     def append(self, row: Row) -> None:
         self.rows.append(row)
         with self._path.open("a") as file:
-            file.write(f"{self._dumps(row)}\n")
+            file.write(f"{json.dumps(row)}\n")
 
 
 def _fetch_checkpoints(run: TrainingRun) -> Path:

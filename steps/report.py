@@ -24,6 +24,7 @@ _STYLE: Any = {
     "axes.labelcolor": _SOFT,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
@@ -33,6 +34,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+_TERMINAL = 100  # columns
 _MAX_POINTS = 400  # per curve: more cannot be seen, and makes the page slow
 _ABOUT = {
     "num_documents": "documents",
@@ -127,50 +129,58 @@ def closing_table(
     lines: list[tuple[str, str, str]] = []
     if auxiliary is not None:
         lines += [
-            ("auxiliary, held-out masked loss", *_pair(auxiliary, "masked_loss", "unigram_loss", "unigram")),
-            (
-                "auxiliary, masked accuracy",
-                *_pair(auxiliary, "masked_accuracy", "unigram_accuracy", "unigram"),
-            ),
+            ("auxiliary: held-out masked loss", *_pair(auxiliary, "masked_loss", "unigram_loss", "unigram")),
+            ("auxiliary: masked accuracy", *_pair(auxiliary, "masked_accuracy", "unigram_accuracy", "unigram")),
         ]
     if heldout is not None:
-        rtd = _pair(heldout, "heldout_rtd_loss", "heldout_majority_loss", "always the majority class")
+        rtd = _pair(heldout, "heldout_rtd_loss", "heldout_majority_loss", "majority class")
         lines += [
-            ("main model, held-out RTD loss", *rtd),
-            ("main model, AUC on replaced tokens", _number(heldout.get("heldout_auc")), "chance 0.5"),
-            ("main model, recall of replaced tokens", _number(heldout.get("heldout_recall_replaced")), ""),
-            ("main model, precision of replaced", _number(heldout.get("heldout_precision_replaced")), ""),
+            ("main model: held-out RTD loss", *rtd),
+            ("main model: AUC, replaced tokens", _number(heldout.get("heldout_auc")), "chance 0.5"),
+            ("main model: recall, replaced", _number(heldout.get("heldout_recall_replaced")), ""),
+            ("main model: precision, replaced", _number(heldout.get("heldout_precision_replaced")), ""),
         ]
-    lines += [_task_line(row, suite_name) for row in summary if row.get("is_main", True)]
+    main = [row for row in summary if row.get("is_main", True)]
+    lines += [_task_line(row) for row in main]
     if registered is not None:
         known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
         lines.append(("registered", f"{registered['name']} {registered['version']}", known))
+    notes = [f"browse runs and lineage: {ui_command}"]
+    if main:
+        notes.insert(0, f"{suite_name}: mean ± std over seeds; * differs from the untrained encoder (95 %)")
+    return _aligned(lines, notes)
+
+
+def _aligned(lines: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
     width = max((len(name) for name, _, _ in lines), default=0)
     middle = max((len(value) for _, value, _ in lines), default=0)
-    body = [f"  {name:<{width}}  {value:>{middle}}  {hint}"[:100].rstrip() for name, value, hint in lines]
+    body = [f"  {name:<{width}}  {value:>{middle}}  {hint}".rstrip() for name, value, hint in lines]
+    body = [line if len(line) <= _TERMINAL else line[: _TERMINAL - 1] + "…" for line in body]
     rule = "-" * max((len(line) for line in body), default=0)
-    return "\n".join([rule, *body, rule, f"  browse runs and lineage:  {ui_command}"])
+    return "\n".join([rule, *body, rule, *(f"  {note}" for note in notes)])
 
 
 def _pair(row: Row, key: str, baseline: str, name: str) -> tuple[str, str]:
     return _number(row.get(key)), f"{name} {_number(row.get(baseline))}"
 
 
-def _task_line(row: Row, suite_name: str) -> tuple[str, str, str]:
-    trained, untrained = row.get("pretrained") or {}, row.get("untrained")
-    parts = [f"untrained {_spread(untrained)}"] if untrained else []
-    parts.append(f"majority {_number(row.get('majority'))}")
-    if row.get("is_outside_noise") is not None:
-        parts.append("outside noise" if row["is_outside_noise"] else "within noise")
-    return f"{suite_name}, {row['task']} ({row['metric']})", _spread(trained), ", ".join(parts)
+def _task_line(row: Row) -> tuple[str, str, str]:
+    star = " *" if row.get("is_outside_noise") else ""
+    untrained = f"untrained {_spread(row['untrained'], 3)}, " if row.get("untrained") else ""
+    metric = str(row["metric"]).replace("_correlation", "")
+    return (
+        f"{row['task']}: {metric}",
+        _spread(row.get("pretrained"), 3) + star,
+        f"{untrained}majority {row['majority']:.3f}",
+    )
 
 
-def _spread(statistics: Row | None) -> str:
+def _spread(statistics: Row | None, digits: int = 4) -> str:
+    """mean ± standard deviation; the mean alone of a single seed."""
     if not statistics:
         return "–"
-    std = statistics.get("std")
-    ending = f" ± {_number(std)}" if std is not None else ""
-    return f"{_number(statistics.get('mean'))}{ending}"
+    mean, std = statistics["mean"], statistics.get("std")
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 # Sections
@@ -193,15 +203,16 @@ def _candidates_section(candidates: Sequence[Row], chosen: int | None, rule: str
         "flops_per_token": "FLOPs/token",
         "flops_fraction": "of main model",
         "seconds_per_1k_tokens": "s / 1k tokens",
-        "masked_loss": "masked loss",
-        "masked_accuracy": "accuracy",
-        "unigram_loss": "unigram loss",
-        "unigram_accuracy": "unigram acc.",
     }
-    prices = [[row["address"], *(_number(row.get(key)) for key in columns)] for row in candidates]
+    pairs = {"loss": "masked loss / unigram", "accuracy": "accuracy / unigram"}
+    prices = [
+        [str(row["address"]), *(_number(row.get(key)) for key in columns)]
+        + [f"{_number(row.get(f'masked_{key}'))} / {_number(row.get(f'unigram_{key}'))}" for key in pairs]
+        for row in candidates
+    ]
     verdicts = [
         [
-            row["address"],
+            str(row["address"]),
             "chosen" if index == chosen else "usable" if row["ok"] else "refused",
             str(row.get("reason") or ""),
             str(row.get("digest") or "–"),
@@ -209,38 +220,34 @@ def _candidates_section(candidates: Sequence[Row], chosen: int | None, rule: str
         for index, row in enumerate(candidates)
     ]
     tables = [
-        Table(["candidate", *columns.values()], prices, chosen),
+        Table(["candidate", *columns.values(), *pairs.values()], prices, chosen),
         Table(["candidate", "verdict", "reason", "digest"], verdicts, chosen, is_prose=True),
     ]
     return Section("Auxiliary", f"Rule: {rule}", tables=tables)
 
 
 def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ()) -> Section:
-    joined = sorted([*rows, *heldout], key=lambda row: int(row["step"]))
+    joined = [*rows, *heldout]
     num_steps = int(config.get("num_steps") or max((row["step"] for row in joined), default=1))
     draw = functools.partial(_curves, joined, num_steps)
-    losses = {"loss": "training", "rtd_loss": "replaced token detection", "masked_lm_loss": "masked LM"}
-    losses |= {"heldout_rtd_loss": "held-out", "heldout_majority_loss": "held-out, majority class"}
-    losses |= {"heldout_masked_loss": "held-out", "heldout_unigram_loss": "held-out, unigram"}
-    accuracies = {"recall_replaced": "replaced tokens", "recall_original": "original tokens"}
+    losses = {"loss": "training", "heldout_rtd_loss": "held-out", "heldout_masked_loss": "held-out"}
+    losses |= {"heldout_majority_loss": "always the majority class", "heldout_unigram_loss": "unigram"}
     masked = {"masked_accuracy": "training", "heldout_masked_accuracy": "held-out"}
-    masked |= {"heldout_unigram_accuracy": "held-out, unigram"}
-    detection = {
-        "heldout_auc": "AUC",
-        "heldout_recall_replaced": "recall",
-        "heldout_precision_replaced": "precision",
-    }
+    masked |= {"heldout_unigram_accuracy": "unigram"}
+    recalls = {"recall_replaced": "replaced tokens", "recall_original": "original tokens"}
+    detection = {"heldout_auc": "AUC", "heldout_recall_replaced": "recall", "heldout_precision_replaced": "precision"}
     charts = [
         draw("Loss", losses),
+        draw("Generator's loss", {"generator_loss": "masked tokens"}),
         draw("Curriculum", {"temperature": "temperature"}, right={"replaced_fraction": "replaced share"}),
-        draw("Accuracy by class", accuracies, limits=(0.0, 1.02)),
+        draw("Accuracy by class", recalls, limits=(0.0, 1.02)),
         draw("Masked accuracy", masked),
-        draw("Detection on held-out text", detection, limits=(0.0, 1.02), level=0.5),
+        draw("Detection on held-out text (dashes: AUC by chance)", detection, limits=(0.0, 1.02), level=0.5),
         draw("Learning rate", {"learning_rate": "learning rate"}),
         draw("Speed, tokens per second", {"tokens_per_second": "tokens/s"}),
     ]
-    last = {key: value for row in joined for key, value in row.items()}
-    shown = {"step": "steps done", "loss": "last loss", "heldout_auc": "held-out AUC"}
+    last = {key: row[key] for row in sorted(joined, key=lambda row: int(row["step"])) for key in row}
+    shown = {"step": "steps done", "loss": "last training loss", "heldout_auc": "held-out AUC"}
     facts = [(label, _number(last[key])) for key, label in shown.items() if key in last]
     return Section(
         "Training", f"Over progress, {num_steps:,} steps in all.", facts, [chart for chart in charts if chart]
@@ -316,12 +323,17 @@ def _curves(
 
     def paint(axes: Any) -> None:
         colours = itertools.cycle((_BLUE, _RED, _GREEN, _GREY))
-        for labels, side in ((names, axes), (right, axes.twinx() if right else None)):
-            for name, label in (labels or {}).items():
-                if lines[name]:
-                    _draw_line(side, lines[name], label, next(colours))
-            if right and labels:
-                side.set_ylabel(", ".join(labels.values()))
+        for name, label in names.items():
+            if lines[name]:
+                _draw_line(axes, lines[name], label, next(colours))
+        if right:
+            axes.set_ylabel(", ".join(names.values()))
+            other = axes.twinx()
+            other.spines["right"].set_visible(True)
+            other.set_ylabel(", ".join(right.values()))
+            other.grid(visible=False)
+            for name, label in right.items():
+                _draw_line(other, lines[name], label, next(colours), dashes=(4, 2))
         if level is not None:
             axes.axhline(level, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         if limits is not None:
@@ -335,15 +347,17 @@ def _curves(
     return Chart(title, _svg(4.6, 2.5, paint))
 
 
-def _draw_line(axes: Any, points: list[tuple[float, float]], label: str, colour: str) -> None:
-    marker = "o" if len(points) < 25 else None
-    axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+def _draw_line(
+    axes: Any, points: list[tuple[float, float]], label: str, colour: str, *, dashes: tuple[int, ...] = ()
+) -> None:
+    style = {"linestyle": (0, dashes)} if dashes else {"marker": "o" if len(points) < 25 else None, "markersize": 3}
+    axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label, linewidth=1.6, **style)
 
 
 def _points(rows: Sequence[Row], name: str, num_steps: int) -> list[tuple[float, float]]:
     """(progress, value) of the finite values, thinned to _MAX_POINTS; the last is always kept."""
-    found = [(row["step"] / num_steps, float(row[name])) for row in rows if row.get(name) is not None]
-    found = [point for point in found if math.isfinite(point[1])]
+    values = {int(row["step"]): float(row[name]) for row in rows if row.get(name) is not None}
+    found = [(step / num_steps, values[step]) for step in sorted(values) if math.isfinite(values[step])]
     stride = math.ceil(len(found) / _MAX_POINTS) or 1
     return found[(len(found) - 1) % stride :: stride] if found else []
 
@@ -410,12 +424,14 @@ def _number(value: Any, *, signed: bool = False) -> str:
     """1234567 -> 1,234,567; 0.123456 -> 0.1235; 3.1e-05 -> 3.1e-05; None -> –."""
     if value is None:
         return "–"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, str | bool):
         return str(value)
     sign = "+" if signed else ""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{value:{sign},.0f}"
-    if value and abs(value) < 0.001:
+    if 1e-9 < abs(value) < 0.001:
         return f"{value:{sign}.2e}"
     if abs(value) >= 1000:
         return f"{value:{sign},.0f}"

@@ -9,7 +9,6 @@ from typing import Any
 
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds, TokenDataset, read_manifest, write_shard
-from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
 from fast_electra_core.tokenizer import encode_documents, load_tokenizer, tokenizer_digest, train_tokenizer
 from steps.corpus import local_piece
@@ -17,7 +16,6 @@ from steps.store import Store
 
 SHARD_FORMAT = 1
 """Part of every shard's key; raise it when the bytes of a shard change."""
-MAX_UNKNOWN_FRACTION = 0.2
 _CHARACTERS_PER_ENTRY = 2_000
 """Text that a vocabulary is trained on, per entry: more changes it little."""
 
@@ -88,40 +86,6 @@ def tokenize_shard(
             )
             store.put_folder(Path(folder), key)
     return {"key": key, **read_manifest(store.get_folder(key))}
-
-
-def summarise(manifests: Sequence[dict[str, Any]], config: dict[str, Any]) -> dict[str, Any]:
-    """Counts over all shards, checked for being enough to train on.
-
-    Raises:
-        DataError: no tokens, fewer than one batch or no held-out sequence, or a tokenizer that does not know the text.
-    """
-    names = ("num_documents", "num_train_tokens", "num_heldout_tokens", "num_unknown")
-    text = {name: sum(manifest[name] for manifest in manifests) for name in names}
-    num_tokens = text["num_train_tokens"] + text["num_heldout_tokens"]
-    if not num_tokens:
-        raise DataError(f"the documents of {config['corpus']!r} hold no tokens; is text_field right?")
-    body = config["sequence_length"] - 2
-    text["num_sequences"] = text["num_train_tokens"] // body
-    text["unknown_fraction"] = text["num_unknown"] / num_tokens
-    text["vocab_size"] = manifests[0]["vocab_size"]
-    if text["unknown_fraction"] > MAX_UNKNOWN_FRACTION:
-        raise DataError(
-            f"{text['unknown_fraction']:.0%} of the tokens are unknown to the tokenizer (at most "
-            f"{MAX_UNKNOWN_FRACTION:.0%} is sensible): it is of another language or script; train one on this text"
-        )
-    if text["num_sequences"] < config["batch_size"]:
-        raise DataError(
-            f"the corpus holds {text['num_train_tokens']:,} tokens for training, which is {text['num_sequences']} "
-            f"sequences of {config['sequence_length']}: smaller than one batch of {config['batch_size']}. Give more "
-            "text, or a smaller --batch_size or --sequence_length"
-        )
-    if text["num_heldout_tokens"] < body:
-        raise DataError(
-            f"only {text['num_heldout_tokens']} tokens are held out (heldout_fraction {config['heldout_fraction']}), "
-            f"less than one sequence of {config['sequence_length']}. Raise --heldout_fraction or give more text"
-        )
-    return text
 
 
 def special_ids(tokenizer_folder: Path) -> SpecialIds:

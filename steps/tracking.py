@@ -149,6 +149,11 @@ def finish(run_id: str, status: str = "FINISHED") -> None:
     _ask(f"finish the run {run_id}", _client().set_terminated, run_id, status)
 
 
+def reopen(run_id: str) -> None:
+    """The run is RUNNING again: a failed flow was resumed."""
+    _ask(f"continue the run {run_id}", _client().update_run, run_id, status="RUNNING")
+
+
 def set_tags(run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags of a run; those already there are replaced."""
     _log_params_and_tags(run_id, {}, tags)
@@ -362,6 +367,9 @@ def register_model(
         description=description,
         model_id=model.model_id,
     )
+    link = json.dumps([{"name": name, "version": version.version}])  # what the UI shows beside the model
+    tag = functools.partial(_client().set_logged_model_tags, model.model_id, {"mlflow.modelVersions": link})
+    _ask("tag the logged model", tag)
     return _version_dict(version, reused=False)
 
 
@@ -666,6 +674,20 @@ def _logged_steps(run_id: str, keys: set[str] | None = None) -> dict[str, set[in
     return {key: {int(item.step) for item in client.get_metric_history(run_id, key)} for key in wanted}
 
 
+def _model_values(run_id: str, metrics: Mapping[str, float]) -> list[_Value]:
+    """metrics as values at the run's last step of each, so that linking them to a model adds no point to a curve."""
+    client = _client()
+    found = []
+    for value in _to_values([{"step": 0, **metrics}]):
+        history = client.get_metric_history(run_id, value.key)
+        last = max(history, key=lambda item: (item.step, item.timestamp), default=None)
+        if last is not None:
+            same = last.value == value.value
+            value = value._replace(step=last.step, timestamp=last.timestamp if same else value.timestamp)
+        found.append(value)
+    return found
+
+
 def _unseen(values: Iterable[_Value], seen: Mapping[str, set[int]]) -> list[_Value]:
     return [value for value in values if value.step not in seen.get(value.key, ())]
 
@@ -733,7 +755,7 @@ def _upload_model(
         _ask("upload the model", client.log_model_artifacts, model.model_id, str(path))
         outputs = [LoggedModelOutput(model.model_id, step=0)]
         _ask("link the model to its run", client.log_outputs, run_id, models=outputs)
-        values = _to_values([{"step": 0, **metrics}])
+        values = _ask("read metrics", _model_values, run_id, metrics)
         _ask("log the model's metrics", _send_values, run_id, values, model.model_id)
         status = LoggedModelStatus.READY
     finally:

@@ -39,9 +39,7 @@ def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> C
 
 def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
     pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
-    return [
-        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
-    ]
+    return [text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")]
 
 
 def test_a_folder_is_read_recursively_without_hidden_and_unknown_files(folder: Path, store: Store) -> None:
@@ -118,9 +116,7 @@ def test_a_big_file_is_cut_into_ranges_that_hold_every_line_once(tmp_path: Path,
 def test_compressed_files_are_never_cut(tmp_path: Path, store: Store) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(os.urandom(5000).hex().encode()))
     shards = resolve(tmp_path / "a.txt.gz", store, shard_megabytes=0.001).shards
-    assert [[(piece["start"], piece["end"]) for piece in shard["pieces"]] for shard in shards] == [
-        [(0, None)]
-    ]
+    assert [[(piece["start"], piece["end"]) for piece in shard["pieces"]] for shard in shards] == [[(0, None)]]
 
 
 def test_a_corpus_survives_json(folder: Path, store: Store) -> None:
@@ -166,9 +162,7 @@ def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pyte
 
 
 def test_pydocs_of_other_packages_are_another_text(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "fast_electra_core.pydocs.write_pydocs", lambda path: path.write_text("A docstring.\n")
-    )
+    monkeypatch.setattr("fast_electra_core.pydocs.write_pydocs", lambda path: path.write_text("A docstring.\n"))
     resolve("pydocs", store)
     monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
     resolve("pydocs", store)

@@ -31,9 +31,7 @@ def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> C
 
 def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
     pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
-    return [
-        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
-    ]
+    return [text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")]
 
 
 # The hub
@@ -69,9 +67,7 @@ class FakeHub:
         self.calls.append((name, config))
         if (name, config, split) != ("wikitext", "small", "train"):
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
-        return datasets.Dataset.from_dict(
-            {"text": [f"row {i} " + "x" * 90 for i in range(50)], "n": [*range(50)]}
-        )
+        return datasets.Dataset.from_dict({"text": [f"row {i} " + "x" * 90 for i in range(50)], "n": [*range(50)]})
 
 
 def test_hub_texts_are_kept_in_the_store_as_parquet_shards(
@@ -113,10 +109,7 @@ def test_a_hub_out_of_reach_is_said_with_the_next_move(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     message = run.stderr.splitlines()[-1]
-    assert (
-        "DataError: corpus 'hub:org/name' cannot be had from the hub (tried org/name and org (name))"
-        in message
-    )
+    assert "DataError: corpus 'hub:org/name' cannot be had from the hub (tried org/name and org (name))" in message
     assert "download the text and give its folder" in message
 
 
@@ -131,9 +124,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
     code = "import sys; from moto.server import main; main(sys.argv[1:])"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
+    server = subprocess.Popen([sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while not _answers(port):
@@ -172,9 +163,7 @@ def put(s3: Any, **objects: str) -> None:
         s3.put_object(Bucket="texts", Key=key, Body=body.encode())
 
 
-def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(
-    s3: Any, store: Store, tmp_path: Path
-) -> None:
+def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(s3: Any, store: Store, tmp_path: Path) -> None:
     put(s3, **{"data/b.txt": "beta", "data/deep/a#1.txt": "alpha", "data/x.pdf": "no", "data/.h.txt": "no"})
     put(s3, **{"data/": "", "data2/c.txt": "gamma"})
     corpus = resolve("s3://texts/data", store)

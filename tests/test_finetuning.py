@@ -191,9 +191,7 @@ def test_another_family_of_encoders_is_loaded_too(encoder: Path, tmp_path: Path)
     BertForMaskedLM(config).save_pretrained(tmp_path)  # has no pooler
     model = build_classifier(tmp_path, num_labels=2, seed=0)
     data = sample_task("rte", num_train=40, num_dev=10)  # pairs, to an encoder without segments
-    result = finetune(
-        model, load_tokenizer(encoder), data, settings=FinetuneSettings(epochs=1, max_length=64)
-    )
+    result = finetune(model, load_tokenizer(encoder), data, settings=FinetuneSettings(epochs=1, max_length=64))
     assert result.num_steps == 2
 
 
@@ -268,16 +266,12 @@ def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
-    with pytest.raises(
-        NonFiniteLossError, match=r"fine-tuning on sst2 became nan .* lower finetune_learning_rate"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"fine-tuning on sst2 became nan .* lower finetune_learning_rate"):
         tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
 
 
 def test_sequences_beyond_the_models_positions_are_refused(encoder: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="finetune_max_length must be <= 64, the model's positions, got 128"
-    ):
+    with pytest.raises(ConfigError, match="finetune_max_length must be <= 64, the model's positions, got 128"):
         tuned(encoder, sample_task("sst2", num_train=8, num_dev=8), max_length=128)
 
 
@@ -424,9 +418,7 @@ def test_a_task_is_read_from_s3_as_it_is_now(s3: Any) -> None:
 
 def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
     s3.put_object(Bucket="glue-data", Key="half/RTE/train.tsv", Body=b"sentence1\tsentence2\tlabel\n")
-    with pytest.raises(
-        DataError, match="s3://glue-data/half has no folder CoLA for task cola; folders there: RTE"
-    ):
+    with pytest.raises(DataError, match="s3://glue-data/half has no folder CoLA for task cola; folders there: RTE"):
         load_task("s3://glue-data/half", "cola")
     with pytest.raises(DataError, match=r"task rte needs dev.tsv in .*; files there: train.tsv"):
         load_task("s3://glue-data/half", "rte", cache=tmp_path)
@@ -436,9 +428,7 @@ def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
         load_task("s3://", "cola")
 
 
-def result_of(
-    score: float, *, untrained: bool, task: str = "rte", degenerate: bool = False
-) -> dict[str, Any]:
+def result_of(score: float, *, untrained: bool, task: str = "rte", degenerate: bool = False) -> dict[str, Any]:
     majority = {"accuracy": 0.5}
     scores = {"accuracy": score}
     kind = {"untrained": untrained, "degenerate": degenerate}

@@ -105,9 +105,7 @@ def test_a_similarity_outside_its_range_is_refused(tmp_path: Path, score: str) -
         ("wnli", "WNLI", "index\tsentence1\tsentence2\tlabel", "1\ta\tb\t0", Example("a", "b", 0)),
     ],
 )
-def test_other_pairs(
-    tmp_path: Path, task: str, folder: str, header: str, row: str, expected: Example
-) -> None:
+def test_other_pairs(tmp_path: Path, task: str, folder: str, header: str, row: str, expected: Example) -> None:
     for name in ("train", "dev"):
         write(tmp_path, f"{folder}/{name}.tsv", f"{header}\n{row}\n")
     assert read_task(tmp_path, task).train == [expected]
@@ -264,9 +262,7 @@ def test_a_single_sentence_and_a_regression_come_from_the_hub(tmp_path: Path) ->
         ('{"sentence": "a", "label": 1}', None, "has no split validation, only train"),
     ],
 )
-def test_what_is_wrong_on_the_hub_is_said(
-    tmp_path: Path, train: str, validation: str | None, message: str
-) -> None:
+def test_what_is_wrong_on_the_hub_is_said(tmp_path: Path, train: str, validation: str | None, message: str) -> None:
     splits = {"train": train} if validation is None else {"train": train, "validation": validation}
     with pytest.raises(DataError, match=message):
         read_hub_task(hub_folder(tmp_path, "cola", splits), "cola")

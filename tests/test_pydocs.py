@@ -32,9 +32,7 @@ def test_modules_classes_and_methods_are_read_in_order_and_nothing_is_run(root: 
 
 
 def test_paragraphs_are_kept_once(root: Path) -> None:
-    (root / "c.py").write_text(
-        f'"""{LONG} In a module.\n\nThis second paragraph has not been seen before."""\n'
-    )
+    (root / "c.py").write_text(f'"""{LONG} In a module.\n\nThis second paragraph has not been seen before."""\n')
     assert collect(root)[-1] == "This second paragraph has not been seen before."
     (root / "d.py").write_text((root / "c.py").read_text())
     assert len(collect(root)) == 4

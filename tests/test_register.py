@@ -153,6 +153,7 @@ def test_a_version_holds_the_very_files_that_were_given_and_no_pickle(
 def test_a_version_leads_to_its_run_its_metrics_and_its_lineage(
     config: dict[str, Any], run_id: str, discriminator: Path
 ) -> None:
+    tracking.log_metrics(run_id, [{"step": 10, "rtd_auc": 0.5}, {"step": 20, "rtd_auc": 0.75}])
     what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": {**LINEAGE, **SUITE}}
     made = register.register_discriminator(config, metrics={"glue.average": 0.5, "rtd_auc": 0.75}, **what)
 
@@ -173,6 +174,8 @@ def test_a_version_leads_to_its_run_its_metrics_and_its_lineage(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "fast-electra", "version": 1}]
     assert model.params["seed"] == "3"
     assert {metric.key: metric.value for metric in model.metrics} == {"glue.average": 0.5, "rtd_auc": 0.75}
+    curve = [(item.step, item.value) for item in client().get_metric_history(run_id, "rtd_auc")]
+    assert curve == [(10, 0.5), (20, 0.75)]  # no point was added
     assert [output.model_id for output in client().get_run(run_id).outputs.model_outputs] == [model.model_id]
     assert client().get_run(run_id).info.status == "RUNNING"  # the flow goes on
     card = (Path(model.artifact_location) / "model_card.md").read_text()
@@ -244,14 +247,10 @@ def test_an_auxiliary_is_champion_exactly_if_it_beats_the_unigram(
     assert "below the unigram's 6.5000" in info["tags"]["promotion.reason"]
 
 
-def test_the_newest_auxiliary_that_beats_the_unigram_is_champion(
-    config: dict[str, Any], masked_lm: Path
-) -> None:
+def test_the_newest_auxiliary_that_beats_the_unigram_is_champion(config: dict[str, Any], masked_lm: Path) -> None:
     for loss in (4.0, 5.0, 7.0):
         metrics = {**BETTER, "masked_loss": loss}
-        register.register_auxiliary(
-            config, folder=masked_lm, run_id=new_run(config), tags={}, metrics=metrics
-        )
+        register.register_auxiliary(config, folder=masked_lm, run_id=new_run(config), tags={}, metrics=metrics)
 
     assert tracking.aliases("fast-electra-auxiliary") == {"champion": "2"}
 
@@ -265,9 +264,7 @@ def test_an_auxiliary_with_weights_that_are_not_finite_gets_no_alias(
     assert (made["aliases"], made["reason"]) == ([], "no alias: weights are not finite")
 
 
-def test_a_higher_average_on_the_same_suite_takes_the_championship(
-    config: dict[str, Any], discriminator: Path
-) -> None:
+def test_a_higher_average_on_the_same_suite_takes_the_championship(config: dict[str, Any], discriminator: Path) -> None:
     reasons = []
     for average in (0.60, 0.60, 0.59, 0.61):
         made = register.register_discriminator(
@@ -286,9 +283,7 @@ def test_a_higher_average_on_the_same_suite_takes_the_championship(
         "challenger: glue.average 0.5900 is not above 0.6000 of the champion, version 1",
         "champion: glue.average 0.6100 is above 0.6000 of the champion, version 1",
     ]
-    assert (
-        tracking.model_version_info("models:/fast-electra@champion")["tags"]["promotion.reason"] == reasons[3]
-    )
+    assert tracking.model_version_info("models:/fast-electra@champion")["tags"]["promotion.reason"] == reasons[3]
 
 
 @pytest.mark.parametrize(

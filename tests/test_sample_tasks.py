@@ -21,9 +21,7 @@ def test_every_task_has_the_shape_of_the_real_one(task: str) -> None:
     data = sample_task(task, num_train=60, num_dev=20)
     spec = SPECS[task]
     assert len(data.train) == 60
-    assert {split: len(examples) for split, examples in data.dev.items()} == {
-        s: 20 for s, _ in spec.dev_files
-    }
+    assert {split: len(examples) for split, examples in data.dev.items()} == {s: 20 for s, _ in spec.dev_files}
     assert all((example.text_b is not None) == (len(spec.text_columns) == 2) for example in data.train)
 
 

@@ -39,9 +39,7 @@ def read_ranges(path: Path, bounds: list[int]) -> list[str]:
         TextPiece(path=str(path), start=start, end=end, kind=kind_of(path) or "")
         for start, end in zip(bounds, [*bounds[1:], None], strict=True)
     ]
-    return [
-        text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")
-    ]
+    return [text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")]
 
 
 def write_zst(path: Path, data: bytes) -> None:
@@ -134,9 +132,7 @@ def test_long_documents_come_in_whole_characters_and_bounded_segments(tmp_path: 
         found = read(tmp_path / name)
         assert max(map(len, found)) <= MAX_SEGMENT_CHARACTERS
         assert "".join("".join(found).split()) == "".join(text.split())
-        assert not any(
-            word in {"wo", "wor", "rd", "d", "li", "lin"} for part in found for word in part.split()
-        )
+        assert not any(word in {"wo", "wor", "rd", "d", "li", "lin"} for part in found for word in part.split())
 
 
 @pytest.mark.parametrize("unit", [b"0123456789abcdef", b"a line of words " * 63 + b"a line of words\n"])

@@ -63,10 +63,7 @@ def test_every_process_trains_the_same_vocabulary() -> None:
         "texts = [f'w{i * 7919 % 1009} {chr(0x400 + i)}{chr(0x401 + i)} pre{i}suf' for i in range(500)]\n"
         "print(tokenizer_digest(train_tokenizer(iter(texts), vocab_size=600)))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     assert len({run.stdout for run in runs}) == 1
 
 

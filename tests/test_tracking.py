@@ -140,9 +140,7 @@ def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused
         start = time.monotonic()
-        with pytest.raises(
-            TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1.*tracking_uri"
-        ):
+        with pytest.raises(TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1.*tracking_uri"):
             tracking.check_server(f"http://127.0.0.1:{probe.getsockname()[1]}", "tests")
     assert time.monotonic() - start < 10
 
@@ -252,9 +250,7 @@ def test_children_with_other_keys_or_other_parents_are_other_runs(database: str,
     assert len(runs) == 3
 
 
-def test_a_parameter_that_changed_between_attempts_keeps_its_value_and_is_tagged(
-    database: str, parent: str
-) -> None:
+def test_a_parameter_that_changed_between_attempts_keeps_its_value_and_is_tagged(database: str, parent: str) -> None:
     run_id = tracking.start_child(database, parent, name="x", tags={}, params={"seed": 1}, key="changed")
     tracking.start_child(database, parent, name="x", tags={}, params={"seed": 2}, key="changed")
 

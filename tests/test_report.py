@@ -1,0 +1,368 @@
+"""Claims about steps/report.py: what the pages and the closing table say, and what they never let through."""
+
+import re
+import xml.etree.ElementTree
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from steps import report
+
+NASTY = '<script>alert("x")</script>'
+
+
+def statistics(mean: float, std: float | None = 0.01, *, num_degenerate: int = 0) -> dict[str, Any]:
+    best = mean + (std or 0.0)
+    return {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate}
+
+
+def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> dict[str, Any]:
+    row = {
+        "task": task,
+        "metric": metric,
+        "is_main": True,
+        "majority": 0.5,
+        "pretrained": statistics(0.75),
+        "untrained": statistics(0.625, 0.02),
+        "margin": 0.125,
+        "margin_low": 0.0625,
+        "margin_high": 0.1875,
+        "is_outside_noise": True,
+    }
+    return {**row, **changes}
+
+
+def candidate(**changes: Any) -> dict[str, Any]:
+    row = {
+        "address": "models:/fast-electra-auxiliary@champion",
+        "ok": True,
+        "reason": "",
+        "num_layers": 2,
+        "hidden_size": 128,
+        "num_parameters": 1_543_680,
+        "flops_per_token": 1.2e6,
+        "flops_fraction": 0.31,
+        "seconds_per_1k_tokens": 0.0213,
+        "masked_loss": 4.41,
+        "masked_accuracy": 0.251,
+        "unigram_loss": 6.62,
+        "unigram_accuracy": 0.046,
+        "digest": "0123456789abcdef",
+    }
+    return {**row, **changes}
+
+
+def training_rows(count: int = 10) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step,
+            "loss": 1.0 / step,
+            "temperature": 1 + 1 / step,
+            "replaced_fraction": 0.1,
+            "recall_replaced": 0.5,
+            "recall_original": 0.9,
+            "learning_rate": 1e-4,
+        }
+        for step in range(1, count + 1)
+    ]
+
+
+HELDOUT = {
+    "step": 10,
+    "heldout_rtd_loss": 0.21,
+    "heldout_majority_loss": 0.34,
+    "heldout_auc": 0.87,
+    "heldout_recall_replaced": 0.6,
+    "heldout_precision_replaced": 0.72,
+}
+MANIFEST = {
+    "num_documents": 21_734,
+    "num_characters": 9_876_543,
+    "num_train_tokens": 90_000,
+    "num_heldout_tokens": 10_000,
+    "num_unknown": 50,
+    "address": "pydocs",
+}
+EVERYTHING = {
+    "title": "Fast-ELECTRA: fast-electra version 3",
+    "subtitle": "PretrainFlow/7",
+    "registered": {"name": "fast-electra", "version": "3", "aliases": ["champion"], "reason": "there was none"},
+    "glue": {"summary": [task_row()], "suite_name": "sample tasks"},
+    "training": {"rows": training_rows(), "config": {"num_steps": 10}, "heldout": [HELDOUT]},
+    "candidates": {"candidates": [candidate()], "chosen": 0, "rule": "lowest masked loss"},
+    "text": MANIFEST,
+    "lineage": {"corpus.digest": "abc"},
+}
+
+
+class Reader(HTMLParser):
+    """What a browser would make of a page: its tags with their attributes, cells and headings."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: dict[str, list[str]] = {"td": [], "th": [], "h2": [], "b": [], "figcaption": [], "h1": []}
+        self._open = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in self.words:
+            self._open = tag
+            self.words[tag].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._open:
+            self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.words[self._open][-1] += data
+
+
+def titles(page: str) -> list[str]:
+    return Reader(page).words["figcaption"]
+
+
+# All pages
+
+
+def test_a_page_needs_nothing_from_outside() -> None:
+    page = report.final_page(EVERYTHING)
+
+    for tag, attributes in Reader(page).tags:
+        assert tag not in ("script", "link", "img", "iframe", "object")
+        assert "src" not in attributes
+        for name in ("href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert re.findall(r"url\((?!#)", page) == []
+    assert "@import" not in page
+
+
+def test_the_final_page_has_a_section_for_each_thing_given_and_no_other() -> None:
+    assert Reader(report.final_page(EVERYTHING)).words["h2"] == [
+        "Registered",
+        "Sample tasks",
+        "Training",
+        "Auxiliary",
+        "Text",
+        "Lineage",
+    ]
+    assert Reader(report.final_page({"text": MANIFEST})).words["h2"] == ["Text"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        report.text_page({**MANIFEST, "address": NASTY, NASTY: "x"}),
+        report.candidates_page([candidate(address=NASTY, reason=NASTY, digest=NASTY)], None, NASTY),
+        report.glue_page([task_row(NASTY, NASTY)], NASTY),
+        report.final_page({"title": NASTY, "subtitle": NASTY, "lineage": {NASTY: NASTY}}),
+        report.final_page({"registered": {"name": NASTY, "version": NASTY, "aliases": [NASTY], "reason": NASTY}}),
+    ],
+)
+def test_words_from_outside_are_escaped(page: str) -> None:
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_charts_are_well_formed_and_small() -> None:
+    page = report.training_page(training_rows(20_000), {"num_steps": 20_000})
+    charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+
+    assert len(charts) == 4
+    for chart in charts:
+        xml.etree.ElementTree.fromstring(chart)
+    assert len(page) < 200_000
+
+
+def test_the_same_run_gives_the_same_page() -> None:
+    assert report.final_page(EVERYTHING) == report.final_page(EVERYTHING)
+
+
+# Text and candidates
+
+
+def test_the_text_page_counts_and_gives_the_share_of_unknown_tokens() -> None:
+    reader = Reader(report.text_page(MANIFEST))
+
+    assert reader.words["b"] == ["21,734", "9,876,543", "90,000", "10,000", "50", "0.050 %"]
+    assert reader.words["td"] == ["address", "pydocs"]
+
+
+def test_the_candidates_page_marks_the_chosen_one_and_says_why_others_lost() -> None:
+    loser = candidate(address="other", ok=False, reason="too dear", masked_loss=None, masked_accuracy=None)
+    page = report.candidates_page([loser, candidate()], 1, "lowest masked loss")
+
+    marked = re.findall(r'<tr class="marked">(.*?)</tr>', page)
+    assert len(marked) == 2
+    assert all("models:/fast-electra-auxiliary@champion" in row for row in marked)
+    assert "<td>chosen</td>" in marked[1]
+    assert "Rule: lowest masked loss" in page
+    cells = Reader(page).words["td"]
+    assert cells[7:9] == ["– / 6.6200", "– / 0.0460"]
+    assert cells[10:18] == [
+        "2",
+        "128",
+        "1,543,680",
+        "1,200,000",
+        "0.3100",
+        "0.0213",
+        "4.4100 / 6.6200",
+        "0.2510 / 0.0460",
+    ]
+    assert ["other", "refused", "too dear"] == cells[18:21]
+
+
+# Training
+
+
+def test_the_training_page_of_a_discriminator_shows_the_curriculum_and_the_detection() -> None:
+    page = report.training_page(training_rows(), {"num_steps": 10}, [HELDOUT])
+
+    assert titles(page) == [
+        "Loss",
+        "Curriculum",
+        "Accuracy by class",
+        "Detection on held-out text (dashes: AUC by chance)",
+        "Learning rate",
+    ]
+    for words in ("temperature", "replaced share", "replaced tokens", "original tokens", "AUC", "recall"):
+        assert f">{words}</text>" in page
+    assert Reader(page).words["b"] == ["10", "0.1000", "0.8700"]
+
+
+def test_the_training_page_of_a_masked_model_shows_its_accuracy_and_no_empty_chart() -> None:
+    rows = [{"step": step, "loss": 5.0, "masked_accuracy": 0.1 * step} for step in (1, 2)]
+    heldout = [{"step": 2, "heldout_masked_accuracy": 0.2, "heldout_unigram_accuracy": 0.05}]
+
+    assert titles(report.training_page(rows, {}, heldout)) == ["Loss", "Masked accuracy"]
+
+
+def test_a_run_without_rows_still_has_a_page() -> None:
+    assert titles(report.training_page([], {})) == []
+
+
+def test_points_are_over_progress_finite_one_per_step_and_end_with_the_last() -> None:
+    rows = [{"step": 2, "a": 2.0}, {"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": float("nan")}]
+    many = [{"step": step, "a": float(step)} for step in range(1, 1001)]
+
+    assert report._points(rows, "a", 4) == [(0.25, 1.0), (0.5, 2.0)]
+    thinned = report._points(many, "a", 1000)
+    assert len(thinned) <= 400
+    assert thinned[-1] == (1.0, 1000.0)
+
+
+# Tasks
+
+
+def test_only_real_glue_is_called_glue() -> None:
+    assert report.suite_name("sample") == "sample tasks"
+    assert report.suite_name("hub:nyu-mll/glue") == "GLUE"
+    assert report.suite_name("/data/glue") == "GLUE"
+    assert "GLUE" not in report.glue_page([task_row()], report.suite_name("sample"))
+
+
+def test_the_task_table_gives_mean_deviation_margin_and_interval() -> None:
+    page = report.glue_page([task_row()], "GLUE")
+
+    assert Reader(page).words["td"] == [
+        "sst2",
+        "accuracy",
+        "0.7500 ± 0.0100",
+        "0.7500",
+        "0.7600",
+        "0.6250 ± 0.0200",
+        "0.5000",
+        "+0.1250",
+        "+0.0625 to +0.1875",
+        "3",
+    ]
+
+
+def test_the_task_table_says_where_seeds_collapsed_to_one_class() -> None:
+    page = report.glue_page([task_row(pretrained=statistics(0.5, num_degenerate=2))], "GLUE")
+
+    assert "0.5000 ± 0.0100 *" in Reader(page).words["td"]
+    assert "* some seeds predict a single class." in page
+
+
+def test_a_task_with_one_seed_and_no_baseline_has_dashes() -> None:
+    nothing = dict.fromkeys(("untrained", "margin", "margin_low", "margin_high", "is_outside_noise"))
+    page = report.glue_page([task_row(pretrained=statistics(0.75, None), **nothing)], "GLUE")
+
+    assert Reader(page).words["td"][2:9] == ["0.7500", "0.7500", "0.7500", "–", "0.5000", "–", "–"]
+
+
+def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
+    page = report.glue_page([task_row("stsb", "spearman"), task_row("stsb", "pearson", is_main=False)], "GLUE")
+
+    chart = page[page.index("<svg") : page.index("</svg>")]
+    assert ">spearman<" in chart
+    assert ">pearson<" not in chart
+
+
+# The closing table
+
+
+def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
+    table = report.closing_table(
+        auxiliary=candidate(),
+        heldout=HELDOUT,
+        summary=[task_row(), task_row("cola", "matthews_correlation", is_outside_noise=False, majority=0.0)],
+        suite_name="sample tasks",
+        registered={"name": "fast-electra", "version": "3", "aliases": ["champion", "challenger"]},
+    )
+
+    lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
+    assert lines[1:-3] == [
+        "auxiliary: held-out masked loss  4.4100  unigram 6.6200",
+        "auxiliary: masked accuracy  0.2510  unigram 0.0460",
+        "main model: held-out RTD loss  0.2100  majority class 0.3400",
+        "main model: AUC, replaced tokens  0.8700  chance 0.5",
+        "main model: recall, replaced  0.6000",
+        "main model: precision, replaced  0.7200",
+        "sst2: accuracy  0.750 ± 0.010 *  untrained 0.625 ± 0.020, majority 0.500",
+        "cola: matthews  0.750 ± 0.010  untrained 0.625 ± 0.020, majority 0.000",
+        "registered  fast-electra 3  @champion @challenger",
+    ]
+    assert lines[-1] == "browse runs and lineage: make ui"
+    assert "sample tasks: mean ± std over seeds" in lines[-2]
+    assert "GLUE" not in table
+
+
+def test_the_closing_table_of_an_auxiliary_leaves_the_rest_out() -> None:
+    table = report.closing_table(
+        auxiliary=candidate(), registered={"name": "fast-electra-auxiliary", "version": "1", "aliases": []}
+    )
+
+    assert "main model" not in table
+    assert "mean ± std" not in table
+    assert "no alias" in table
+
+
+def test_the_closing_table_is_at_most_100_columns_wide() -> None:
+    registered = {"name": "n" * 60, "version": "3", "aliases": ["a" * 60]}
+    table = report.closing_table(auxiliary=None, summary=[task_row()], registered=registered)
+
+    assert max(len(line) for line in table.splitlines()) == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (1_234_567, "1,234,567"),
+        (1200000.0, "1,200,000"),
+        (0.123456, "0.1235"),
+        (0.0, "0.0000"),
+        (1.7e-17, "0.0000"),
+        (3.14e-5, "3.14e-05"),
+        (12.345, "12.35"),
+        (float("nan"), "nan"),
+        ("words", "words"),
+    ],
+)
+def test_numbers_are_short_and_readable(value: Any, text: str) -> None:
+    assert report._number(value) == text
