@@ -33,7 +33,8 @@ class TrainingConfig:
     text_field: str = "text"
     """The field of .jsonl lines, .parquet columns and hub rows that holds the text."""
     on_bad_text: str = "error"
-    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip."""
+    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves out
+    broken rows of GLUE files, and counts them."""
     heldout_fraction: float = 0.02
     """Share of the text that is never trained on; the auxiliary and the detector are scored on it. (0, 0.5]."""
     shard_megabytes: float = 16.0
@@ -175,8 +176,8 @@ class PretrainConfig(TrainingConfig):
     """A main model (discriminator) to be trained by replaced token detection (PretrainFlow)."""
 
     method: str = "fast_electra"
-    """fast_electra (frozen auxiliary, annealed temperature), or electra: the joint baseline, which starts a generator of
-    the auxiliary's shape from scratch and trains it alongside."""
+    """fast_electra (frozen auxiliary, annealed temperature), or electra: the joint baseline, which starts a generator
+    of the auxiliary's shape from scratch and trains it alongside."""
     auxiliary: str = "models:/fast-electra-auxiliary@champion"
     """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
     `hub:NAME`. One is chosen by held-out masked loss."""

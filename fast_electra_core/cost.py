@@ -19,8 +19,7 @@ def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, hea
     encoder = {id(layer) for layer in _linears(model.base_model)}
     in_encoder = sum(_flops(layer) for layer in _linears(model) if id(layer) in encoder)
     in_head = sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
-    num_layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    attention = 4.0 * sequence_length * width * num_layers
+    attention = 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
     return in_encoder + attention + head_fraction * in_head
 
 

@@ -1,4 +1,4 @@
-"""Token shards on disk, and training sequences out of them: memory-mapped, seekable, in an order that is a pure function.
+"""Token shards on disk, and training sequences out of them: memory-mapped, seekable, in a reproducible order.
 
 A shard is a folder: train.bin and heldout.bin (little-endian ids, uint16 where the vocabulary allows; each document is
 followed by the separator), and manifest.json, written last, with counts and digests. A corpus is a list of shards
@@ -23,7 +23,7 @@ from fast_electra_core.randomness import shuffled_index
 
 MANIFEST = "manifest.json"
 PARTS = ("train", "heldout")
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.integer[Any]]
 
 
 def write_shard(

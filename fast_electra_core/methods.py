@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
-        return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in self), strict=True)]
+        return [Batch(*parts) for parts in zip(*(torch.split(tensor, size) for tensor in self), strict=True)]
 
 
 class Totals(NamedTuple):

@@ -30,7 +30,6 @@ Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     [
         "preset",
-        "shard_megabytes",
         "checkpoint_every_steps",
         "log_every_steps",
         "store",

@@ -175,7 +175,7 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
         raise AuxiliaryError(
             f"auxiliary {address or folder} lacks weights of its masked-LM: {', '.join(missing[:4])} ({len(missing)})"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def weights_digest(folder: Path) -> str:

@@ -212,7 +212,7 @@ def test_the_candidates_page_marks_the_chosen_one_and_says_why_others_lost() -> 
         "4.4100 / 6.6200",
         "0.2510 / 0.0460",
     ]
-    assert ["other", "refused", "too dear"] == cells[18:21]
+    assert cells[18:21] == ["other", "refused", "too dear"]
 
 
 # Training

@@ -1,0 +1,56 @@
+# Two commands to know: `make demo` runs the main job, `make test` the tests. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+# Metaflow wants a user's name; containers often have none. Its chatter about updates is of no use here.
+export USERNAME ?= $(shell id -un)
+export MLFLOW_DISABLE_TELEMETRY = true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test bench lint ui lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + \
+	  "; give another with make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@echo "making the environment in $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: $(READY)  ## an auxiliary and a Fast-ELECTRA model on text that is on this machine, in minutes
+	@python flows/auxiliary_flow.py --quiet run --preset demo --max-workers 2
+	@python flows/pretrain_flow.py --quiet run --preset demo --max-workers 2
+
+ui: $(READY)  ## browse runs, lineage and models at http://127.0.0.1:5000
+	@mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
+
+test: $(READY)  ## the tests
+	@python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY)  ## format, lint, types, import directions
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports
+
+bench: $(READY)  ## a step of Fast-ELECTRA beside a step of joint ELECTRA
+	@python benchmarks/step.py
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet 'torch==$(shell sed -n 's/^torch==//p' requirements.lock)' \
+	  --editable '.[dev]'
+	@{ sed -n '/^#/p' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude-editable \
+	  | sed -E 's/\+cpu$$//'; } > requirements.lock.new && mv requirements.lock.new requirements.lock
+	@rm -rf $(VENV)-lock
+
+clean:  ## remove what runs have left: store, Metaflow's and MLflow's data; the environment stays
+	@rm -rf .fast_electra .metaflow mlflow.db* mlartifacts
