@@ -95,7 +95,7 @@ def _load(folder: Path) -> Checkpoint:
                 raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its digest")
         state = json.loads((folder / _STATE).read_text())
         return Checkpoint(state.pop("step"), load_file(folder / _TENSORS), state)
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {error!r}") from error
 
 

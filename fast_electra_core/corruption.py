@@ -29,7 +29,7 @@ def select_positions(is_ordinary: Tensor, uniform: Tensor, mask_fraction: float)
     Halves round up. The row's smallest numbers win; equal ones in order of position.
     """
     num_ordinary = is_ordinary.sum(dim=1, keepdim=True)
-    count = torch.floor(num_ordinary * mask_fraction + 0.5).long()
+    count = torch.floor(num_ordinary.double() * mask_fraction + 0.5).long()  # in float32, 50 × .53 is below 26.5
     count = torch.minimum(count.clamp(min=1), num_ordinary)
     order = torch.argsort(uniform.masked_fill(~is_ordinary, 2.0), dim=1, stable=True)
     rank = torch.empty_like(order)

@@ -67,8 +67,8 @@ def _remaining(progress: float, schedule: str, decay: float) -> float:
         case "exponential":
             return math.exp(-progress / decay)
         case "exponential_exact":
-            last = math.exp(-1.0 / decay)
-            return (math.exp(-progress / decay) - last) / (1.0 - last)
+            last = math.expm1(-1.0 / decay)  # expm1: with exp, a long time constant would leave 0 / 0
+            return (math.expm1(-progress / decay) - last) / -last
         case "linear":
             return max(0.0, 1.0 - progress / decay)
         case "polynomial":

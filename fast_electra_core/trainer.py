@@ -91,16 +91,16 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
     device = next(method.parameters()).device
     bf16 = uses_bf16(config.precision, device)
     optimizer = build_optimizer(method, config)
-    first_step, sums, rows_from = _restore(method, optimizer, config, checkpoints)
+    first_step, sums = _restore(method, optimizer, config, checkpoints)
     method.train()
     started = time.perf_counter()
-    window_started = started
+    window_started, window_from = started, first_step
     for step in range(first_step, config.num_steps):
         batch = _batch_at(step, dataset, config)
         batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, config)
-        torch.manual_seed((config.seed + 1) * _STEP_SEED_STRIDE + step)  # dropout
+        torch.manual_seed(((config.seed + 1) * _STEP_SEED_STRIDE + step) % 2**63)  # dropout
         totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
         for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -118,17 +118,17 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
             now = time.perf_counter()
-            num_tokens = (done - rows_from) * config.batch_size * config.sequence_length
+            num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)
-            sums, rows_from = {}, done
+            sums = {}
         if done % config.checkpoint_every_steps == 0 or is_last:
             row |= {"step": done, **hooks.evaluate()}
         if row:
             hooks.on_metrics(row)
-            window_started = time.perf_counter()
+            window_started, window_from = time.perf_counter(), done
         if done % config.checkpoint_every_steps == 0 or is_last or stop:
             _check_finite(sums, done)
-            state = {"identity": training_identity(config), "rows_from": rows_from}
+            state = {"identity": training_identity(config)}
             tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
             hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
         if stop:
@@ -200,10 +200,10 @@ def _check_finite(sums: Stats, done: int) -> None:
 
 def _restore(
     method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path
-) -> tuple[int, Stats, int]:
+) -> tuple[int, Stats]:
     checkpoint = load_latest(checkpoints)
     if checkpoint is None:
-        return 0, {}, 0
+        return 0, {}
     expected = training_identity(config)
     found = checkpoint.state["identity"]
     if found != expected:
@@ -219,4 +219,4 @@ def _restore(
         for name, value in checkpoint.tensors.items()
         if name.startswith("sum.")
     }
-    return checkpoint.step, sums, int(checkpoint.state["rows_from"])
+    return checkpoint.step, sums
