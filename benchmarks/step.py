@@ -66,9 +66,8 @@ def main() -> None:
             if round_number:
                 times[name].append(seconds)
     joint = statistics.median(times["joint ELECTRA"])
-    print(
-        f"ELECTRA-{given.size}, auxiliary of {AUXILIARY_LAYERS} layers, batch {given.batch_size} x {given.sequence_length}"
-    )
+    shape = f"batch {given.batch_size} x {given.sequence_length}"
+    print(f"ELECTRA-{given.size}, auxiliary of {AUXILIARY_LAYERS} layers, {shape}")
     print(f"{'':<22}{'ms per step':>12}{'noise':>8}{'of joint':>10}")
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4)

@@ -64,8 +64,8 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Pat
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Complete checkpoints below root, the newest first."""
-    return sorted((path for path in root.glob("step-*") if (path / MANIFEST).is_file()), reverse=True)
+    """Folders of checkpoints below root, the newest first; they bear their names only once they are complete."""
+    return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True)
 
 
 def load_latest(root: Path) -> Checkpoint | None:
@@ -96,7 +96,7 @@ def _load(folder: Path) -> Checkpoint:
         state = json.loads((folder / _STATE).read_text())
         return Checkpoint(state.pop("step"), load_file(folder / _TENSORS), state)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {error!r}") from error
+        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -33,8 +33,8 @@ class TrainingConfig:
     text_field: str = "text"
     """The field of .jsonl lines, .parquet columns and hub rows that holds the text."""
     on_bad_text: str = "error"
-    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves out
-    broken rows of GLUE files, and counts them."""
+    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
+    out broken rows of GLUE files, and counts them."""
     heldout_fraction: float = 0.02
     """Share of the text that is never trained on; the auxiliary and the detector are scored on it. (0, 0.5]."""
     shard_megabytes: float = 16.0

@@ -1,6 +1,6 @@
 """Fine-tuning an encoder on one task: ELECTRA's recipe in a loop of our own.
 
-Batches hold sequences of like length, so that little of them is padding. Everything follows from the seed.
+Everything follows from the seed.
 Shapes: B sequences, L tokens per sequence, C outputs of the classifier.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +28,11 @@ from transformers import (
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from fast_electra_core.glue import MAX_SIMILARITY, Example, TaskData, task_spec
 from fast_electra_core.glue_metrics import main_metric, score
+from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 
 WARMUP_FRACTION = 0.1
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
-WINDOW_BATCHES = 50
-"""Sequences are sorted by length among so many batches' worth of shuffled ones."""
 EVALUATION_BATCH = 64
 NUM_CURVE_POINTS = 50
 
@@ -69,13 +68,6 @@ class FinetuneResult:
     padding_fraction: float
     """Share of the training tokens that was padding."""
     seconds: float
-
-
-class _Encoded(NamedTuple):
-    columns: dict[str, list[list[int]]]
-    """input_ids and whatever else the model takes, unpadded."""
-    lengths: list[int]
-    labels: list[int | float]
 
 
 @dataclass
@@ -137,19 +129,6 @@ def layer_factor(parameter_name: str, *, num_layers: int, decay: float) -> float
     return decay ** (num_layers + 1) if "embeddings" in parameter_name else 1.0
 
 
-def length_batches(lengths: Sequence[int], *, batch_size: int, rng: random.Random) -> list[list[int]]:
-    """Indices in batches of like length, in random order; every index once, every batch but one full."""
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    batches: list[list[int]] = []
-    window = batch_size * WINDOW_BATCHES
-    for start in range(0, len(order), window):
-        ranked = sorted(order[start : start + window], key=lengths.__getitem__)  # stable: ties stay shuffled
-        batches += [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
-    rng.shuffle(batches)
-    return batches
-
-
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -174,7 +153,7 @@ def finetune(
         )
     rng = random.Random(f"finetune {settings.seed}")
     examples = _choose_examples(data, settings.max_examples, rng)
-    encode = _Encoder(model, tokenizer, settings.max_length)
+    encode = ExampleEncoder(model, tokenizer, settings.max_length)
     num_chosen = len(examples)
     if task_spec(data.name).is_swap_doubled:
         examples = examples + [Example(str(e.text_b), e.text_a, e.label) for e in examples]
@@ -199,43 +178,10 @@ def finetune(
     )
 
 
-class _Encoder:
-    """Examples to token ids, and token ids to padded batches on the model's device."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.device = model.device
-        self.takes_segments = getattr(model.config, "type_vocab_size", 2) > 1
-
-    def __call__(self, examples: Sequence[Example]) -> _Encoded:
-        pairs = [str(e.text_b) for e in examples] if examples[0].text_b is not None else None
-        tokens = self.tokenizer(
-            [e.text_a for e in examples], pairs, truncation=True, max_length=self.max_length, padding=False
-        )
-        names = [name for name in self.tokenizer.model_input_names if name in tokens]
-        if not self.takes_segments:
-            names = [name for name in names if name != "token_type_ids"]
-        columns = {name: tokens[name] for name in names if name != "attention_mask"}
-        return _Encoded(columns, [len(ids) for ids in columns["input_ids"]], [e.label for e in examples])
-
-    def batch(self, encoded: _Encoded, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Model inputs, each (B, L), padded to the longest of these sequences."""
-        width = max(encoded.lengths[index] for index in indices)
-        batch: dict[str, Tensor] = {}
-        for name, column in encoded.columns.items():
-            filler = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            rows = [column[index] + [filler] * (width - encoded.lengths[index]) for index in indices]
-            batch[name] = torch.tensor(rows, device=self.device)
-        lengths = torch.tensor([encoded.lengths[index] for index in indices], device=self.device)
-        batch["attention_mask"] = (torch.arange(width, device=self.device) < lengths[:, None]).long()
-        return batch
-
-
 def _train(
     model: PreTrainedModel,
-    encode: _Encoder,
-    train: _Encoded,
+    encode: ExampleEncoder,
+    train: EncodedExamples,
     task: str,
     settings: FinetuneSettings,
     rng: random.Random,
@@ -243,7 +189,7 @@ def _train(
 ) -> tuple[int, _Tally]:
     epochs = settings.epochs if settings.epochs is not None else default_epochs(task)
     num_steps = max(1, round(epochs * math.ceil(len(train.lengths) / settings.batch_size)))
-    batches = _endless_batches(train.lengths, settings.batch_size, rng)
+    batches = endless_batches(train.lengths, settings.batch_size, rng)
     optimizer, factors = _build_optimizer(model, settings.layer_decay)
     log_every = max(1, num_steps // NUM_CURVE_POINTS)
     tally = _Tally()
@@ -288,11 +234,6 @@ def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Rando
     return rng.sample(examples, max_examples)
 
 
-def _endless_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> Iterator[list[int]]:
-    while True:
-        yield from length_batches(lengths, batch_size=batch_size, rng=rng)
-
-
 def _rate_factor(step: int, num_steps: int) -> float:
     """Rises linearly to 1 over the first tenth of the steps, then falls linearly, to 0 after the last."""
     num_warmup = WARMUP_FRACTION * num_steps
@@ -320,7 +261,7 @@ def _loss(logits: Tensor, labels: Sequence[int | float]) -> Tensor:
 
 @torch.inference_mode()
 def _predict(
-    model: PreTrainedModel, encode: _Encoder, encoded: _Encoded, *, is_regression: bool
+    model: PreTrainedModel, encode: ExampleEncoder, encoded: EncodedExamples, *, is_regression: bool
 ) -> list[int] | list[float]:
     model.eval()
     order = sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__)

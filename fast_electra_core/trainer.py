@@ -106,7 +106,9 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = method.loss(micro_batch, totals, progress=step / config.num_steps, stats=sums)
             loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
+        # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
+        sums["gradient_norm"] = sums.get("gradient_norm", torch.zeros((), device=device).double()) + norm.double()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -117,6 +119,7 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
+            row["gradient_norm"] = float(sums["gradient_norm"]) / ((done - 1) % config.log_every_steps + 1)
             now = time.perf_counter()
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)
@@ -193,8 +196,8 @@ def _check_finite(sums: Stats, done: int) -> None:
     for name, value in sums.items():
         if not math.isfinite(float(value)):
             raise NonFiniteLossError(
-                f"{name} is {float(value)} at or shortly before step {done}. The last checkpoint is good; resume with "
-                "a lower --learning_rate or a longer --warmup_fraction in a new run"
+                f"{name} is {float(value)} at or shortly before step {done}; the checkpoint before is kept. Start a "
+                "new run with a lower --learning_rate or a longer --warmup_fraction"
             )
 
 

@@ -5,7 +5,7 @@ python flows/auxiliary_flow.py run --preset laptop --corpus my_text/ --vocab_siz
 """
 
 from metaflow import FlowSpec, Parameter, card, current, step
-from metaflow.plugins.cards.card_modules.basic import HTMLComponent
+from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 
@@ -82,7 +82,7 @@ class AuxiliaryFlow(FlowSpec):
         with console.console():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
             self.trained, self.page = lifecycle.train_auxiliary(self.plan, self.text)
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.next(self.register)
 
     @step

@@ -6,7 +6,7 @@ python flows/pretrain_flow.py resume
 """
 
 from metaflow import FlowSpec, Parameter, card, current, step
-from metaflow.plugins.cards.card_modules.basic import HTMLComponent
+from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 
@@ -118,7 +118,7 @@ class PretrainFlow(FlowSpec):
         with console.console():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
             self.page = lifecycle.text_page(self.plan, self.text)
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.next(self.list_candidates)
 
     @step
@@ -146,7 +146,7 @@ class PretrainFlow(FlowSpec):
         with console.console():
             self.candidates = [each.scored for each in inputs]
             self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.candidates)
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.next(self.pretrain)
 
     @card(type="blank")
@@ -157,7 +157,7 @@ class PretrainFlow(FlowSpec):
 
         with console.console():
             self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen)
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.finetunings = lifecycle.list_finetunings(self.plan)
         self.next(self.finetune, foreach="finetunings")
 
@@ -181,7 +181,7 @@ class PretrainFlow(FlowSpec):
             self.scores, self.page = lifecycle.gather_scores(
                 self.plan, [result for each in inputs for result in each.results]
             )
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.next(self.register)
 
     @step
@@ -206,7 +206,7 @@ class PretrainFlow(FlowSpec):
                 self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
             )
             print(table)
-        current.card.append(HTMLComponent(self.page))
+        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
 
 
 if __name__ == "__main__":

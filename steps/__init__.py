@@ -2,9 +2,12 @@
 
 import os
 
-# Metaflow ships only the flow's own folder, unless a package that is imported when the flow file loads asks to be
-# included; asking here covers the core as well.
+import fast_electra_core
+
+# Metaflow ships only the flow's own folder and those packages, imported when the flow file loads, that ask for it.
+# The core is asked for here: it knows no orchestrator.
 METAFLOW_PACKAGE_POLICY = "include"
+vars(fast_electra_core)["METAFLOW_PACKAGE_POLICY"] = METAFLOW_PACKAGE_POLICY
 
 # Metaflow takes a run's owner from these variables and refuses to run for root, which containers mostly are.
 if all(os.environ.get(name, "root") in ("", "root") for name in ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")):

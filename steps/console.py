@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -78,7 +79,7 @@ class ProgressBar:
 
 def _open_terminal() -> TextIO | None:
     try:
-        return open("/dev/tty", "w", encoding="utf-8")
+        return Path("/dev/tty").open("w", encoding="utf-8")
     except OSError:  # no controlling terminal: a cluster, a cron job, CI
         return None
 

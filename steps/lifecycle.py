@@ -5,6 +5,7 @@ the candidates, and the ids that every attempt and every resumed run share.
 """
 
 import contextlib
+import html
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -60,15 +61,8 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
     plan |= {"candidates": candidates, "tasks": tasks}
     _open_run(plan)
-    for name, task in tasks.items():
-        tracking.log_input(
-            plan["mlflow_run_id"],
-            name=f"{_suite(plan)}/{name}",
-            digest=task["digest"][:36],
-            source=config.glue,
-            context="fine-tuning",
-            profile={key: value for key, value in task.items() if key != "digest"},
-        )
+    for task in tasks:
+        _log_task(plan, plan["mlflow_run_id"], task)
     return plan
 
 
@@ -95,18 +89,35 @@ def _open_run(plan: Plain) -> None:
         tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
         params=config,
     )
+    _log_corpus(plan, plan["mlflow_run_id"])
+    _logger.info(
+        "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
+        plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]), plan["mlflow_run_id"],
+    )  # fmt: skip
+
+
+def _log_corpus(plan: Plain, run_id: str) -> None:
+    corpus = plan["corpus"]
     tracking.log_input(
-        plan["mlflow_run_id"],
+        run_id,
         name=corpus["address"],
         digest=corpus["digest"],
         source=corpus["address"],
         context="pre-training",
         profile={"num_bytes": corpus["num_bytes"], "num_files": corpus["num_files"]},
     )
-    _logger.info(
-        "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
-        plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]), plan["mlflow_run_id"],
-    )  # fmt: skip
+
+
+def _log_task(plan: Plain, run_id: str, task: str) -> None:
+    facts = plan["tasks"][task]
+    tracking.log_input(
+        run_id,
+        name=f"{_suite(plan)}/{task}",
+        digest=facts["digest"][:36],
+        source=plan["config"]["glue"],
+        context="fine-tuning",
+        profile={name: value for name, value in facts.items() if name != "digest"},
+    )
 
 
 def _connect(plan: Plain) -> Store:
@@ -174,6 +185,7 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
 
     config = AuxiliaryConfig.from_dict(plan["config"])
     with _child(plan, "pre-training", params=plan["config"]) as run_id:
+        _log_corpus(plan, run_id)
         result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id))
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
@@ -305,6 +317,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     config = PretrainConfig.from_dict(plan["config"])
     store = _connect(plan)
     with _child(plan, "pre-training", params=plan["config"]) as run_id:
+        _log_corpus(plan, run_id)
         result = training.train_discriminator(config, _training_run(plan, text, run_id), auxiliary=frozen)
         check_frozen(frozen, store)
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
@@ -333,6 +346,7 @@ def _finetune(plan: Plain, trained: Plain, job: Plain) -> Plain:
     store = _connect(plan)
     name = f"{job['task']} seed {job['seed']}{' untrained' if job['untrained'] else ''}"
     with _child(plan, name, params=job) as run_id:
+        _log_task(plan, run_id, job["task"])
         result = run(
             plan["config"],
             encoder_folder=store.get_folder(trained["key"]),
@@ -430,7 +444,9 @@ def close_pretrain(
                 "rows": trained["curve"], "config": plan["config"], "heldout": _heldout_rows(trained["curve"]),
             },
             "candidates": {
-                "candidates": list(candidates), "chosen": [each["key"] for each in candidates].index(frozen["key"]), "rule": frozen["rule"],
+                "candidates": list(candidates),
+                "chosen": [each["key"] for each in candidates].index(frozen["key"]),
+                "rule": frozen["rule"],
             },
             "text": {**plan["corpus"], **text},
             "lineage": _lineage_tags(plan, plan["pathspec"]) | _auxiliary_tags(frozen) | trained["plan"],
@@ -448,3 +464,10 @@ def close_pretrain(
     tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **_costs(trained)}])
     tracking.finish(run_id)
     return table, page
+
+
+def as_markdown(page: str) -> str:
+    """A page as one line of HTML, which is what a Markdown component of a Metaflow card shows untouched."""
+    source = html.escape(page).replace("\n", "&#10;")
+    fit = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
+    return f'<iframe srcdoc="{source}" style="width:100%;height:90vh;border:0" onload="{fit}"></iframe>'

@@ -123,9 +123,7 @@ def test_sampling_at_high_temperature_approaches_uniform() -> None:
     uniform=st.one_of(st.sampled_from([0.0, NEARLY_ONE]), st.floats(0, 1, exclude_max=True)),
     temperature=st.floats(0.01, 100),
 )
-def test_a_token_of_probability_zero_is_never_drawn(
-    possible: list[bool], uniform: float, temperature: float
-) -> None:
+def test_a_token_of_probability_zero_is_never_drawn(possible: list[bool], uniform: float, temperature: float) -> None:
     logits = torch.arange(len(possible), dtype=torch.float32).fmod(7)
     logits[~torch.tensor(possible)] = -math.inf
     sample = sample_replacements(logits[None], torch.tensor([uniform], dtype=torch.float64), temperature)

@@ -1,5 +1,6 @@
 """Losses and gradients are those of transformers' own classes, accumulation is exact, the auxiliary stands still."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,15 @@ from fast_electra_core.methods import (
 VOCAB_SIZE, MASK = 40, 4
 FALLING = Temperature("exponential", 2.0, 0.1, 1.0)
 METHODS = ["masked_lm", "fast_electra", "electra"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Toy sizes are many times slower on several threads where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def electra_shape(*, dropout: float = 0.0, embedding_size: int = 8) -> Any:
@@ -71,7 +81,7 @@ def loss_and_gradients(method: Method, batches: list[Batch], totals: Totals) -> 
     for batch in batches:
         part = method.loss(batch, totals, progress=0.25, stats=stats)
         part.backward()
-        loss += float(part)
+        loss += float(part.detach())
     gradients = {name: value.grad.clone() for name, value in method.named_parameters() if value.grad is not None}
     return loss, gradients, stats
 
@@ -173,8 +183,7 @@ def test_corruption_samples_from_the_masked_input_at_the_scheduled_temperature()
     assert torch.equal(corrupted[~batch.is_selected], batch.input_ids[~batch.is_selected])
     probabilities = (method.auxiliary(masked_ids).logits / 1.5).double().softmax(dim=-1)
     for row, position in batch.is_selected.nonzero().tolist():
-        below, uniform = 0.0, float(batch.sample_uniforms[row, position])
-        token = int(corrupted[row, position])
+        uniform, token = float(batch.sample_uniforms[row, position]), int(corrupted[row, position])
         below = float(probabilities[row, position, :token].sum())
         assert below - 1e-6 <= uniform <= below + float(probabilities[row, position, token]) + 1e-6
 

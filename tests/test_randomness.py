@@ -20,9 +20,7 @@ def draw(
 
 def order(size: int, *, seed: int = 0, epoch: int = 0) -> list[int]:
     position = torch.arange(size)
-    result: list[int] = shuffled_index(
-        position, size=size, seed=seed, epoch=torch.full_like(position, epoch)
-    ).tolist()
+    result: list[int] = shuffled_index(position, size=size, seed=seed, epoch=torch.full_like(position, epoch)).tolist()
     return result
 
 
@@ -127,5 +125,7 @@ def test_one_position_is_sought_without_computing_the_others() -> None:
 
 @pytest.mark.parametrize(("size", "position"), [(0, 0), (5, 5), (5, -1)])
 def test_positions_outside_the_order_are_refused(size: int, position: int) -> None:
-    with pytest.raises(ValueError, match=rf"positions must be in \[0, size\), got size {size}, positions \[{position}\]"):
+    with pytest.raises(
+        ValueError, match=rf"positions must be in \[0, size\), got size {size}, positions \[{position}\]"
+    ):
         shuffled_index(torch.tensor([position]), size=size, seed=0, epoch=torch.tensor([0]))

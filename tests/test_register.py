@@ -1,4 +1,4 @@
-"""Claims about steps/register.py and the model side of steps/tracking.py, on one real SQLite registry."""
+"""Claims about steps/register.py and the model side of steps/tracking/, on one real SQLite registry."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ import pytest
 
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from steps import register, tracking
+from steps.tracking import connection, registry
 
 VOCABULARY = [
     "[PAD]",
@@ -86,7 +87,7 @@ def masked_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking._connected_uri)
+    return MlflowClient(connection.connected_uri())
 
 
 def new_run(config: dict[str, Any]) -> str:
@@ -219,7 +220,7 @@ def test_a_broken_upload_leaves_a_failed_model_and_no_version(
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(tracking, "_save_transformers_model", full)
+    monkeypatch.setattr(registry, "save_transformers_model", full)
     with pytest.raises(OSError, match="no space left"):
         register.register_discriminator(config, folder=discriminator, run_id=run_id, tags=LINEAGE, metrics={})
 

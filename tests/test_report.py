@@ -1,4 +1,4 @@
-"""Claims about steps/report.py: what the pages and the closing table say, and what they never let through."""
+"""Claims about steps/report.py and its charts: what pages and closing table say, and what they never let through."""
 
 import re
 import xml.etree.ElementTree
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steps import report
+from steps import charts, report
 
 NASTY = '<script>alert("x")</script>'
 
@@ -248,8 +248,8 @@ def test_points_are_over_progress_finite_one_per_step_and_end_with_the_last() ->
     rows = [{"step": 2, "a": 2.0}, {"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": float("nan")}]
     many = [{"step": step, "a": float(step)} for step in range(1, 1001)]
 
-    assert report._points(rows, "a", 4) == [(0.25, 1.0), (0.5, 2.0)]
-    thinned = report._points(many, "a", 1000)
+    assert charts._points(rows, "a", 4) == [(0.25, 1.0), (0.5, 2.0)]
+    thinned = charts._points(many, "a", 1000)
     assert len(thinned) <= 400
     assert thinned[-1] == (1.0, 1000.0)
 

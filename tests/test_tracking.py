@@ -1,4 +1,4 @@
-"""Claims about steps/tracking.py, on real SQLite files and one real MLflow server on the loopback."""
+"""Claims about steps/tracking/, on real SQLite files and one real MLflow server on the loopback."""
 
 import json
 import multiprocessing
@@ -19,6 +19,8 @@ import pytest
 
 from fast_electra_core.errors import ConfigError, TrackingError
 from steps import tracking
+from steps.tracking import connection, runs
+from steps.tracking import metrics as tracking_metrics
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -26,8 +28,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def client() -> Any:
     from mlflow import MlflowClient
 
-    assert tracking._connected_uri is not None
-    return MlflowClient(tracking._connected_uri)
+    return MlflowClient(connection.connected_uri())
 
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:
@@ -148,7 +149,7 @@ def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
 def test_a_server_that_accepts_and_stays_silent_is_refused_in_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracking, "_CHECK_SECONDS", 1)
+    monkeypatch.setattr(connection, "_CHECK_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -214,7 +215,7 @@ def test_three_processes_on_one_new_database_at_once_lose_nothing(tmp_path: Path
 
 
 def test_a_process_that_named_no_server_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_connected_uri", None)
+    monkeypatch.setattr(connection, "_connected_uri", None)
 
     with pytest.raises(TrackingError, match=r"call tracking\.connect first"):
         tracking.finish("some-run")
@@ -262,17 +263,17 @@ def test_a_parameter_that_changed_between_attempts_keeps_its_value_and_is_tagged
 def test_two_processes_that_make_the_same_child_at_once_share_the_older_run(
     database: str, parent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, older = tracking._children, []
+    real, older = runs._children, []
 
     def children_seen_too_early(experiment_id: str, parent_run_id: str, key: str) -> list[Any]:
         if older:
             return real(experiment_id, parent_run_id, key)
         tags = {"mlflow.parentRunId": parent_run_id, tracking.KEY_TAG: key}
-        older.append(tracking._create_run(experiment_id, "the other process", tags, {}))
+        older.append(runs._create_run(experiment_id, "the other process", tags, {}))
         time.sleep(0.01)  # start times are in milliseconds
         return []
 
-    monkeypatch.setattr(tracking, "_children", children_seen_too_early)
+    monkeypatch.setattr(runs, "_children", children_seen_too_early)
     run_id = tracking.start_child(database, parent, name="x", tags={}, params={}, key="raced")
 
     assert run_id == older[0]
@@ -418,7 +419,7 @@ def test_a_locked_database_is_waited_for(parent: str, monkeypatch: pytest.Monkey
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-    real: Callable[..., None] = tracking._send_values
+    real: Callable[..., None] = tracking_metrics.send_values
     answers = iter([MlflowException("database is locked", TEMPORARILY_UNAVAILABLE)])
 
     def locked_once(*args: Any) -> None:
@@ -426,7 +427,7 @@ def test_a_locked_database_is_waited_for(parent: str, monkeypatch: pytest.Monkey
             raise error
         real(*args)
 
-    monkeypatch.setattr(tracking, "_send_values", locked_once)
+    monkeypatch.setattr(tracking_metrics, "send_values", locked_once)
     tracking.log_metrics(parent, [{"step": 1, "a": 1.0}])
 
     assert history(parent, "a") == [(1, 1.0)]
@@ -463,9 +464,9 @@ def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_p
 def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_path: Path) -> None:
     tracking.check_server(server.uri, "served")
     run_id = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={})
-    values = tracking._to_values([{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}])
+    values = tracking_metrics.to_values([{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}])
 
-    tracking._send_values(run_id, values)
-    tracking._send_values(run_id, values)
+    tracking_metrics.send_values(run_id, values)
+    tracking_metrics.send_values(run_id, values)
 
     assert [step for step, _ in history(run_id, "loss")] == [1, 2]

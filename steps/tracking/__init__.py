@@ -1,0 +1,56 @@
+"""MLflow behind plain functions that take run ids: the only package that imports it.
+
+A step is its own process, and several may write at once: a process says once where the server is (`connect`,
+or any function that takes a tracking_uri), after which a run id is all that is needed. Whatever a retried or
+resumed step does again leaves one run, one value per metric and step, and one model version.
+"""
+
+from steps.tracking.connection import check_server, connect
+from steps.tracking.metrics import MetricsLogger, log_metrics
+from steps.tracking.registry import (
+    aliases,
+    download_model,
+    model_version_info,
+    register_model,
+    set_alias,
+    set_version_tags,
+)
+from steps.tracking.runs import (
+    KEY_TAG,
+    child_run,
+    finish,
+    log_artifacts,
+    log_dict,
+    log_figure,
+    log_input,
+    log_text,
+    reopen,
+    set_tags,
+    start_child,
+    start_parent,
+)
+
+__all__ = [
+    "KEY_TAG",
+    "MetricsLogger",
+    "aliases",
+    "check_server",
+    "child_run",
+    "connect",
+    "download_model",
+    "finish",
+    "log_artifacts",
+    "log_dict",
+    "log_figure",
+    "log_input",
+    "log_metrics",
+    "log_text",
+    "model_version_info",
+    "register_model",
+    "reopen",
+    "set_alias",
+    "set_tags",
+    "set_version_tags",
+    "start_child",
+    "start_parent",
+]

@@ -1,0 +1,167 @@
+"""Runs: parents, their children by key, how they end, and what is logged to them beside metrics."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fast_electra_core.errors import TrackingError, check_choice
+from steps.tracking.connection import ask, connect, connected_uri, mlflow_client
+
+KEY_TAG = "fast_electra.key"
+_PARENT_TAG = "mlflow.parentRunId"
+_STATUSES = ("FINISHED", "FAILED", "KILLED")
+_MAX_ENTRIES = 100  # parameters or tags: MLflow refuses more in one batch
+
+
+def start_parent(
+    tracking_uri: str, experiment: str, *, name: str, tags: Mapping[str, Any], params: Mapping[str, Any]
+) -> str:
+    """A new run, RUNNING, in an experiment that check_server has seen; returns its id."""
+    connect(tracking_uri)
+    found = ask(f"find the experiment {experiment!r}", mlflow_client().get_experiment_by_name, experiment)
+    if found is None:
+        raise TrackingError(f"experiment {experiment!r} does not exist at {connected_uri()}; call check_server first")
+    return _create_run(found.experiment_id, name, tags, params)
+
+
+def start_child(
+    tracking_uri: str,
+    parent_run_id: str,
+    *,
+    name: str,
+    tags: Mapping[str, Any],
+    params: Mapping[str, Any],
+    key: str,
+) -> str:
+    """The child of parent_run_id with that key, RUNNING: the one an earlier attempt has made, or a new one.
+
+    A parameter that an earlier attempt logged with another value keeps the first value (MLflow's params
+    cannot be changed); the new one becomes the tag `changed.NAME`.
+    """
+    connect(tracking_uri)
+    parent = ask(f"find the run {parent_run_id}", mlflow_client().get_run, parent_run_id)
+    experiment_id = parent.info.experiment_id
+    found = _children(experiment_id, parent_run_id, key)
+    if not found:
+        tags = {**tags, _PARENT_TAG: parent_run_id, KEY_TAG: key}
+        run_id = _create_run(experiment_id, name, tags, params)
+        found = _children(experiment_id, parent_run_id, key)
+        if found[0].info.run_id == run_id:
+            return run_id
+        # Another process made the same child at the same moment: both keep the older one.
+        ask("remove a duplicate run", mlflow_client().delete_run, run_id)
+    run = found[0]
+    run_id = str(run.info.run_id)
+    ask("continue a run", mlflow_client().update_run, run_id, status="RUNNING")
+    logged = run.data.params
+    new = {name: value for name, value in params.items() if name not in logged}
+    changed = {f"changed.{k}": v for k, v in params.items() if k in logged and logged[k] != str(v)}
+    _log_params_and_tags(run_id, new, {**tags, **changed})
+    return run_id
+
+
+@contextlib.contextmanager
+def child_run(tracking_uri: str, parent_run_id: str, **what: Any) -> Iterator[str]:
+    """start_child (same arguments) that also ends: FINISHED, FAILED by an error, KILLED by an interrupt."""
+    run_id = start_child(tracking_uri, parent_run_id, **what)
+    try:
+        yield run_id
+    except BaseException as error:
+        finish(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    finish(run_id)
+
+
+def finish(run_id: str, status: str = "FINISHED") -> None:
+    """End a run: FINISHED, FAILED or KILLED."""
+    check_choice("status", status, _STATUSES)
+    ask(f"finish the run {run_id}", mlflow_client().set_terminated, run_id, status)
+
+
+def reopen(run_id: str) -> None:
+    """The run is RUNNING again: a failed flow was resumed."""
+    ask(f"continue the run {run_id}", mlflow_client().update_run, run_id, status="RUNNING")
+
+
+def set_tags(run_id: str, tags: Mapping[str, Any]) -> None:
+    """Set tags of a run; those already there are replaced."""
+    _log_params_and_tags(run_id, {}, tags)
+
+
+def log_dict(run_id: str, content: Mapping[str, Any] | list[Any], file: str) -> None:
+    """Store content as the run's artifact `file` (.json or .yaml)."""
+    ask(f"store {file}", mlflow_client().log_dict, run_id, content, file)
+
+
+def log_text(run_id: str, text: str, file: str) -> None:
+    """Store text (a report page, a table) as the run's artifact `file`."""
+    ask(f"store {file}", mlflow_client().log_text, run_id, text, file)
+
+
+def log_figure(run_id: str, figure: Any, file: str) -> None:
+    """Store a matplotlib figure as the run's artifact `file`; its suffix says the format."""
+    ask(f"store {file}", mlflow_client().log_figure, run_id, figure, file)
+
+
+def log_artifacts(run_id: str, path: Path, artifact_path: str | None = None) -> None:
+    """Store a file, or a folder with all in it, under artifact_path of the run."""
+    send = mlflow_client().log_artifacts if path.is_dir() else mlflow_client().log_artifact
+    ask(f"store {path.name}", send, run_id, str(path), artifact_path)
+
+
+def log_input(run_id: str, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
+    """Say that the run has read a data set: its name, digest (at most 36 characters), where it lies (source),
+    what it was for (context: pre-training, finetuning, ...) and its statistics (profile)."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    scheme = source.partition(":")[0] if ":" in source else ""
+    kind = {"s3": "s3", "hub": "hugging_face", "http": "http", "https": "http"}.get(scheme, "local")
+    dataset = Dataset(
+        name=name,
+        digest=digest,
+        source_type=kind,
+        source=json.dumps({"path" if kind == "hugging_face" else "uri": source}),
+        profile=json.dumps(dict(profile)),
+    )
+    entry = DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value=context)])
+    ask(f"log the input {name}", mlflow_client().log_inputs, run_id, [entry])
+
+
+def _create_run(experiment_id: str, name: str, tags: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    from mlflow.tracking.context.registry import resolve_tags
+
+    texts = {key: str(value) for key, value in tags.items()}
+    # resolve_tags adds who started what: mlflow.user, mlflow.source.name.
+    run = ask(
+        f"create the run {name!r}", mlflow_client().create_run, experiment_id, tags=resolve_tags(texts), run_name=name
+    )
+    run_id = str(run.info.run_id)
+    _log_params_and_tags(run_id, params, {})
+    return run_id
+
+
+def _children(experiment_id: str, parent_run_id: str, key: str) -> list[Any]:
+    """Runs of that key under the parent, the oldest first."""
+    filter_string = f"tags.`{_PARENT_TAG}` = '{parent_run_id}'"
+    found, token = [], None
+    while True:
+        search = mlflow_client().search_runs
+        page = ask("look for child runs", search, [experiment_id], filter_string, max_results=1000, page_token=token)
+        found += [run for run in page if run.data.tags.get(KEY_TAG) == key]
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _log_params_and_tags(run_id: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    param_entries = [Param(key, str(value)) for key, value in params.items()]
+    tag_entries = [RunTag(key, str(value)) for key, value in tags.items()]
+    send = mlflow_client().log_batch
+    for start in range(0, len(param_entries), _MAX_ENTRIES):
+        ask("log parameters", send, run_id, params=param_entries[start : start + _MAX_ENTRIES])
+    for start in range(0, len(tag_entries), _MAX_ENTRIES):
+        ask("set tags", send, run_id, tags=tag_entries[start : start + _MAX_ENTRIES])

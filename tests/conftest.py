@@ -1,0 +1,118 @@
+"""What several test files share: a small text, and folders in which flows run as the user runs them."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import fast_electra_core
+import steps
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--heldout_fraction", "0.1")
+"""Parameters of both flows: the text that `write_text` has written."""
+TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1")
+LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "300", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
+
+
+def write_text(path: Path, *, num_documents: int = 400) -> Path:
+    """About 100 KB of documents with two words each, so that a masked word is easily told from its neighbours."""
+    rng = random.Random(0)
+    beginnings, endings = ("ka", "mo", "ri", "te", "su", "lo", "na", "vi"), ("ra", "den", "lis", "to", "mu", "pel")
+    words = [beginning + ending for beginning in beginnings for ending in endings]
+    documents = []
+    for _ in range(num_documents):
+        topic = rng.sample(words, 2)
+        documents.append(" ".join(rng.choice(topic) for _ in range(rng.randrange(28, 60))) + ".")
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+class Workspace:
+    """A folder of its own in which flows run as subprocesses, with Metaflow's and MLflow's data inside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_text(folder / "text.txt")
+        # The packages that the tests import, and nothing else that lies beside them.
+        self.packages = folder / "packages"
+        self.packages.mkdir()
+        for package in (steps, fast_electra_core):
+            (self.packages / package.__name__).symlink_to(Path(str(package.__file__)).resolve().parent)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The user's, cleaned of what would lead to other folders or servers."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("METAFLOW", "MLFLOW", "PYTHONPATH"))
+        }
+        ours = {
+            "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(self.folder),
+            "METAFLOW_HOME": str(self.folder / "metaflow_home"),
+            "METAFLOW_DEFAULT_METADATA": "local",
+            "METAFLOW_DEFAULT_DATASTORE": "local",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONPATH": str(self.packages),
+            "USERNAME": "tester",
+            "OMP_NUM_THREADS": "1",
+        }
+        return {**kept, **ours, **more}
+
+    def start(self, flow: str | Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """A flow in a process group of its own; flow is a file of `flows/`, or any path."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "flows" / flow), *arguments],
+            cwd=self.folder,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, flow: str | Path, *arguments: str, succeeds: bool = True, **environment: str) -> str:
+        """Run a flow to its end; returns what it printed."""
+        process = self.start(flow, *arguments, **environment)
+        output, _ = process.communicate(timeout=400)
+        assert (process.returncode == 0) == succeeds, output
+        return output
+
+    def latest(self, flow: str) -> Any:
+        """Metaflow's newest run of the flow."""
+        import metaflow
+
+        metaflow.metadata(f"local@{self.folder}")
+        metaflow.namespace(None)
+        return metaflow.Flow(flow).latest_run
+
+    def mlflow(self) -> Any:
+        """A client of the MLflow database."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+
+
+class Finished(NamedTuple):
+    """One AuxiliaryFlow and one PretrainFlow, run to their ends."""
+
+    workspace: Workspace
+    auxiliary: Any
+    """Metaflow's run."""
+    pretrain: Any
+    output: str
+    """What PretrainFlow printed."""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Both flows on the small text. It costs minutes: tests that ask for it are of the xdist group `flow`."""
+    workspace = Workspace(tmp_path_factory.mktemp("flows"))
+    steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
+    workspace.run("auxiliary_flow.py", "run", *TEXT, *steps)
+    output = workspace.run("pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
+    return Finished(workspace, workspace.latest("AuxiliaryFlow"), workspace.latest("PretrainFlow"), output)

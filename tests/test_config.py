@@ -1,0 +1,306 @@
+"""Every knob is checked, counts, survives the way through JSON, and a given value wins. And the docs' examples run."""
+
+import doctest
+import importlib
+import json
+import math
+import pkgutil
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
+
+import pytest
+
+import fast_electra_core
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
+from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
+from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
+from steps.config import resolve_auxiliary, resolve_pretrain
+
+SHARED: dict[str, Any] = {
+    "preset": "tiny", "corpus": "a.txt", "text_field": "body", "on_bad_text": "skip", "heldout_fraction": 0.5,
+    "shard_megabytes": 0.5, "sequence_length": 8, "architecture": "modernbert", "num_layers": 1,
+    "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
+    "mask_fraction": 0.5, "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
+    "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
+    "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
+    "experiment": "other",
+}  # fmt: skip
+AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
+PRETRAIN: dict[str, Any] = {
+    "embedding_init": "auxiliary", "method": "electra", "auxiliary": "a,b", "max_auxiliary_fraction": 2.0,
+    "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3, "temperature_end": 0.5,
+    "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1, "finetune_learning_rate": 1e-5,
+    "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512, "finetune_max_examples": 1,
+    "layer_decay": 1.0, "untrained_baseline": False,
+}  # fmt: skip
+CHANGES = [
+    *((AuxiliaryConfig, name, value) for name, value in (SHARED | AUXILIARY).items()),
+    *((PretrainConfig, name, value) for name, value in (SHARED | PRETRAIN).items()),
+]
+IDS = [f"{config_class.__name__}-{name}" for config_class, name, _ in CHANGES]
+
+
+def start_of(name: str) -> dict[str, Any]:
+    """What else must be given for another value of `name` to be allowed."""
+    return {"embedding_size": 256} if name == "architecture" else {}
+
+
+@pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(fast_electra_core.__path__)])
+def test_the_examples_in_docstrings_are_true(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"fast_electra_core.{module}"))
+    assert result.failed == 0
+
+
+def test_every_field_is_changed_here() -> None:
+    assert (SHARED | AUXILIARY).keys() == {field.name for field in fields(AuxiliaryConfig)}
+    assert (SHARED | PRETRAIN).keys() == {field.name for field in fields(PretrainConfig)}
+
+
+@pytest.mark.parametrize(("config_class", "name", "value"), CHANGES, ids=IDS)
+def test_every_field_counts_in_the_digest(config_class: type[TrainingConfig], name: str, value: Any) -> None:
+    before = config_class(**start_of(name))
+    after = replace(before, **{name: value})
+    assert getattr(after, name) == value != getattr(before, name)
+    assert after.digest() != before.digest()
+
+
+@pytest.mark.parametrize(("config_class", "name", "value"), CHANGES, ids=IDS)
+def test_a_config_survives_the_way_through_json(config_class: type[TrainingConfig], name: str, value: Any) -> None:
+    config = config_class(**{**start_of(name), name: value})
+    assert config_class.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_digest_is_of_values_whatever_their_order() -> None:
+    assert TrainingConfig.digest_of({"a": 1, "b": None}) == TrainingConfig.digest_of({"b": None, "a": 1})
+    assert len(PretrainConfig().digest()) == 16
+    assert PretrainConfig().digest() == PretrainConfig().digest()
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'seed'"):
+        PretrainConfig().seed = 1  # type: ignore[misc]
+
+
+OUT_OF_RANGE = [
+    *((name, 0.0, "must be > 0, got 0.0") for name in ("shard_megabytes", "learning_rate", "max_gradient_norm")),
+    ("learning_rate", -1.0, "must be > 0, got -1.0"),
+    *(
+        (name, 0, "must be >= 1, got 0")
+        for name in (
+            "num_layers", "embedding_size", "num_heads", "intermediate_size", "num_steps", "batch_size",
+            "micro_batch_size", "checkpoint_every_steps", "log_every_steps",
+        )
+    ),
+    ("hidden_size", 0, "must be >= 1, got 0"),
+    ("hidden_size", 255, r"must be a multiple of num_heads \(4\), got 255"),
+    ("sequence_length", 7, "must be >= 8, got 7"),
+    ("weight_decay", -0.1, "must be >= 0.0, got -0.1"),
+    ("heldout_fraction", 0.0, r"must be in \(0, 0.5\], got 0.0"),
+    ("heldout_fraction", 0.51, r"must be in \(0, 0.5\], got 0.51"),
+    ("dropout", -0.1, r"must be in \[0, 1\), got -0.1"),
+    ("dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
+    ("mask_fraction", 0.0, r"must be in \(0, 1\), got 0.0"),
+    ("mask_fraction", 1.0, r"must be in \(0, 1\), got 1.0"),
+    ("warmup_fraction", -0.1, r"must be in \[0, 1\), got -0.1"),
+    ("warmup_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
+    ("seed", -1, r"must be in \[0, 1.15292e\+18\), got -1"),
+    ("seed", 2**60, r"must be in \[0, 1.15292e\+18\), got 1152921504606846976"),
+    *((name, "  ", "must not be empty") for name in ("corpus", "text_field", "store", "tracking_uri", "experiment")),
+]  # fmt: skip
+OUT_OF_PRETRAIN_RANGE = [
+    *(
+        (name, value, f"must be > 0, got {value}")
+        for name in (
+            "temperature_start", "temperature_decay", "temperature_end", "rtd_weight", "max_auxiliary_fraction",
+            "finetune_learning_rate", "finetune_epochs",
+        )
+        for value in (0.0, -1.0)
+    ),
+    *((name, 0, "must be >= 1, got 0") for name in ("seeds", "finetune_batch_size", "finetune_max_examples")),
+    ("finetune_max_length", 7, r"must be in \[8, 512\], got 7"),
+    ("finetune_max_length", 513, r"must be in \[8, 512\], got 513"),
+    ("layer_decay", 0.0, r"must be in \(0, 1\], got 0.0"),
+    ("layer_decay", 1.1, r"must be in \(0, 1\], got 1.1"),
+    ("auxiliary", " , ", "must name at least one candidate"),
+    ("tasks", "", "must name at least one of cola, sst2, mrpc"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config_class", [AuxiliaryConfig, PretrainConfig])
+@pytest.mark.parametrize(("name", "value", "message"), OUT_OF_RANGE)
+def test_values_out_of_range_are_refused(
+    config_class: type[TrainingConfig], name: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} {message}"):
+        config_class(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "message"), OUT_OF_PRETRAIN_RANGE)
+def test_values_out_of_range_are_refused_in_pre_training(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} {message}"):
+        PretrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(PretrainConfig) if "float" in str(field.type)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_must_be_finite(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a finite number, got"):
+        PretrainConfig(**{name: value})
+
+
+def test_a_trained_vocabulary_has_at_least_256_entries() -> None:
+    with pytest.raises(ConfigError, match="^vocab_size must be >= 256, got 255"):
+        AuxiliaryConfig(vocab_size=255)
+
+
+def test_a_tokenizer_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="^tokenizer must not be empty; `train` trains one on the corpus"):
+        AuxiliaryConfig(tokenizer=" ")
+
+
+def test_a_batch_must_be_divisible_into_its_micro_batches() -> None:
+    assert PretrainConfig(batch_size=12, micro_batch_size=4).micro_batch_size == 4
+    with pytest.raises(ConfigError, match=r"batch_size must be divisible by micro_batch_size \(5\), got 12"):
+        PretrainConfig(batch_size=12, micro_batch_size=5)
+
+
+def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
+    with pytest.raises(ConfigError, match=r"embedding_size must equal hidden_size \(256\) in a modernbert, got 128"):
+        PretrainConfig(architecture="modernbert")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nearest"),
+    [
+        ("schedule", "exponental", "exponential"),
+        ("schedule", "cosinus", "cosine"),
+        ("method", "fastelectra", "fast_electra"),
+        ("tasks", "sst2,colaa", "cola"),
+        ("on_bad_text", "skp", "skip"),
+        ("precision", "bf_16", "bf16"),
+        ("architecture", "modern_bert", "modernbert"),
+        ("embedding_init", "auxilary", "auxiliary"),
+    ],
+)
+def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: str, nearest: str) -> None:
+    wrong = value.rpartition(",")[2]
+    with pytest.raises(ConfigError, match=rf"^{name} must be one of .*; got '{wrong}'\. Did you mean '{nearest}'\?$"):
+        PretrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("resolve", [resolve_pretrain, resolve_auxiliary])
+def test_an_unknown_preset_is_refused_and_the_nearest_offered(resolve: Any) -> None:
+    with pytest.raises(ConfigError, match="preset must be one of tiny, demo, .*; got 'smal'. Did you mean 'small'?"):
+        resolve({"preset": "smal"})
+
+
+def test_where_nothing_is_near_nothing_is_offered() -> None:
+    with pytest.raises(ConfigError, match="^tasks must be one of cola, sst2; got 'zzz'.$"):
+        check_choice("tasks", "zzz", ["cola", "sst2"])
+
+
+def test_each_flow_has_its_own_starts_of_the_embeddings() -> None:
+    with pytest.raises(ConfigError, match="embedding_init must be one of random, auxiliary; got 'cooccurrence'"):
+        PretrainConfig(embedding_init="cooccurrence")
+    with pytest.raises(ConfigError, match="embedding_init must be one of random, cooccurrence; got 'auxiliary'"):
+        AuxiliaryConfig(embedding_init="auxiliary")
+
+
+def test_a_users_errors_are_value_errors_of_one_family() -> None:
+    assert issubclass(ConfigError, FastElectraError)
+    assert issubclass(FastElectraError, ValueError)
+
+
+def test_lists_lose_blanks_and_repetitions_but_not_their_order() -> None:
+    config = PretrainConfig(auxiliary=" b, a,,b ", tasks="rte, cola ,rte")
+    assert config.auxiliary_list() == ["b", "a"]
+    assert config.task_list() == ["rte", "cola"]
+
+
+@pytest.mark.parametrize("preset", AUXILIARY_PRESETS)
+def test_every_auxiliary_preset_is_a_valid_config(preset: str) -> None:
+    config = resolve_auxiliary({"preset": preset})
+    assert config.preset == preset
+    assert {name: getattr(config, name) for name in AUXILIARY_PRESETS[preset]} == AUXILIARY_PRESETS[preset]
+
+
+@pytest.mark.parametrize("preset", PRETRAIN_PRESETS)
+def test_every_pretrain_preset_is_a_valid_config(preset: str) -> None:
+    config = resolve_pretrain({"preset": preset})
+    assert config.preset == preset
+    assert {name: getattr(config, name) for name in PRETRAIN_PRESETS[preset]} == PRETRAIN_PRESETS[preset]
+
+
+def test_the_presets_of_one_name_fit_each_other() -> None:
+    assert list(AUXILIARY_PRESETS) == list(PRETRAIN_PRESETS)
+    for preset in PRETRAIN_PRESETS:
+        main, auxiliary = resolve_pretrain({"preset": preset}), resolve_auxiliary({"preset": preset})
+        assert main.hidden_size == auxiliary.hidden_size
+        assert main.embedding_size == auxiliary.embedding_size
+        assert main.sequence_length == auxiliary.sequence_length
+        assert 2 * auxiliary.num_layers <= main.num_layers
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("small", (12, 256, 128, 4, 0.15, 128, 128, 5e-4, 1_000_000)),
+        ("base", (12, 768, 768, 12, 0.15, 512, 256, 2e-4, 766_000)),
+        ("large", (24, 1024, 1024, 16, 0.25, 512, 2048, 2e-4, 400_000)),
+    ],
+)
+def test_the_large_presets_are_electras_recipes(preset: str, expected: tuple[float, ...]) -> None:
+    """arXiv 2003.10555, table 6."""
+    config = resolve_pretrain({"preset": preset})
+    assert (
+        config.num_layers, config.hidden_size, config.embedding_size, config.num_heads, config.mask_fraction,
+        config.sequence_length, config.batch_size, config.learning_rate, config.num_steps,
+    ) == expected  # fmt: skip
+    assert (config.rtd_weight, config.weight_decay, config.dropout) == (50.0, 0.01, 0.1)
+    assert round(config.warmup_fraction * config.num_steps) == pytest.approx(10_000, rel=0.01)
+    assert config.intermediate_size == 4 * config.hidden_size
+
+
+def test_without_a_preset_it_is_demo() -> None:
+    assert resolve_pretrain({}) == resolve_pretrain({"preset": "demo"}) == resolve_pretrain({"preset": None})
+
+
+def test_a_given_value_wins_over_the_preset_and_none_means_not_given() -> None:
+    config = resolve_pretrain({"preset": "small", "num_steps": 5, "learning_rate": None})
+    assert (config.num_steps, config.learning_rate, config.num_layers) == (5, 5e-4, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dropout", 0.0), ("weight_decay", 0.0), ("warmup_fraction", 0.0), ("seed", 0), ("untrained_baseline", False)],
+)
+def test_an_explicit_zero_is_an_answer(name: str, value: Any) -> None:
+    config = resolve_pretrain({"preset": "small", name: value})
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(value)
+
+
+def test_an_explicit_zero_that_is_not_allowed_is_not_taken_for_no_answer() -> None:
+    with pytest.raises(ConfigError, match="num_steps must be >= 1, got 0"):
+        resolve_pretrain({"num_steps": 0})
+    with pytest.raises(ConfigError, match="micro_batch_size must be >= 1, got 0"):
+        resolve_auxiliary({"micro_batch_size": 0})
+
+
+@pytest.mark.parametrize("resolve", [resolve_pretrain, resolve_auxiliary])
+def test_an_unknown_parameter_is_refused_with_the_list_of_known_ones(resolve: Any) -> None:
+    with pytest.raises(ConfigError, match="unknown parameter 'num_step'; known are .*num_steps"):
+        resolve({"num_step": 3})
+
+
+def test_a_vocabulary_size_without_effect_is_refused() -> None:
+    with pytest.raises(ConfigError, match="vocab_size has no effect with the given tokenizer 'vocab.txt'; leave one"):
+        resolve_auxiliary({"tokenizer": "vocab.txt", "vocab_size": 9000})
+    assert resolve_auxiliary({"tokenizer": "train", "vocab_size": 9000}).vocab_size == 9000
+    assert resolve_auxiliary({"tokenizer": None, "vocab_size": 9000}).vocab_size == 9000
+    assert resolve_auxiliary({"tokenizer": "vocab.txt", "vocab_size": None}).tokenizer == "vocab.txt"
+
+
+def test_a_presets_values_are_a_copy() -> None:
+    preset_values("tiny", PRETRAIN_PRESETS)["num_steps"] = 3
+    assert preset_values("tiny", PRETRAIN_PRESETS)["num_steps"] == 10

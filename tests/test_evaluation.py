@@ -1,0 +1,200 @@
+"""Held-out scores equal slow, separate computations on tiny data."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+
+from fast_electra_core import evaluation
+from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
+from fast_electra_core.errors import DataError
+from fast_electra_core.evaluation import make_batch, score_detector, score_masked_lm, unigram_counts
+from fast_electra_core.methods import Batch, Electra, FastElectra, Temperature
+
+VOCAB_SIZE, MASK, LENGTH = 20, 4, 12
+SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
+COUNTS = np.array([0, 0, 0, 7, 0, 3, 1, 4, 0, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Toy sizes are many times slower on several threads where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def dataset(folder: Path, documents: list[Any]) -> TokenDataset:
+    write_shard(folder, documents, separator_id=3, unknown_id=1, vocab_size=VOCAB_SIZE, heldout_fraction=0.0)
+    return TokenDataset([folder], "train", sequence_length=LENGTH, special_ids=SPECIAL_IDS)
+
+
+@pytest.fixture(scope="module")
+def heldout(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
+    """40 sequences: more than one batch of the evaluation."""
+    rng = np.random.default_rng(0)
+    return dataset(tmp_path_factory.mktemp("heldout"), [rng.integers(5, VOCAB_SIZE, 39) for _ in range(10)])
+
+
+def shape(*, dropout: float = 0.5) -> Any:
+    return ElectraConfig(
+        vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=16, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
+
+
+def random_model(model_class: Any, *, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model = model_class(shape())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return model
+
+
+def make_method(kind: str = "fast_electra") -> Any:
+    discriminator, masked_lm = random_model(ElectraForPreTraining), random_model(ElectraForMaskedLM, seed=1)
+    if kind == "electra":
+        return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+    temperature = Temperature("constant", 1.0, 0.1, 1.0)
+    return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
+
+
+def evaluation_batch(heldout: TokenDataset, index: int, *, mask_fraction: float) -> Batch:
+    """One sequence at a time, where the evaluation takes 32."""
+    one = torch.tensor([index])
+    return make_batch(
+        heldout, one, torch.zeros_like(one), mask_fraction=mask_fraction, seed=evaluation._EVALUATION_SEED
+    )
+
+
+def masked_words(heldout: TokenDataset, num_sequences: int) -> list[tuple[int, int, int]]:
+    """(sequence, position, word) of everything masked."""
+    return [
+        (index, position, int(batch.input_ids[0, position]))
+        for index in range(num_sequences)
+        for batch in [evaluation_batch(heldout, index, mask_fraction=0.3)]
+        for position in range(LENGTH)
+        if batch.is_selected[0, position]
+    ]
+
+
+@pytest.mark.parametrize("max_sequences", [5, 256])
+def test_masked_scores_equal_a_computation_word_by_word(max_sequences: int, heldout: TokenDataset) -> None:
+    model = random_model(ElectraForMaskedLM).train()
+    scores = score_masked_lm(model, heldout, counts=COUNTS, mask_fraction=0.3, max_sequences=max_sequences)
+    words = masked_words(heldout, min(40, max_sequences))
+    assert scores.num_masked == len(words)
+    losses, hits = [], []
+    for index, position, word in words:
+        shown = heldout.sequence(index)
+        for other_index, other_position, _ in words:
+            if other_index == index:
+                shown[other_position] = MASK
+        row = model(torch.from_numpy(shown)[None]).logits[0, position].double().detach().numpy()
+        losses.append(np.log(np.exp(row).sum()) - row[word])
+        hits.append(row.argmax() == word)
+    assert scores.masked_loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert scores.masked_accuracy == pytest.approx(np.mean(hits))
+    assert scores.seconds_per_1k_tokens > 0
+    assert not model.training, "it is left in evaluation mode"
+
+
+def test_the_unigram_baseline_by_hand(heldout: TokenDataset) -> None:
+    """One is added to each count; special tokens are never masked and take no share."""
+    scores = score_masked_lm(random_model(ElectraForMaskedLM), heldout, counts=COUNTS, mask_fraction=0.3)
+    words = [word for _, _, word in masked_words(heldout, 40)]
+    total = sum(int(count) + 1 for count in COUNTS[5:])
+    assert scores.unigram_loss == pytest.approx(np.mean([math.log(total / (COUNTS[word] + 1)) for word in words]))
+    assert scores.unigram_accuracy == pytest.approx(np.mean([word == 10 for word in words]))  # 10: the first of count 9
+
+
+def test_scores_are_the_same_at_every_call(heldout: TokenDataset) -> None:
+    model = random_model(ElectraForMaskedLM)
+    first, second = (score_masked_lm(model, heldout, counts=COUNTS) for _ in range(2))
+    assert first[:-1] == second[:-1]
+
+
+def test_unigram_counts_by_hand(tmp_path: Path) -> None:
+    counts = unigram_counts(dataset(tmp_path, [np.array([5, 5, 19]), np.array([7])]), VOCAB_SIZE)
+    assert counts.tolist() == [0, 0, 0, 2, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["fast_electra", "electra"])
+def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: TokenDataset) -> None:
+    method = make_method(kind).train()
+    scores = score_detector(method, heldout, temperature=1.5, mask_fraction=0.3, max_sequences=35)
+    method.eval()
+    replaced, original, losses, num_selected = [], [], [], 0
+    for index in range(35):
+        batch = evaluation_batch(heldout, index, mask_fraction=0.3)
+        num_selected += int(batch.is_selected.sum())
+        corrupted = method.corrupt(batch, temperature=1.5).corrupted_ids
+        logits = method.discriminator(corrupted).logits[0].detach().double()
+        for position in range(LENGTH):
+            is_replaced = bool(corrupted[0, position] != batch.input_ids[0, position])
+            (replaced if is_replaced else original).append(float(logits[position]))
+            losses.append(math.log1p(math.exp(-float(logits[position]) if is_replaced else float(logits[position]))))
+    share = len(replaced) / len(losses)
+    ranks = [(high > low) + 0.5 * (high == low) for high in replaced for low in original]
+    caught, alarms = sum(value > 0 for value in replaced), sum(value > 0 for value in original)
+    assert scores == {
+        "heldout_rtd_loss": pytest.approx(np.mean(losses), rel=1e-5),
+        "heldout_majority_loss": pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share)),
+        "heldout_auc": pytest.approx(np.mean(ranks), abs=1e-6),
+        "heldout_replaced_fraction": pytest.approx(share),
+        "heldout_replaced_of_selected": pytest.approx(len(replaced) / num_selected),
+        "heldout_recall_replaced": pytest.approx(caught / len(replaced)),
+        "heldout_recall_original": pytest.approx(1 - alarms / len(original)),
+        "heldout_precision_replaced": pytest.approx(caught / (caught + alarms)),
+    }
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_scoring_a_detector_keeps_its_mode(was_training: bool, heldout: TokenDataset) -> None:
+    method = make_method().train(was_training)
+    score_detector(method, heldout, temperature=1.0, mask_fraction=0.15, max_sequences=2)
+    assert method.discriminator.training == was_training
+    assert not method.auxiliary.training
+
+
+def test_where_nothing_is_replaced_there_is_nothing_to_rank(tmp_path: Path) -> None:
+    """An auxiliary that is sure of the only word there is."""
+    method = make_method()
+    with torch.no_grad():
+        method.auxiliary.generator_lm_head.bias[7] = 1000.0
+    text = dataset(tmp_path, [np.full(100, 7)])
+    scores = score_detector(method, text, temperature=1.0, mask_fraction=0.3, max_sequences=3)
+    assert scores["heldout_replaced_fraction"] == 0.0
+    assert scores["heldout_auc"] == 0.5
+    assert scores["heldout_majority_loss"] == 0.0
+
+
+def test_a_batch_is_a_pure_function_of_place_and_seed(heldout: TokenDataset) -> None:
+    sequence, epoch = torch.tensor([7, 3, 7]), torch.tensor([0, 1, 1])
+    first = make_batch(heldout, sequence, epoch, mask_fraction=0.4, seed=3)
+    torch.manual_seed(77)
+    again = make_batch(heldout, sequence.flip(0), epoch.flip(0), mask_fraction=0.4, seed=3)
+    assert all(torch.equal(ours, theirs.flip(0)) for ours, theirs in zip(first, again, strict=True))
+    assert first.input_ids.shape == (3, LENGTH)
+    assert not torch.equal(first.is_selected[0], first.is_selected[2]), "another epoch, other positions"
+    other = make_batch(heldout, sequence, epoch, mask_fraction=0.4, seed=4)
+    assert torch.equal(first.input_ids, other.input_ids)
+    assert not torch.equal(first.is_selected, other.is_selected)
+    assert not torch.equal(first.sample_uniforms, other.sample_uniforms)
+
+
+def test_held_out_text_of_less_than_a_sequence_is_refused(tmp_path: Path) -> None:
+    short = dataset(tmp_path, [np.array([5, 6, 7])])
+    message = r"the held-out text \(4 tokens\) is shorter than one sequence of 12; give more text, a larger"
+    with pytest.raises(DataError, match=message):
+        score_masked_lm(random_model(ElectraForMaskedLM), short, counts=COUNTS)
+    with pytest.raises(DataError, match=message):
+        score_detector(make_method(), short, temperature=1.0, mask_fraction=0.15)

@@ -1,0 +1,179 @@
+"""Every knob is there once, does something, and is read by someone."""
+
+import ast
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
+from fast_electra_core.errors import ConfigError
+from steps.config import resolve_auxiliary, resolve_pretrain
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = {
+    "preset": "laptop",
+    "corpus": "text.txt",
+    "text_field": "body",
+    "on_bad_text": "skip",
+    "heldout_fraction": 0.25,
+    "shard_megabytes": 3.5,
+    "sequence_length": 40,
+    "architecture": "electra",
+    "num_layers": 3,
+    "hidden_size": 256,
+    "embedding_size": 256,
+    "num_heads": 8,
+    "intermediate_size": 77,
+    "dropout": 0.3,
+    "mask_fraction": 0.4,
+    "num_steps": 7,
+    "batch_size": 6,
+    "micro_batch_size": 2,
+    "learning_rate": 1e-5,
+    "warmup_fraction": 0.5,
+    "weight_decay": 0.2,
+    "max_gradient_norm": 3.0,
+    "precision": "fp32",
+    "seed": 9,
+    "checkpoint_every_steps": 3,
+    "log_every_steps": 4,
+    "store": "elsewhere",
+    "tracking_uri": "sqlite:///other.db",
+    "experiment": "other",
+}
+AUXILIARY = {**SHARED, "tokenizer": "vocab.txt", "vocab_size": 999, "embedding_init": "random"}
+PRETRAIN = {
+    **SHARED,
+    "embedding_init": "random",
+    "method": "electra",
+    "auxiliary": "folder",
+    "max_auxiliary_fraction": 0.5,
+    "schedule": "linear",
+    "temperature_start": 3.0,
+    "temperature_decay": 0.7,
+    "temperature_end": 0.5,
+    "rtd_weight": 20.0,
+    "glue": "glue_data",
+    "tasks": "cola",
+    "seeds": 4,
+    "untrained_baseline": False,
+    "finetune_learning_rate": 1e-6,
+    "finetune_batch_size": 5,
+    "finetune_epochs": 0.5,
+    "finetune_max_length": 33,
+    "finetune_max_examples": 10,
+    "layer_decay": 0.5,
+}
+NEEDED_WITH = {"hidden_size": {"embedding_size": 256}, "embedding_size": {"hidden_size": 256}}
+"""A modernbert, which the demo preset is, wants both alike."""
+Config = type[AuxiliaryConfig] | type[PretrainConfig]
+Resolve = Callable[[dict[str, Any]], Any]
+
+
+def load_flow(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "flows" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parameters_of(flow: type) -> dict[str, Any]:
+    return dict(flow._get_parameters())  # type: ignore[attr-defined]
+
+
+def given_to(parameter: Any) -> dict[str, Any]:
+    """What the flow's source gives to Parameter(...)."""
+    return dict(parameter._override_kwargs)
+
+
+FLOWS = [
+    pytest.param("pretrain_flow", "PretrainFlow", PretrainConfig, id="pretrain"),
+    pytest.param("auxiliary_flow", "AuxiliaryFlow", AuxiliaryConfig, id="auxiliary"),
+]
+
+
+@pytest.mark.parametrize("file, name, config", FLOWS)
+def test_the_parameters_of_a_flow_are_the_fields_of_its_config(file: str, name: str, config: Config) -> None:
+    parameters = parameters_of(getattr(load_flow(file), name))
+    assert set(parameters) == {field.name for field in fields(config)}
+
+
+@pytest.mark.parametrize("file, name, config", FLOWS)
+def test_a_parameter_has_its_fields_type_no_default_of_its_own_and_a_help(file: str, name: str, config: Config) -> None:
+    parameters = {key: given_to(value) for key, value in parameters_of(getattr(load_flow(file), name)).items()}
+    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(config)}
+    types = {name: kind.removesuffix(" | None") for name, kind in types.items()}
+    assert {key: given["type"].__name__ for key, given in parameters.items()} == types
+    assert [key for key, given in parameters.items() if given["default"] is not None] == []
+    assert [key for key, given in parameters.items() if not given["help"]] == []
+
+
+@pytest.mark.parametrize(
+    "resolve, values, name",
+    [
+        *(pytest.param(resolve_pretrain, PRETRAIN, name, id=f"pretrain-{name}") for name in PRETRAIN),
+        *(pytest.param(resolve_auxiliary, AUXILIARY, name, id=f"auxiliary-{name}") for name in AUXILIARY),
+    ],
+)
+def test_every_parameter_changes_the_config(resolve: Resolve, values: dict[str, Any], name: str) -> None:
+    others = NEEDED_WITH.get(name, {})
+    before = resolve(dict.fromkeys(values)).to_dict()
+    after = resolve({**dict.fromkeys(values), **others, name: values[name]}).to_dict()
+    assert after[name] == values[name] != before[name]
+    if name != "preset":
+        assert {key for key in after if after[key] != before[key]} == {name, *others}
+
+
+@pytest.mark.parametrize("config, values", [(PretrainConfig, PRETRAIN), (AuxiliaryConfig, AUXILIARY)])
+def test_the_values_above_cover_every_field(config: Config, values: dict[str, Any]) -> None:
+    assert set(values) == {field.name for field in fields(config)}
+
+
+def test_an_explicit_zero_is_an_answer() -> None:
+    assert resolve_pretrain({"preset": "small", "dropout": 0.0, "seed": 0, "weight_decay": 0.0}).dropout == 0.0
+    assert resolve_pretrain({"preset": "small"}).dropout == 0.1
+
+
+def test_an_unknown_parameter_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown parameter 'vocab_size'; known are architecture, auxiliary"):
+        resolve_pretrain({"vocab_size": 512})
+
+
+def test_a_vocabulary_size_without_effect_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"vocab_size has no effect with the given tokenizer 'vocab\.txt'"):
+        resolve_auxiliary({"vocab_size": 512, "tokenizer": "vocab.txt"})
+    assert resolve_auxiliary({"vocab_size": 512, "tokenizer": "train"}).vocab_size == 512
+
+
+def readers_of_configs() -> Iterator[tuple[str, str]]:
+    """(file, field) for each `config.field`, `settings.field` and `config["field"]` outside the config itself."""
+    for path in [*(ROOT / "steps").rglob("*.py"), *(ROOT / "fast_electra_core").rglob("*.py")]:
+        if path.name in ("config.py", "presets.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "settings"):
+                yield path.name, node.attr
+            if (
+                isinstance(node, ast.Subscript)
+                and ast.unparse(node.value) in ("config", "plan['config']")
+                and isinstance(node.slice, ast.Constant)
+            ):
+                yield path.name, node.slice.value
+
+
+@pytest.mark.parametrize("config", [PretrainConfig, AuxiliaryConfig])
+def test_every_field_of_a_config_is_read_somewhere(config: Config) -> None:
+    read = {field for _, field in readers_of_configs()}
+    through_a_method = {"auxiliary", "tasks"}  # config.auxiliary_list(), config.task_list()
+    assert {"auxiliary_list", "task_list"} <= read
+    label = {"preset"}  # its effect is in the other fields
+    by_tuple = {"schedule", "temperature_start", "temperature_decay", "temperature_end"}  # also model version tags
+    unread = {field.name for field in fields(config)} - read - through_a_method - label
+    assert unread == set(), unread
+    assert by_tuple <= read

@@ -1,0 +1,385 @@
+"""Training is a pure function of config, data and step: a killed run, resumed, is the run that was never killed."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+
+from fast_electra_core import trainer
+from fast_electra_core.checkpoint import list_checkpoints, load_latest
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
+from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
+from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Temperature
+from fast_electra_core.trainer import (
+    WITHOUT_EFFECT_ON_TRAINING,
+    Hooks,
+    Interrupted,
+    Row,
+    build_optimizer,
+    train,
+    training_identity,
+    uses_bf16,
+)
+
+VOCAB_SIZE, MASK, NUM_STEPS = 30, 4, 7
+SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
+# Checkpoints and rows in different rhythms, so that a row's window may begin before a checkpoint.
+CONFIG = PretrainConfig(
+    num_steps=NUM_STEPS, batch_size=4, micro_batch_size=2, sequence_length=10, dropout=0.2, learning_rate=0.01,
+    warmup_fraction=0.3, mask_fraction=0.3, checkpoint_every_steps=2, log_every_steps=3, precision="fp32", seed=5,
+)  # fmt: skip
+METHODS = ["masked_lm", "fast_electra", "electra"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Toy sizes are many times slower on several threads where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
+    """Eleven sequences: seven steps of four straddle three epochs."""
+    folder = tmp_path_factory.mktemp("shard")
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(5, VOCAB_SIZE, 21) for _ in range(4)]
+    write_shard(folder, documents, separator_id=3, unknown_id=1, vocab_size=VOCAB_SIZE, heldout_fraction=0.0)
+    return TokenDataset([folder], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+
+
+def make(name: str, *, dropout: float = 0.2) -> Any:
+    shape = ElectraConfig(
+        vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=16, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    discriminator, masked_lm = ElectraForPreTraining(shape), ElectraForMaskedLM(shape)
+    if name == "masked_lm":
+        return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
+    if name == "fast_electra":
+        temperature = Temperature("exponential", 2.0, 0.1, 1.0)
+        return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
+    return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+
+
+def run(
+    name: str,
+    dataset: TokenDataset,
+    root: Path,
+    *,
+    config: PretrainConfig = CONFIG,
+    on_step: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    method: Any = None,
+) -> list[Row]:
+    """One attempt at the run; its metric rows, also when it ends early."""
+    rows: list[Row] = []
+    hooks = Hooks(
+        on_metrics=rows.append, on_step=on_step, should_stop=should_stop, evaluate=lambda: {"heldout": len(rows)}
+    )
+    torch.manual_seed(99)  # the surroundings' random state must not matter
+    try:
+        train(method or make(name, dropout=config.dropout), dataset, config=config, checkpoints=root, hooks=hooks)
+    except (Killed, Interrupted):
+        pass
+    return rows
+
+
+def final_tensors(root: Path) -> dict[str, bytes]:
+    newest = load_latest(root)
+    assert newest is not None
+    assert newest.step == NUM_STEPS
+    return {name: value.numpy().tobytes() for name, value in newest.tensors.items()}
+
+
+def training_rows(*attempts: list[Row]) -> dict[float, list[Row]]:
+    """Rows by step, without speed, which is the machine's, and without held-out values."""
+    by_step: dict[float, list[Row]] = {}
+    for row in (row for rows in attempts for row in rows if "loss" in row):
+        kept = {key: value for key, value in row.items() if key not in ("tokens_per_second", "heldout")}
+        by_step.setdefault(row["step"], []).append(kept)
+    return by_step
+
+
+def kill_at(step_to_die: int) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if step == step_to_die:
+            raise Killed
+
+    return on_step
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    dataset: TokenDataset, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, bytes], dict[float, list[Row]]]]:
+    """Final tensors and rows of each method's run in one go."""
+    results = {}
+    for name in METHODS:
+        root = tmp_path_factory.mktemp(name)
+        rows = run(name, dataset, root)
+        results[name] = final_tensors(root), training_rows(rows)
+    return results
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("step", range(1, NUM_STEPS + 1))
+def test_killed_at_any_step_and_resumed_the_run_is_bit_for_bit_the_same(
+    name: str, step: int, dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    """Weights, optimizer state and metric rows. ModernBERT's resume replays the loader, DeBERTaV3 saves no optimizer."""
+    killed = run(name, dataset, tmp_path, on_step=kill_at(step))
+    resumed = run(name, dataset, tmp_path)
+    tensors, rows = uninterrupted[name]
+    assert final_tensors(tmp_path) == tensors
+    assert {"model", "optimizer"} == {key.split(".")[0] for key in tensors}
+    seen = training_rows(killed, resumed)
+    assert list(rows) == [3, 6, 7]
+    assert sorted(seen) == [3, 6, 7]
+    assert all(row == rows[at][0] for at, versions in seen.items() for row in versions)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stopped_at_every_single_step_the_run_is_bit_for_bit_the_same(
+    name: str, dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    attempts = [run(name, dataset, tmp_path, should_stop=lambda: True) for _ in range(NUM_STEPS)]
+    tensors, rows = uninterrupted[name]
+    assert final_tensors(tmp_path) == tensors
+    assert training_rows(*attempts) == rows
+
+
+def test_a_stop_writes_a_checkpoint_of_the_step_reached_and_says_so(dataset: TokenDataset, tmp_path: Path) -> None:
+    steps: list[int] = []
+    written: list[Path] = []
+    hooks = Hooks(on_step=steps.append, on_checkpoint=written.append, should_stop=lambda: steps[-1] == 3)
+    with pytest.raises(Interrupted, match="stopped after step 3; a checkpoint is written, resume goes on from there"):
+        train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    assert steps == [1, 2, 3]
+    assert [path.name for path in written] == ["step-000000002", "step-000000003"]
+    assert all(path in list_checkpoints(tmp_path) for path in written)
+
+
+def test_a_stop_at_the_last_step_lets_the_run_end(dataset: TokenDataset, tmp_path: Path) -> None:
+    steps: list[int] = []
+    hooks = Hooks(on_step=steps.append, should_stop=lambda: steps[-1] == NUM_STEPS)
+    trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    assert trained[:2] == (0, NUM_STEPS)
+    assert trained.seconds > 0
+
+
+def test_a_finished_run_started_again_does_nothing(dataset: TokenDataset, tmp_path: Path) -> None:
+    run("masked_lm", dataset, tmp_path)
+    before = final_tensors(tmp_path)
+    method = make("masked_lm")
+    hooks = Hooks(on_step=kill_at(NUM_STEPS))
+    assert train(method, dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks).first_step == NUM_STEPS
+    assert final_tensors(tmp_path) == before
+    found = {f"model.{name}": value.detach().numpy().tobytes() for name, value in method.named_parameters()}
+    assert found.items() <= before.items()
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(
+    dataset: TokenDataset, uninterrupted: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("fast_electra", dataset, tmp_path, on_step=kill_at(5))
+    newest = list_checkpoints(tmp_path)[0]
+    (newest / "tensors.safetensors").write_bytes(b"rubbish")
+    steps: list[int] = []
+    run("fast_electra", dataset, tmp_path, on_step=steps.append)
+    assert steps == [3, 4, 5, 6, 7]
+    assert f"checkpoint {newest} is damaged" in caplog.text
+    assert final_tensors(tmp_path) == uninterrupted["fast_electra"][0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("size", [1, 4, None])
+def test_another_micro_batch_size_gives_the_same_run(
+    name: str, size: int | None, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, dropout=0.0)
+    expected = training_rows(run(name, dataset, tmp_path / "two", config=config))
+    found = training_rows(run(name, dataset, tmp_path / "other", config=replace(config, micro_batch_size=size)))
+    assert found.keys() == expected.keys()
+    for step, (row,) in expected.items():
+        assert found[step] == [{key: pytest.approx(value, rel=1e-4) for key, value in row.items()}]
+
+
+@pytest.mark.parametrize("changes", [{"log_every_steps": 1}, {"checkpoint_every_steps": 100}, {"store": "elsewhere"}])
+def test_settings_without_effect_on_training_have_none(
+    changes: dict[str, Any], dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    run("fast_electra", dataset, tmp_path, config=replace(CONFIG, **changes))
+    assert final_tensors(tmp_path) == uninterrupted["fast_electra"][0]
+
+
+def test_they_may_change_when_a_run_is_resumed(dataset: TokenDataset, uninterrupted: Any, tmp_path: Path) -> None:
+    run("fast_electra", dataset, tmp_path, on_step=kill_at(5))
+    run("fast_electra", dataset, tmp_path, config=replace(CONFIG, checkpoint_every_steps=1, glue="other"))
+    assert final_tensors(tmp_path) == uninterrupted["fast_electra"][0]
+
+
+@pytest.mark.parametrize("changes", [{"seed": 6}, {"learning_rate": 0.02}, {"mask_fraction": 0.4}, {"dropout": 0.1}])
+def test_settings_with_effect_change_the_run(
+    changes: dict[str, Any], dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    run("fast_electra", dataset, tmp_path, config=replace(CONFIG, **changes))
+    assert final_tensors(tmp_path) != uninterrupted["fast_electra"][0]
+
+
+def test_the_largest_seed_trains(dataset: TokenDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, seed=2**60 - 1)
+    assert len(run("fast_electra", dataset, tmp_path, config=config)) == 5
+
+
+@pytest.mark.parametrize(
+    ("log_every_steps", "reported"), [(1, 4), (3, 6), (100, 4)], ids=["at a row", "at a later row", "at a checkpoint"]
+)
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_earlier_checkpoint(
+    log_every_steps: int, reported: int, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, log_every_steps=log_every_steps, checkpoint_every_steps=2 if log_every_steps != 3 else 3)
+    method = make("fast_electra")
+
+    def poison(step: int) -> None:
+        if step == 3:
+            torch.nn.init.constant_(method.discriminator.discriminator_predictions.dense.bias, math.nan)
+
+    good = 2
+    if config.checkpoint_every_steps == 3:  # poison only after the checkpoint of step 3
+        good = 3
+        poison_at_four = poison
+
+        def poison(step: int) -> None:
+            poison_at_four(step - 1)
+
+    with pytest.raises(NonFiniteLossError, match=f"rtd_loss is nan at or shortly before step {reported}. The last"):
+        run("fast_electra", dataset, tmp_path, config=config, on_step=poison, method=method)
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    assert newest.step == good
+    assert all(bool(value.isfinite().all()) for value in newest.tensors.values())
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(dataset: TokenDataset, tmp_path: Path) -> None:
+    run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
+    with pytest.raises(CheckpointError, match="is of another run: learning_rate, seed differ. Start a new run"):
+        run("masked_lm", dataset, tmp_path, config=replace(CONFIG, seed=6, learning_rate=0.5))
+
+
+def test_names_without_effect_are_fields_and_the_identity_is_all_the_others() -> None:
+    names = {field.name for config in (AuxiliaryConfig, PretrainConfig) for field in fields(config)}
+    assert names >= WITHOUT_EFFECT_ON_TRAINING
+    own = {field.name for field in fields(PretrainConfig)}
+    assert training_identity(CONFIG).keys() == own - WITHOUT_EFFECT_ON_TRAINING
+    for name in ("seed", "num_steps", "dropout", "schedule", "rtd_weight", "auxiliary", "corpus", "sequence_length"):
+        assert name in training_identity(CONFIG)
+
+
+def test_the_identity_survives_json() -> None:
+    config = replace(CONFIG, micro_batch_size=None, learning_rate=1 / 3)
+    assert json.loads(json.dumps(training_identity(config))) == training_identity(config)
+
+
+def test_bf16_is_refused_where_the_hardware_is_slower_with_it() -> None:
+    with pytest.raises(ConfigError, match="precision bf16 is refused on cpu: .*Use --precision auto or fp32"):
+        uses_bf16("bf16", torch.device("cpu"))
+    assert not uses_bf16("auto", torch.device("cpu"))
+    assert not uses_bf16("fp32", torch.device("cpu"))
+
+
+def test_a_refused_precision_ends_the_run_before_its_first_step(dataset: TokenDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision bf16 is refused on cpu"):
+        run("masked_lm", dataset, tmp_path, config=replace(CONFIG, precision="bf16"), on_step=kill_at(1))
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    method = make("fast_electra")
+    decaying, constant = build_optimizer(method, replace(CONFIG, weight_decay=0.3)).param_groups
+    assert (decaying["weight_decay"], constant["weight_decay"]) == (0.3, 0.0)
+    assert (decaying["betas"], decaying["eps"]) == ((0.9, 0.999), 1e-6)
+    names = {id(value): name for name, value in method.named_parameters()}
+    assert all(names[id(value)].endswith("weight") for value in decaying["params"])
+    assert all(names[id(value)].endswith(("bias", "LayerNorm.weight")) for value in constant["params"])
+    assert len(decaying["params"]) + len(constant["params"]) == len(names)
+
+
+def test_rows_hold_the_means_of_their_window_and_come_when_due(dataset: TokenDataset, tmp_path: Path) -> None:
+    each = run("fast_electra", dataset, tmp_path / "each", config=replace(CONFIG, log_every_steps=1))
+    rows = run("fast_electra", dataset, tmp_path / "three")
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 7]
+    assert ["loss" in row for row in rows] == [False, True, False, True, True]
+    assert ["heldout" in row for row in rows] == [True, False, True, True, True]
+    assert rows[1]["loss"] == pytest.approx(sum(row["loss"] for row in each[:3]) / 3)
+    assert rows[3]["loss"] == pytest.approx(sum(row["loss"] for row in each[3:6]) / 3)
+    assert rows[4]["loss"] == pytest.approx(each[6]["loss"])
+    assert rows[3]["temperature"] == pytest.approx(1 + math.exp(-(5 / 7) / 0.1))
+    assert rows[3]["learning_rate"] == pytest.approx(0.01 * 2 / 7)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+class Clock:
+    """A clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step takes 2 s and every evaluation 50, which is not training: 40 tokens / 2 s, also after a resume."""
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+    rows: list[Row] = []
+
+    def on_step(step: int) -> None:
+        clock.now += 2
+        if step == 5 and len(rows) < 4:
+            raise Killed
+
+    def evaluate() -> Row:
+        clock.now += 50
+        return {}
+
+    hooks = Hooks(on_metrics=rows.append, on_step=on_step, evaluate=evaluate)
+    with pytest.raises(Killed):
+        train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    rows.append({})
+    train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+    assert speeds == [20.0, 20.0, 20.0]
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """Two words in strict alternation: the masked language model soon knows which one is missing."""
+    folder = tmp_path / "shard"
+    folder.mkdir()
+    write_shard(folder, [np.array([10, 11] * 200)], separator_id=3, unknown_id=1, vocab_size=30, heldout_fraction=0.0)
+    data = TokenDataset([folder], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+    config = replace(
+        CONFIG, num_steps=60, dropout=0.0, log_every_steps=20, batch_size=8, micro_batch_size=None, learning_rate=0.02
+    )
+    rows = [row for row in run("masked_lm", data, tmp_path / "checkpoints", config=config) if "loss" in row]
+    assert rows[0]["loss"] > 1.0
+    assert rows[-1]["loss"] < 0.2
+    assert rows[-1]["masked_accuracy"] > 0.95
