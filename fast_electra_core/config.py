@@ -17,6 +17,7 @@ from fast_electra_core.schedules import SCHEDULES
 METHODS = ("fast_electra", "electra")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
+WARM_STARTS = ("none", "embeddings", "layers")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -44,9 +45,6 @@ class TrainingConfig:
 
     architecture: str = "electra"
     """electra (post-norm, learned positions), or modernbert (pre-norm, rotary positions, gated feed-forward)."""
-    embedding_init: str = "random"
-    """How the token embeddings start: random; cooccurrence, from the text's word co-occurrences, which takes a small
-    model past the unigram plateau at once (AuxiliaryFlow); auxiliary, from the auxiliary's (PretrainFlow)."""
     num_layers: int = 12
     """Transformer layers. >= 1."""
     hidden_size: int = 256
@@ -160,6 +158,9 @@ class AuxiliaryConfig(TrainingConfig):
 
     tokenizer: str = "train"
     """`train` (WordPiece on the corpus), a vocab.txt, a folder or `s3://` prefix with a tokenizer, `hub:NAME`."""
+    embedding_init: str = "random"
+    """How the token embeddings start: random, or cooccurrence: from the text's word co-occurrences, which takes a small
+    model past the unigram plateau at once."""
     vocab_size: int = 8192
     """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. >= 256."""
 
@@ -183,6 +184,9 @@ class PretrainConfig(TrainingConfig):
     `hub:NAME`. One is chosen by held-out masked loss."""
     max_auxiliary_fraction: float = 0.75
     """A candidate whose forward FLOPs per token exceed this share of the main model's is not chosen. > 0."""
+    warm_start: str = "none"
+    """What the main model takes over from the auxiliary before it is trained: none, embeddings, or layers: the
+    embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
 
     schedule: str = "exponential"
     """Shape of the temperature over progress; see fast_electra_core.schedules."""
@@ -219,7 +223,7 @@ class PretrainConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("method", self.method, METHODS)
-        check_choice("embedding_init", self.embedding_init, ("random", "auxiliary"))
+        check_choice("warm_start", self.warm_start, WARM_STARTS)
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
             _check_positive(name, getattr(self, name))

@@ -91,19 +91,43 @@ def build_masked_lm(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
 
 @torch.no_grad()
 def set_embeddings(model: PreTrainedModel, embeddings: Tensor) -> None:
-    """Overwrite the token embeddings with embeddings (V, D), mean 0 and scaled to the spread the model starts with.
+    """Overwrite the token embeddings with embeddings (V, D), centred and scaled to a standard deviation of 0.1."""
+    centred = embeddings - embeddings.mean(dim=0)
+    model.get_input_embeddings().weight.copy_(centred * (_EMBEDDING_SPREAD / centred.std()))
+
+
+@torch.no_grad()
+def warm_start(discriminator: PreTrainedModel, auxiliary: PreTrainedModel, *, with_layers: bool) -> None:
+    """Copy the auxiliary's embeddings and, if asked for, its layers into the lowest layers of the main model.
+
+    Raises: as check_warm_start.
+    """
+    check_warm_start(discriminator, auxiliary, with_layers=with_layers)
+    ours = discriminator.base_model.state_dict()
+    for name, weight in _shared_weights(auxiliary, with_layers):
+        ours[name].copy_(weight)
+
+
+def check_warm_start(discriminator: PreTrainedModel, auxiliary: PreTrainedModel, *, with_layers: bool) -> None:
+    """Every weight that warm_start would copy has its place; the models may be on the meta device.
 
     Raises:
-        ConfigError: the shape is another one.
+        ConfigError: the two are of different architectures or widths, or the auxiliary has more layers.
     """
-    weight = model.get_input_embeddings().weight
-    if weight.shape != embeddings.shape:
-        raise ConfigError(
-            f"embedding_init needs embeddings of shape {tuple(weight.shape)}, got {tuple(embeddings.shape)}; "
-            "give both models the same embedding_size, or --embedding_init random"
-        )
-    centred = embeddings - embeddings.mean(dim=0)
-    weight.copy_(centred * (_EMBEDDING_SPREAD / centred.std()))
+    ours = discriminator.base_model.state_dict()
+    for name, weight in _shared_weights(auxiliary, with_layers):
+        if name not in ours or ours[name].shape != weight.shape:
+            found = tuple(ours[name].shape) if name in ours else "missing"
+            raise ConfigError(
+                f"warm_start does not fit: {name} is {tuple(weight.shape)} in the auxiliary and {found} in the main "
+                "model. Give both the same architecture and widths, and the main model at least as many layers, or "
+                "--warm_start none"
+            )
+
+
+def _shared_weights(auxiliary: PreTrainedModel, with_layers: bool) -> list[tuple[str, Tensor]]:
+    weights = auxiliary.base_model.state_dict().items()
+    return [(n, w) for n, w in weights if n.startswith("embeddings") or (with_layers and "layer" in n)]
 
 
 @torch.no_grad()

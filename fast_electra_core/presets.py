@@ -59,11 +59,11 @@ PRETRAIN_PRESETS: Mapping[str, _Values] = {
         "tasks": "sst2,rte", "seeds": 2, "finetune_max_examples": 32, "finetune_epochs": 1.0, "finetune_max_length": 48,
     },
     "demo": {
-        **_DEMO, "embedding_init": "auxiliary", "num_layers": 4, "num_steps": 1000, "learning_rate": 2e-3,
+        **_DEMO, "warm_start": "layers", "num_layers": 4, "num_steps": 1000, "learning_rate": 2e-3,
         "seeds": 2, "finetune_learning_rate": 1e-3, "finetune_epochs": 3.0, "finetune_max_length": 64,
     },
     "laptop": {
-        **_LAPTOP, "embedding_init": "auxiliary", "num_layers": 4, "num_steps": 6000, "learning_rate": 2e-3,
+        **_LAPTOP, "warm_start": "layers", "num_layers": 4, "num_steps": 3000, "learning_rate": 2e-3,
         "seeds": 3, "finetune_learning_rate": 1e-3, "finetune_epochs": 3.0,
     },
     "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000, "finetune_learning_rate": 3e-4},

@@ -50,7 +50,7 @@ class PretrainFlow(FlowSpec):
     temperature_end = Parameter("temperature_end", type=float, help="temperature that it descends to, > 0")
     rtd_weight = Parameter("rtd_weight", type=float, help="weight of the replaced-token-detection loss")
     architecture = Parameter("architecture", type=str, help="electra or modernbert")
-    embedding_init = Parameter("embedding_init", type=str, help="random, or auxiliary: start from its embeddings")
+    warm_start = Parameter("warm_start", type=str, help="taken over from the auxiliary: none, embeddings, layers")
     num_layers = Parameter("num_layers", type=int, help="transformer layers")
     hidden_size = Parameter("hidden_size", type=int, help="width, a multiple of num_heads")
     embedding_size = Parameter("embedding_size", type=int, help="width of the embedding table")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers import logging as transformers_logging
 
@@ -22,6 +22,7 @@ from fast_electra_core.evaluation import score_masked_lm, unigram_counts
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
     build_discriminator,
+    check_warm_start,
     count_parameters,
     encoder_config,
     freeze,
@@ -61,7 +62,10 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
     with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
         folder, version = _download(address, Path(scratch) / "model", config.tracking_uri)
         described = check_folder(folder, address=address, sequence_length=config.sequence_length)
-        load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
+        model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
+        if config.warm_start != "none":
+            discriminator = _outline(config, vocab_size=model.config.vocab_size, folder=folder)
+            check_warm_start(discriminator, model, with_layers=config.warm_start == "layers")
         digest = weights_digest(folder)
         key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
         if not store.has(key):
@@ -166,7 +170,7 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
             output_loading_info=True,
             dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise AuxiliaryError(f"auxiliary {address or folder} cannot be loaded: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -206,11 +210,7 @@ def score_candidate(
     freeze(model)
     vocab_size = model.config.vocab_size
     scores = score_masked_lm(model, heldout, counts=unigram_counts(train, vocab_size))
-    ids = special_ids(store.get_folder(tokenizer_key))
-    with torch.device("meta"):
-        discriminator = build_discriminator(
-            encoder_config(settings, vocab_size=vocab_size, special_ids=ids), seed=settings.seed
-        )
+    discriminator = _outline(settings, vocab_size=vocab_size, folder=store.get_folder(tokenizer_key))
     length = settings.sequence_length
     flops = forward_flops_per_token(model, sequence_length=length, head_fraction=settings.mask_fraction)
     main_flops = forward_flops_per_token(discriminator, sequence_length=length)
@@ -234,6 +234,14 @@ def score_candidate(
         "ok": not reason,
         "reason": reason,
     }
+
+
+def _outline(config: PretrainConfig, *, vocab_size: int, folder: Path) -> PreTrainedModel:
+    """The main model without its weights; folder holds the tokenizer."""
+    with torch.device("meta"):
+        return build_discriminator(
+            encoder_config(config, vocab_size=vocab_size, special_ids=special_ids(folder)), seed=config.seed
+        )
 
 
 def choose(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:

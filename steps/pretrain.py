@@ -31,6 +31,7 @@ from fast_electra_core.models import (
     encoder_config,
     set_embeddings,
     set_output_bias,
+    warm_start,
 )
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
@@ -111,8 +112,8 @@ def train_discriminator(config: PretrainConfig, run: TrainingRun, *, auxiliary: 
     masked_lm = load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
     shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
     discriminator = build_discriminator(shape, seed=config.seed)
-    if config.embedding_init == "auxiliary":
-        set_embeddings(discriminator, masked_lm.get_input_embeddings().weight)
+    if config.warm_start != "none":
+        warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
     method = _method(config, discriminator, masked_lm, mask_token_id=dataset.special_ids.mask).to(device())
     masked_lm.to(device())
 
@@ -176,6 +177,8 @@ def _train(
         ProgressBar(config.num_steps, label=label, initial=first_step) as bar,
         _stop_on_signal() as stopped,
     ):
+        for row in curve.rows:  # those that a kill kept from the server; it gets the others once only
+            logger.log(row)
 
         def on_metrics(row: Row) -> None:
             curve.append(row)

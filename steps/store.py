@@ -64,9 +64,12 @@ class Store:
         if local.resolve() != target:
             partial = target.parent / f".{target.name}.{os.getpid()}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(local, partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
+            try:
+                shutil.copytree(local, partial)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+            finally:  # a full disk is not to stay full
+                shutil.rmtree(partial, ignore_errors=True)
         (target / _MARKER).touch()
         if self.is_s3:
             self._upload(target, key)
@@ -91,8 +94,9 @@ class Store:
         local = {f"{prefix}/{path.parent.name}" for path in self.path(prefix).glob(f"*/{_MARKER}")}
         if not self.is_s3:
             return sorted(local)
-        names = [name for name in self._list(f"{prefix}/") if name.endswith(f"/{_MARKER}")]
-        return sorted(name.removesuffix(f"/{_MARKER}") for name in names)
+        names = (name.removeprefix(f"{prefix}/") for name in self._list(f"{prefix}/"))
+        folders = (name.removesuffix(f"/{_MARKER}") for name in names if name.endswith(f"/{_MARKER}"))
+        return sorted(f"{prefix}/{folder}" for folder in folders if "/" not in folder)
 
     def delete(self, key: str) -> None:
         """Remove the key's folder, the marker first."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds, TokenDataset, read_manifest, write_shard
+from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
 from fast_electra_core.tokenizer import encode_documents, load_tokenizer, tokenizer_digest, train_tokenizer
 from steps.corpus import local_piece
@@ -69,23 +70,36 @@ def tokenize_shard(
     """Tokenize one shard's text into the store; returns its manifest with its `key`.
 
     The key is a digest of everything the bytes depend on, so a shard made by an earlier run is used again.
+
+    Raises:
+        DataError: text that cannot be read, or a disk that is full; nothing half-made is left.
     """
     parts = [SHARD_FORMAT, shard["digest"], tokenizer_key, config["heldout_fraction"], config["on_bad_text"]]
     digest = hashlib.sha256(repr([*parts, config["text_field"]]).encode()).hexdigest()[:20]
     key = f"tokens/{digest}"
     if not store.has(key):
-        tokenizer = load_tokenizer(store.get_folder(tokenizer_key))
-        with tempfile.TemporaryDirectory(dir=store.folder) as folder:
-            write_shard(
-                Path(folder),
-                encode_documents(tokenizer, _documents(shard, config, store)),
-                separator_id=tokenizer.sep_token_id,
-                unknown_id=tokenizer.unk_token_id,
-                vocab_size=len(tokenizer),
-                heldout_fraction=config["heldout_fraction"],
-            )
-            store.put_folder(Path(folder), key)
+        try:
+            _make_shard(shard, config, tokenizer_key=tokenizer_key, store=store, key=key)
+        except OSError as error:  # those of reading are DataErrors already
+            raise DataError(
+                f"a token shard could not be written to the store {store.root}: {error}. Free some disk space and "
+                "resume, or give another --store"
+            ) from error
     return {"key": key, **read_manifest(store.get_folder(key))}
+
+
+def _make_shard(shard: dict[str, Any], config: dict[str, Any], *, tokenizer_key: str, store: Store, key: str) -> None:
+    tokenizer = load_tokenizer(store.get_folder(tokenizer_key))
+    with tempfile.TemporaryDirectory(dir=store.folder) as folder:
+        write_shard(
+            Path(folder),
+            encode_documents(tokenizer, _documents(shard, config, store)),
+            separator_id=tokenizer.sep_token_id,
+            unknown_id=tokenizer.unk_token_id,
+            vocab_size=len(tokenizer),
+            heldout_fraction=config["heldout_fraction"],
+        )
+        store.put_folder(Path(folder), key)
 
 
 def special_ids(tokenizer_folder: Path) -> SpecialIds:
