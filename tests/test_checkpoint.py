@@ -191,7 +191,7 @@ def test_a_manifest_that_cannot_be_read_is_damage(manifest: bytes, tmp_path: Pat
 def test_when_every_checkpoint_is_damaged_nothing_is_guessed(tmp_path: Path) -> None:
     for folder in save(tmp_path, 1, 2):
         flip(folder / "tensors.safetensors", 40)
-    with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged; delete the folder to start from"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged; delete the folder to start from"):
         load_latest(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_as_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "save_file", fill)
         with pytest.raises(
-            CheckpointError, match="no checkpoint could be written to .*step-000000003: .*No space left"
+            CheckpointError, match=r"no checkpoint could be written to .*step-000000003: .*No space left"
         ):
             save(tmp_path, 3, keep=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -27,7 +27,7 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
 PRETRAIN: dict[str, Any] = {
-    "embedding_init": "auxiliary", "method": "electra", "auxiliary": "a,b", "max_auxiliary_fraction": 2.0,
+    "warm_start": "layers", "method": "electra", "auxiliary": "a,b", "max_auxiliary_fraction": 2.0,
     "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3, "temperature_end": 0.5,
     "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1, "finetune_learning_rate": 1e-5,
     "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512, "finetune_max_examples": 1,
@@ -143,18 +143,18 @@ def test_values_out_of_range_are_refused_in_pre_training(name: str, value: Any, 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(PretrainConfig) if "float" in str(field.type)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_must_be_finite(name: str, value: float) -> None:
+def test_numbers_must_be_finite(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a finite number, got"):
         PretrainConfig(**{name: value})
 
 
 def test_a_trained_vocabulary_has_at_least_256_entries() -> None:
-    with pytest.raises(ConfigError, match="^vocab_size must be >= 256, got 255"):
+    with pytest.raises(ConfigError, match=r"^vocab_size must be >= 256, got 255"):
         AuxiliaryConfig(vocab_size=255)
 
 
 def test_a_tokenizer_must_be_named() -> None:
-    with pytest.raises(ConfigError, match="^tokenizer must not be empty; `train` trains one on the corpus"):
+    with pytest.raises(ConfigError, match=r"^tokenizer must not be empty; `train` trains one on the corpus"):
         AuxiliaryConfig(tokenizer=" ")
 
 
@@ -179,10 +179,10 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("on_bad_text", "skp", "skip"),
         ("precision", "bf_16", "bf16"),
         ("architecture", "modern_bert", "modernbert"),
-        ("embedding_init", "auxilary", "auxiliary"),
+        ("warm_start", "layer", "layers"),
     ],
 )
-def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: str, nearest: str) -> None:
+def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: Any, nearest: str) -> None:
     wrong = value.rpartition(",")[2]
     with pytest.raises(ConfigError, match=rf"^{name} must be one of .*; got '{wrong}'\. Did you mean '{nearest}'\?$"):
         PretrainConfig(**{name: value})
@@ -190,20 +190,18 @@ def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: st
 
 @pytest.mark.parametrize("resolve", [resolve_pretrain, resolve_auxiliary])
 def test_an_unknown_preset_is_refused_and_the_nearest_offered(resolve: Any) -> None:
-    with pytest.raises(ConfigError, match="preset must be one of tiny, demo, .*; got 'smal'. Did you mean 'small'?"):
+    with pytest.raises(ConfigError, match=r"preset must be one of tiny, demo, .*; got 'smal'. Did you mean 'small'?"):
         resolve({"preset": "smal"})
 
 
 def test_where_nothing_is_near_nothing_is_offered() -> None:
-    with pytest.raises(ConfigError, match="^tasks must be one of cola, sst2; got 'zzz'.$"):
+    with pytest.raises(ConfigError, match=r"^tasks must be one of cola, sst2; got 'zzz'.$"):
         check_choice("tasks", "zzz", ["cola", "sst2"])
 
 
-def test_each_flow_has_its_own_starts_of_the_embeddings() -> None:
-    with pytest.raises(ConfigError, match="embedding_init must be one of random, auxiliary; got 'cooccurrence'"):
-        PretrainConfig(embedding_init="cooccurrence")
-    with pytest.raises(ConfigError, match="embedding_init must be one of random, cooccurrence; got 'auxiliary'"):
-        AuxiliaryConfig(embedding_init="auxiliary")
+def test_an_unknown_start_of_the_embeddings_is_refused_and_the_nearest_offered() -> None:
+    with pytest.raises(ConfigError, match=r"^embedding_init must be one of random, cooccurrence; got 'cooc.* 'cooccur"):
+        AuxiliaryConfig(embedding_init="coocurrence")
 
 
 def test_a_users_errors_are_value_errors_of_one_family() -> None:
@@ -289,12 +287,12 @@ def test_an_explicit_zero_that_is_not_allowed_is_not_taken_for_no_answer() -> No
 
 @pytest.mark.parametrize("resolve", [resolve_pretrain, resolve_auxiliary])
 def test_an_unknown_parameter_is_refused_with_the_list_of_known_ones(resolve: Any) -> None:
-    with pytest.raises(ConfigError, match="unknown parameter 'num_step'; known are .*num_steps"):
+    with pytest.raises(ConfigError, match=r"unknown parameter 'num_step'; known are .*num_steps"):
         resolve({"num_step": 3})
 
 
 def test_a_vocabulary_size_without_effect_is_refused() -> None:
-    with pytest.raises(ConfigError, match="vocab_size has no effect with the given tokenizer 'vocab.txt'; leave one"):
+    with pytest.raises(ConfigError, match=r"vocab_size has no effect with the given tokenizer 'vocab.txt'; leave one"):
         resolve_auxiliary({"tokenizer": "vocab.txt", "vocab_size": 9000})
     assert resolve_auxiliary({"tokenizer": "train", "vocab_size": 9000}).vocab_size == 9000
     assert resolve_auxiliary({"tokenizer": None, "vocab_size": 9000}).vocab_size == 9000

@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ModernBertConfig
-from transformers import ModernBertForMaskedLM
+from transformers import (
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+)
 
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 

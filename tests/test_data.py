@@ -45,7 +45,8 @@ def dataset(folders: list[Path], *, part: str = "train", sequence_length: int = 
 def documents_of(folders: list[Path], part: str) -> list[tuple[int, ...]]:
     """The documents of a part, taken apart at the separators by hand."""
     stream = [int(token) for folder in folders for token in np.fromfile(folder / f"{part}.bin", dtype="<u2")]
-    found, current = [], []
+    found: list[tuple[int, ...]] = []
+    current: list[int] = []
     for token in stream:
         if token == 3:
             found.append(tuple(current))
@@ -196,6 +197,6 @@ def test_special_tokens_and_padding_are_not_ordinary() -> None:
 def test_documents_may_be_arrays_of_any_integer_type(tmp_path: Path) -> None:
     folder = tmp_path / "shard"
     folder.mkdir()
-    small: Ids = np.array([5, 6, 7, 8, 9], dtype=np.uint16)  # type: ignore[assignment]
+    small: Ids = np.array([5, 6, 7, 8, 9], dtype=np.uint16)
     write_shard(folder, [small], separator_id=3, unknown_id=1, vocab_size=100, heldout_fraction=0.0)
     assert dataset([folder]).sequence(0).tolist() == [2, 5, 6, 7, 8, 9, 3, 3]

@@ -132,7 +132,10 @@ def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: 
     method = make_method(kind).train()
     scores = score_detector(method, heldout, temperature=1.5, mask_fraction=0.3, max_sequences=35)
     method.eval()
-    replaced, original, losses, num_selected = [], [], [], 0
+    replaced: list[float] = []
+    original: list[float] = []
+    losses: list[float] = []
+    num_selected = 0
     for index in range(35):
         batch = evaluation_batch(heldout, index, mask_fraction=0.3)
         num_selected += int(batch.is_selected.sum())

@@ -81,7 +81,7 @@ def test_a_resumed_run_registers_one_version(finished: Finished, resumed: Any) -
     ]
 
 
-@pytest.mark.parametrize("step", ["freeze_auxiliary", "finetune", "register"])
+@pytest.mark.parametrize("step", ["finetune", "register"])
 def test_a_finished_run_can_be_done_again_from_a_step(step: str, finished: Finished) -> None:
     workspace = finished.workspace
     client = workspace.mlflow()

@@ -8,8 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ModernBertConfig
-from transformers import ModernBertForMaskedLM, ModernBertForTokenClassification
+from transformers import (
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForTokenClassification,
+)
 
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.methods import (
@@ -77,10 +83,11 @@ def totals_of(batch: Batch) -> Totals:
 
 def loss_and_gradients(method: Method, batches: list[Batch], totals: Totals) -> tuple[float, dict[str, Tensor], Stats]:
     method.zero_grad()
-    loss, stats = 0.0, {}
+    loss = 0.0
+    stats: Stats = {}
     for batch in batches:
         part = method.loss(batch, totals, progress=0.25, stats=stats)
-        part.backward()
+        part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     gradients = {name: value.grad.clone() for name, value in method.named_parameters() if value.grad is not None}
     return loss, gradients, stats
@@ -88,7 +95,7 @@ def loss_and_gradients(method: Method, batches: list[Batch], totals: Totals) -> 
 
 def assert_same_gradients(method: Method, expected_loss: Tensor, gradients: dict[str, Tensor]) -> None:
     method.zero_grad()
-    expected_loss.backward()
+    expected_loss.backward()  # type: ignore[no-untyped-call]
     expected = {name: value.grad for name, value in method.named_parameters() if value.grad is not None}
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
@@ -101,7 +108,7 @@ def test_fast_electras_loss_and_gradients_are_those_of_electra_for_pre_training(
     corruption = method.corrupt(batch, temperature=FALLING.at(0.25))
     assert 0 < int(corruption.is_replaced.sum()) < int(batch.is_selected.sum())
     oracle = 50.0 * method.discriminator(corruption.corrupted_ids, labels=corruption.is_replaced.long()).loss
-    assert loss == pytest.approx(float(oracle), rel=1e-5)
+    assert loss == pytest.approx(oracle.item(), rel=1e-5)
     assert_same_gradients(method, oracle, gradients)
 
 
@@ -115,12 +122,12 @@ def test_the_masked_lms_loss_and_gradients_are_those_of_electra_for_masked_lm() 
     method, batch = make("masked_lm"), make_batch()
     loss, gradients, stats = loss_and_gradients(method, [batch], totals_of(batch))
     oracle = masked_lm_oracle(method.model, batch)
-    assert loss == pytest.approx(float(oracle), rel=1e-5)
+    assert loss == pytest.approx(oracle.item(), rel=1e-5)
     assert_same_gradients(method, oracle, gradients)
     masked = method.model(batch.input_ids.masked_fill(batch.is_selected, MASK)).logits
     accuracy = float((masked.argmax(-1) == batch.input_ids)[batch.is_selected].float().mean())
     row = method.summarise({name: float(value) for name, value in stats.items()}, progress=0.25)
-    assert row == {"loss": pytest.approx(float(oracle)), "masked_accuracy": pytest.approx(accuracy)}
+    assert row == {"loss": pytest.approx(oracle.item()), "masked_accuracy": pytest.approx(accuracy)}
 
 
 @pytest.mark.parametrize("embedding_size", [8, 4], ids=["shared embeddings", "embeddings of two widths"])
@@ -131,11 +138,11 @@ def test_electras_loss_is_the_masked_loss_plus_50_times_the_detection_loss(embed
     masked_loss = masked_lm_oracle(method.generator, batch)
     rtd_loss = method.discriminator(corruption.corrupted_ids, labels=corruption.is_replaced.long()).loss
     oracle = masked_loss + 50.0 * rtd_loss
-    assert loss == pytest.approx(float(oracle), rel=1e-5)
+    assert loss == pytest.approx(oracle.item(), rel=1e-5)
     assert_same_gradients(method, oracle, gradients)
     row = method.summarise({name: float(value) for name, value in stats.items()}, progress=0.25)
-    assert row["generator_loss"] == pytest.approx(float(masked_loss))
-    assert row["loss"] == pytest.approx(float(rtd_loss))
+    assert row["generator_loss"] == pytest.approx(masked_loss.item())
+    assert row["loss"] == pytest.approx(rtd_loss.item())
     assert row["temperature"] == 1.0
 
 
@@ -148,13 +155,13 @@ def test_modernbert_losses_are_those_of_its_own_classes() -> None:
     auxiliary, discriminator = ModernBertForMaskedLM(shape), ModernBertForTokenClassification(shape)
     masked_lm, batch = MaskedLanguageModel(auxiliary, mask_token_id=MASK), make_batch()
     loss = masked_lm.loss(batch, totals_of(batch), progress=0.0, stats={})
-    assert float(loss) == pytest.approx(float(masked_lm_oracle(auxiliary, batch)), rel=1e-5)
+    assert loss.item() == pytest.approx(masked_lm_oracle(auxiliary, batch).item(), rel=1e-5)
     method = FastElectra(discriminator, auxiliary, temperature=FALLING, rtd_weight=2.0, mask_token_id=MASK)
     loss = method.loss(batch, totals_of(batch), progress=0.0, stats={})
     corruption = method.corrupt(batch, temperature=2.0)
     scores = discriminator(corruption.corrupted_ids).logits[..., 0].sigmoid()
     likelihood = torch.where(corruption.is_replaced, scores, 1 - scores)
-    assert float(loss) == pytest.approx(-2.0 * float(likelihood.log().mean()), rel=1e-5)
+    assert loss.item() == pytest.approx(-2.0 * likelihood.log().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -184,8 +191,8 @@ def test_corruption_samples_from_the_masked_input_at_the_scheduled_temperature()
     probabilities = (method.auxiliary(masked_ids).logits / 1.5).double().softmax(dim=-1)
     for row, position in batch.is_selected.nonzero().tolist():
         uniform, token = float(batch.sample_uniforms[row, position]), int(corrupted[row, position])
-        below = float(probabilities[row, position, :token].sum())
-        assert below - 1e-6 <= uniform <= below + float(probabilities[row, position, token]) + 1e-6
+        below = probabilities[row, position, :token].sum().item()
+        assert below - 1e-6 <= uniform <= below + probabilities[row, position, token].item() + 1e-6
 
 
 def test_the_corruption_of_a_sequence_does_not_depend_on_its_batch() -> None:
@@ -258,7 +265,7 @@ def test_electras_generator_trains_without_dropout_and_the_detector_sends_it_no_
     assert not method.generator.training
     _, gradients, _ = loss_and_gradients(method, [batch], totals_of(batch))
     method.zero_grad()
-    masked_lm_oracle(method.generator, batch).backward()
+    masked_lm_oracle(method.generator, batch).backward()  # type: ignore[no-untyped-call]
     for name, value in method.generator.named_parameters():
         torch.testing.assert_close(gradients[f"generator.{name}"], value.grad, rtol=1e-4, atol=1e-5, msg=name)
 

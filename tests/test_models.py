@@ -32,6 +32,7 @@ from fast_electra_core.models import (
     MASKED_LM_HEADS,
     build_discriminator,
     build_masked_lm,
+    check_warm_start,
     count_parameters,
     detector_logits,
     encoder_config,
@@ -39,6 +40,7 @@ from fast_electra_core.models import (
     masked_logits,
     set_embeddings,
     set_output_bias,
+    warm_start,
 )
 
 VOCAB_SIZE = 60
@@ -194,10 +196,63 @@ def test_set_embeddings_centres_and_scales(architecture: str) -> None:
     assert model.get_input_embeddings().weight.requires_grad
 
 
-def test_embeddings_of_another_shape_are_refused() -> None:
-    model = build_discriminator(shape("electra"), seed=0)
-    with pytest.raises(ConfigError, match=r"needs embeddings of shape \(60, 16\), got \(60, 8\); give both models"):
-        set_embeddings(model, torch.zeros(VOCAB_SIZE, 8))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("with_layers", [False, True])
+def test_a_warm_start_copies_embeddings_and_the_lowest_layers_and_nothing_else(
+    architecture: str, with_layers: bool
+) -> None:
+    auxiliary = build_masked_lm(shape(architecture, num_layers=2), seed=1)
+    untouched = build_discriminator(shape(architecture, num_layers=4), seed=2)
+    for parameter in auxiliary.parameters():
+        parameter.data.add_(0.5)  # also what starts as 0 or 1 everywhere, biases and norms
+    model = build_discriminator(shape(architecture, num_layers=4), seed=2)
+    warm_start(model, auxiliary, with_layers=with_layers)
+    given, before = auxiliary.base_model.state_dict(), untouched.state_dict()
+    layer_names = ("encoder.layer.0.", "encoder.layer.1.", "layers.0.", "layers.1.")
+    num_copied = 0
+    for name, value in model.state_dict().items():
+        own = name.removeprefix(f"{model.base_model_prefix}.")
+        is_copied = own.startswith("embeddings.") or (with_layers and own.startswith(layer_names))
+        assert torch.equal(value, given[own] if is_copied else before[name]), name
+        num_copied += is_copied
+    assert num_copied >= 2
+    assert model.get_input_embeddings().weight.data_ptr() != auxiliary.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_wider_main_model_may_take_over_the_embeddings_alone() -> None:
+    auxiliary = build_masked_lm(shape("electra"), seed=1)
+    model = build_discriminator(shape("electra", hidden_size=32, num_layers=1), seed=2)
+    warm_start(model, auxiliary, with_layers=False)
+    assert torch.equal(model.get_input_embeddings().weight, auxiliary.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "with_layers", "where"),
+    [
+        ("modernbert", {}, False, r"embeddings.word_embeddings.weight is \(60, 16\) in the auxiliary and missing"),
+        (
+            "electra",
+            {"embedding_size": 8},
+            False,
+            r"word_embeddings.weight is \(60, 16\) in the auxiliary and \(60, 8\)",
+        ),
+        ("electra", {"num_layers": 1}, True, r"encoder.layer.1.* in the auxiliary and missing in the main model"),
+        ("electra", {"intermediate_size": 8}, True, r"intermediate.dense.weight is \(24, 16\) .* and \(8, 16\) in"),
+    ],
+    ids=["architecture", "width of the embeddings", "fewer layers", "width of the feed-forward"],
+)
+def test_a_warm_start_that_does_not_fit_is_refused_before_anything_is_copied(
+    architecture: str, changes: dict[str, Any], with_layers: bool, where: str
+) -> None:
+    auxiliary = build_masked_lm(shape("electra"), seed=1)
+    model, untouched = (build_discriminator(shape(architecture, **changes), seed=2) for _ in range(2))
+    with pytest.raises(ConfigError, match=f"^warm_start does not fit: .*{where}"):
+        warm_start(model, auxiliary, with_layers=with_layers)
+    assert same_weights(model, untouched)
+    with torch.device("meta"):
+        unbuilt = build_discriminator(shape(architecture, **changes), seed=2)
+    with pytest.raises(ConfigError, match=f"^warm_start does not fit: .*{where}"):
+        check_warm_start(unbuilt, auxiliary, with_layers=with_layers)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

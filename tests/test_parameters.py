@@ -49,7 +49,7 @@ SHARED = {
 AUXILIARY = {**SHARED, "tokenizer": "vocab.txt", "vocab_size": 999, "embedding_init": "random"}
 PRETRAIN = {
     **SHARED,
-    "embedding_init": "random",
+    "warm_start": "embeddings",
     "method": "electra",
     "auxiliary": "folder",
     "max_auxiliary_fraction": 0.5,

@@ -95,7 +95,7 @@ def test_temperatures_and_decay_must_be_positive_and_finite(name: str, value: fl
 
 
 def test_an_unknown_schedule_is_refused_with_the_list_of_known_ones() -> None:
-    with pytest.raises(ValueError, match="schedule must be one of exponential, .*constant; got 'sudden'"):
+    with pytest.raises(ValueError, match=r"schedule must be one of exponential, .*constant; got 'sudden'"):
         temperature_at(0.5, schedule="sudden", start=2.0)
 
 

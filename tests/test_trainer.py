@@ -1,5 +1,6 @@
 """Training is a pure function of config, data and step: a killed run, resumed, is the run that was never killed."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -94,10 +95,8 @@ def run(
         on_metrics=rows.append, on_step=on_step, should_stop=should_stop, evaluate=lambda: {"heldout": len(rows)}
     )
     torch.manual_seed(99)  # the surroundings' random state must not matter
-    try:
+    with contextlib.suppress(Killed, Interrupted):
         train(method or make(name, dropout=config.dropout), dataset, config=config, checkpoints=root, hooks=hooks)
-    except (Killed, Interrupted):
-        pass
     return rows
 
 
@@ -143,7 +142,7 @@ def uninterrupted(
 def test_killed_at_any_step_and_resumed_the_run_is_bit_for_bit_the_same(
     name: str, step: int, dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
 ) -> None:
-    """Weights, optimizer state and metric rows. ModernBERT's resume replays the loader, DeBERTaV3 saves no optimizer."""
+    """Weights, optimizer state, metric rows. ModernBERT's resume replays the loader, DeBERTaV3 saves no optimizer."""
     killed = run(name, dataset, tmp_path, on_step=kill_at(step))
     resumed = run(name, dataset, tmp_path)
     tensors, rows = uninterrupted[name]
@@ -235,7 +234,14 @@ def test_they_may_change_when_a_run_is_resumed(dataset: TokenDataset, uninterrup
     assert final_tensors(tmp_path) == uninterrupted["fast_electra"][0]
 
 
-@pytest.mark.parametrize("changes", [{"seed": 6}, {"learning_rate": 0.02}, {"mask_fraction": 0.4}, {"dropout": 0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 6}, {"learning_rate": 0.02}, {"warmup_fraction": 0.6}, {"weight_decay": 0.5}, {"dropout": 0.1},
+        {"max_gradient_norm": 1e-7}, {"mask_fraction": 0.4}, {"batch_size": 6},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_settings_with_effect_change_the_run(
     changes: dict[str, Any], dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
 ) -> None:
@@ -249,37 +255,51 @@ def test_the_largest_seed_trains(dataset: TokenDataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_every_steps", "reported"), [(1, 4), (3, 6), (100, 4)], ids=["at a row", "at a later row", "at a checkpoint"]
+    ("log_every_steps", "checkpoint_every_steps", "poison_after", "reported"),
+    [(1, 2, 3, 4), (3, 3, 4, 6), (100, 2, 3, 4)],
+    ids=["at its row", "at a later row", "at a checkpoint"],
 )
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_earlier_checkpoint(
-    log_every_steps: int, reported: int, dataset: TokenDataset, tmp_path: Path
+    log_every_steps: int,
+    checkpoint_every_steps: int,
+    poison_after: int,
+    reported: int,
+    dataset: TokenDataset,
+    tmp_path: Path,
 ) -> None:
-    config = replace(CONFIG, log_every_steps=log_every_steps, checkpoint_every_steps=2 if log_every_steps != 3 else 3)
+    config = replace(CONFIG, log_every_steps=log_every_steps, checkpoint_every_steps=checkpoint_every_steps)
     method = make("fast_electra")
 
     def poison(step: int) -> None:
-        if step == 3:
+        if step == poison_after:
             torch.nn.init.constant_(method.discriminator.discriminator_predictions.dense.bias, math.nan)
 
-    good = 2
-    if config.checkpoint_every_steps == 3:  # poison only after the checkpoint of step 3
-        good = 3
-        poison_at_four = poison
-
-        def poison(step: int) -> None:
-            poison_at_four(step - 1)
-
-    with pytest.raises(NonFiniteLossError, match=f"rtd_loss is nan at or shortly before step {reported}. The last"):
+    with pytest.raises(NonFiniteLossError, match=f"_loss is nan at or shortly before step {reported}; the checkpoint"):
         run("fast_electra", dataset, tmp_path, config=config, on_step=poison, method=method)
-    newest = load_latest(tmp_path)
+    assert_newest_is_sound(tmp_path, step=checkpoint_every_steps)
+
+
+def test_gradients_that_are_not_finite_never_reach_a_checkpoint(dataset: TokenDataset, tmp_path: Path) -> None:
+    """The loss of the step is still finite, its update is what would spoil the weights."""
+    method, steps = make("fast_electra"), [0]
+    method.discriminator.discriminator_predictions.dense.bias.register_hook(
+        lambda gradient: gradient * math.inf if steps[-1] == 3 else gradient
+    )
+    with pytest.raises(NonFiniteLossError, match="gradient_norm is inf at or shortly before step 4; the checkpoint"):
+        run("fast_electra", dataset, tmp_path, on_step=steps.append, method=method)
+    assert_newest_is_sound(tmp_path, step=2)
+
+
+def assert_newest_is_sound(root: Path, *, step: int) -> None:
+    newest = load_latest(root)
     assert newest is not None
-    assert newest.step == good
+    assert newest.step == step
     assert all(bool(value.isfinite().all()) for value in newest.tensors.values())
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(dataset: TokenDataset, tmp_path: Path) -> None:
     run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
-    with pytest.raises(CheckpointError, match="is of another run: learning_rate, seed differ. Start a new run"):
+    with pytest.raises(CheckpointError, match=r"is of another run: learning_rate, seed differ. Start a new run"):
         run("masked_lm", dataset, tmp_path, config=replace(CONFIG, seed=6, learning_rate=0.5))
 
 
@@ -298,7 +318,7 @@ def test_the_identity_survives_json() -> None:
 
 
 def test_bf16_is_refused_where_the_hardware_is_slower_with_it() -> None:
-    with pytest.raises(ConfigError, match="precision bf16 is refused on cpu: .*Use --precision auto or fp32"):
+    with pytest.raises(ConfigError, match=r"precision bf16 is refused on cpu: .*Use --precision auto or fp32"):
         uses_bf16("bf16", torch.device("cpu"))
     assert not uses_bf16("auto", torch.device("cpu"))
     assert not uses_bf16("fp32", torch.device("cpu"))
@@ -329,6 +349,8 @@ def test_rows_hold_the_means_of_their_window_and_come_when_due(dataset: TokenDat
     assert rows[1]["loss"] == pytest.approx(sum(row["loss"] for row in each[:3]) / 3)
     assert rows[3]["loss"] == pytest.approx(sum(row["loss"] for row in each[3:6]) / 3)
     assert rows[4]["loss"] == pytest.approx(each[6]["loss"])
+    assert rows[3]["gradient_norm"] == pytest.approx(sum(row["gradient_norm"] for row in each[3:6]) / 3)
+    assert rows[4]["gradient_norm"] == pytest.approx(each[6]["gradient_norm"])
     assert rows[3]["temperature"] == pytest.approx(1 + math.exp(-(5 / 7) / 0.1))
     assert rows[3]["learning_rate"] == pytest.approx(0.01 * 2 / 7)
     assert all(math.isfinite(value) for row in rows for value in row.values())
