@@ -41,6 +41,8 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Pat
     final = root / f"step-{checkpoint.step:09d}"
     partial = root / f".{final.name}.{os.getpid()}.partial"
     try:
+        for left_over in root.glob(".step-*.partial"):  # of an attempt that was killed while writing
+            shutil.rmtree(left_over)
         partial.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()},

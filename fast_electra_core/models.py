@@ -114,6 +114,12 @@ def check_warm_start(discriminator: PreTrainedModel, auxiliary: PreTrainedModel,
     Raises:
         ConfigError: the two are of different architectures or widths, or the auxiliary has more layers.
     """
+    heads = auxiliary.config.num_attention_heads
+    if with_layers and discriminator.config.num_attention_heads != heads:
+        raise ConfigError(
+            f"warm_start does not fit: the auxiliary has {heads} attention heads, the main model "
+            f"{discriminator.config.num_attention_heads}. Give --num_heads {heads}, or --warm_start embeddings"
+        )
     ours = discriminator.base_model.state_dict()
     for name, weight in _shared_weights(auxiliary, with_layers):
         if name not in ours or ours[name].shape != weight.shape:

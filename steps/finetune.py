@@ -55,6 +55,9 @@ def run(
     from fast_electra_core.tokenizer import load_tokenizer
 
     settings = PretrainConfig.from_dict(dict(config))
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Fine-tunings run side by side: with a thread per core each, they would wait for one another.
+        torch.set_num_threads(1)
     data = load_task(settings.glue, task, on_bad_row=_on_bad_row(settings))
     if digest is not None and summarise_task(data)["digest"] != digest:
         raise DataError(f"task {task} of {settings.glue} changed since the run began; start the run again")

@@ -237,9 +237,10 @@ def test_a_wider_main_model_may_take_over_the_embeddings_alone() -> None:
             r"word_embeddings.weight is \(60, 16\) in the auxiliary and \(60, 8\)",
         ),
         ("electra", {"num_layers": 1}, True, r"encoder.layer.1.* in the auxiliary and missing in the main model"),
+        ("electra", {"num_heads": 4}, True, "the auxiliary has 2 attention heads, the main model 4"),
         ("electra", {"intermediate_size": 8}, True, r"intermediate.dense.weight is \(24, 16\) .* and \(8, 16\) in"),
     ],
-    ids=["architecture", "width of the embeddings", "fewer layers", "width of the feed-forward"],
+    ids=["architecture", "width of the embeddings", "fewer layers", "heads", "width of the feed-forward"],
 )
 def test_a_warm_start_that_does_not_fit_is_refused_before_anything_is_copied(
     architecture: str, changes: dict[str, Any], with_layers: bool, where: str
