@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
 
 from fast_electra_core.config import PretrainConfig
+from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from fast_electra_core.finetuning import (
     FinetuneResult,
@@ -25,6 +26,7 @@ from fast_electra_core.finetuning import (
     layer_factor,
 )
 from fast_electra_core.glue import Example, TaskData
+from fast_electra_core.models import build_discriminator, encoder_config
 from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.task_batches import ExampleEncoder, length_batches
 from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
@@ -161,8 +163,25 @@ def test_encoder_weights_the_config_does_not_know_are_refused(encoder: Path, tmp
 def test_weights_of_another_shape_are_refused(encoder: Path, tmp_path: Path) -> None:
     name = "electra.encoder.layer.1.output.dense.weight"
     folder = copy_with(encoder, tmp_path, lambda weights: weights.update({name: torch.zeros(8, 8)}))
-    with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
+    with pytest.raises(CheckpointError, match=f"has wrongly shaped encoder weights {name}"):
         build_classifier(folder, num_labels=2, seed=0)
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 3])
+def test_a_modernbert_detector_gives_its_encoder_and_keeps_its_head(tmp_path: Path, num_labels: int) -> None:
+    settings = PretrainConfig(
+        architecture="modernbert", num_layers=2, hidden_size=32, embedding_size=32, num_heads=2, intermediate_size=32
+    )
+    special_ids = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
+    detector = build_discriminator(encoder_config(settings, vocab_size=60, special_ids=special_ids), seed=0)
+    detector.save_pretrained(tmp_path)
+    model = build_classifier(tmp_path, num_labels=num_labels, seed=1)
+    for name, weight in detector.base_model.state_dict().items():
+        assert torch.equal(model.base_model.state_dict()[name], weight), name
+    assert model.classifier.weight.shape == (num_labels, 32)
+    heads = [module.head.dense.weight for module in (model, build_classifier(tmp_path, num_labels=num_labels, seed=1))]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], detector.head.dense.weight)
 
 
 def test_a_pickle_is_not_read(encoder: Path, tmp_path: Path) -> None:
