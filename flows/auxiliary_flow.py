@@ -55,11 +55,11 @@ class AuxiliaryFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, list the text, open the MLflow run."""
-        from steps import console, lifecycle
+        from steps import console, planning
 
         with console.console():
             given = {name: getattr(self, name) for name in current.parameter_names}
-            self.plan = lifecycle.begin_auxiliary(given, flow=current.flow_name, run_id=current.run_id)
+            self.plan = planning.begin_auxiliary(given, flow=current.flow_name, run_id=current.run_id)
         self.shards = self.plan["corpus"]["shards"]
         self.next(self.tokenize, foreach="shards")
 

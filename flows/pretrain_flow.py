@@ -91,11 +91,11 @@ class PretrainFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, fetch the candidates, list the text, open the MLflow run."""
-        from steps import console, lifecycle
+        from steps import console, planning
 
         with console.console():
             given = {name: getattr(self, name) for name in current.parameter_names}
-            self.plan = lifecycle.begin_pretrain(given, flow=current.flow_name, run_id=current.run_id)
+            self.plan = planning.begin_pretrain(given, flow=current.flow_name, run_id=current.run_id)
         self.shards = self.plan["corpus"]["shards"]
         self.next(self.tokenize, foreach="shards")
 

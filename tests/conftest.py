@@ -18,6 +18,30 @@ TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--heldout_fraction", "0.1")
 TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1")
 LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "300", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
 
+FLOW_FILES = ("test_flow.py", "test_flow_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest work first, so that the workers end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in FLOW_FILES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file on one worker, and those of FLOW_FILES on the same one, where the flows run once.
+
+    xdist's own groups (`xdist_group`) are without effect under pytest 9.2: they rename items, which no longer works.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0].rpartition("/")[2]
+            return "flows" if file in FLOW_FILES else file
+
+    config.option.loadscopereorder = False
+    return FilesTogether(config, log)
+
 
 def write_text(path: Path, *, num_documents: int = 400) -> Path:
     """About 100 KB of documents with two words each, so that a masked word is easily told from its neighbours."""
@@ -94,7 +118,8 @@ class Workspace:
         """A client of the MLflow database."""
         from mlflow import MlflowClient
 
-        return MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        return MlflowClient(uri, registry_uri=uri)  # by itself it would ask the registry that this process used last
 
 
 class Finished(NamedTuple):
@@ -110,7 +135,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Both flows on the small text. It costs minutes: tests that ask for it are of the xdist group `flow`."""
+    """Both flows on the small text. It costs minutes: the files of the tests that ask for it are in FLOW_FILES."""
     workspace = Workspace(tmp_path_factory.mktemp("flows"))
     steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
     workspace.run("auxiliary_flow.py", "run", *TEXT, *steps)

@@ -20,7 +20,7 @@ from steps.auxiliary import weights_digest
 from steps.corpus import resolve_corpus
 from steps.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flow")]
+pytestmark = pytest.mark.slow
 NUM_STEPS, LOG_EVERY = 300, 10
 
 

@@ -13,7 +13,7 @@ from transformers import ElectraConfig, ElectraForMaskedLM
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, TrackingError
 from fast_electra_core.tokenizer import train_tokenizer
-from steps import lifecycle
+from steps import planning
 
 
 class Place:
@@ -32,18 +32,19 @@ class Place:
         return {**standard, "tracking_uri": "sqlite:///mlflow.db", **given}
 
     def begin_pretrain(self, **given: Any) -> dict[str, Any]:
-        return lifecycle.begin_pretrain(
+        return planning.begin_pretrain(
             self._given({"auxiliary": "auxiliary", **given}), flow="PretrainFlow", run_id="1"
         )
 
     def begin_auxiliary(self, **given: Any) -> dict[str, Any]:
-        return lifecycle.begin_auxiliary(self._given(given), flow="AuxiliaryFlow", run_id="1")
+        return planning.begin_auxiliary(self._given(given), flow="AuxiliaryFlow", run_id="1")
 
     def runs(self) -> list[Any]:
         """What MLflow has been told of."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        client = MlflowClient(uri, registry_uri=uri)
         return list(client.search_runs([each.experiment_id for each in client.search_experiments()]))
 
 

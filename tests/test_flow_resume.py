@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import LONG_ENOUGH_TO_BE_KILLED, TRAINING, Finished, Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flow")]
+pytestmark = pytest.mark.slow
 
 
 def kill_at_the_first_checkpoint(workspace: Workspace) -> str:

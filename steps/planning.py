@@ -1,0 +1,90 @@
+"""What `start` does: check everything before it costs anything, make the run's plan, open its MLflow run."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fast_electra_core.config import TrainingConfig
+from steps import tracking
+from steps.config import resolve_auxiliary, resolve_pretrain
+from steps.store import Store
+from steps.trace import Plain, log_corpus, log_task
+
+_logger = logging.getLogger(__name__)
+
+
+def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
+    """Check everything about an AuxiliaryFlow run and open its MLflow run.
+
+    Raises:
+        ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
+    """
+    from steps.corpus import resolve_corpus
+    from steps.tokenization import prepare_tokenizer
+
+    config = resolve_auxiliary(given)
+    store = Store(config.store)
+    tracking.check_server(config.tracking_uri, config.experiment)
+    corpus = resolve_corpus(
+        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
+    )
+    tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
+    plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
+    _open_run(plan)
+    return plan
+
+
+def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
+    """Check everything about a PretrainFlow run, fetch the candidates, and open its MLflow run.
+
+    Raises: as begin_auxiliary.
+    """
+    from steps.auxiliary import fetch_candidates
+    from steps.corpus import resolve_corpus
+    from steps.finetune import check_tasks
+
+    config = resolve_pretrain(given)
+    store = Store(config.store)
+    tracking.check_server(config.tracking_uri, config.experiment)
+    tasks = check_tasks(config.to_dict())
+    candidates = fetch_candidates(config, store)
+    corpus = resolve_corpus(
+        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
+    )
+    tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
+    plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
+    plan |= {"candidates": candidates, "tasks": tasks}
+    _open_run(plan)
+    for task in tasks:
+        log_task(plan, plan["mlflow_run_id"], task)
+    return plan
+
+
+def _plan(config: TrainingConfig, corpus: Plain, tokenizer_key: str, *, flow: str, run_id: str) -> Plain:
+    return {
+        "config": config.to_dict(),
+        "config_digest": config.digest(),
+        "corpus": corpus,
+        "tokenizer_key": tokenizer_key,
+        "run_key": f"runs/{flow}-{run_id}",
+        "pathspec": f"{flow}/{run_id}",
+    }
+
+
+def _open_run(plan: Plain) -> None:
+    from steps.register import code_version
+
+    config, corpus = plan["config"], plan["corpus"]
+    plan["code"] = code_version()
+    plan["mlflow_run_id"] = tracking.start_parent(
+        config["tracking_uri"],
+        config["experiment"],
+        name=plan["pathspec"],
+        tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
+        params=config,
+    )
+    log_corpus(plan, plan["mlflow_run_id"])
+    _logger.info(
+        "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
+        plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]), plan["mlflow_run_id"],
+    )  # fmt: skip
