@@ -47,7 +47,7 @@ _LARGE = {
 
 AUXILIARY_PRESETS: Mapping[str, _Values] = {
     "tiny": {**_TINY, "num_layers": 1, "num_steps": 10, "vocab_size": 512},
-    "demo": {**_DEMO, **_PAST_THE_PLATEAU, "num_layers": 2, "num_steps": 800, "vocab_size": 4096},
+    "demo": {**_DEMO, **_PAST_THE_PLATEAU, "num_layers": 2, "num_steps": 700, "vocab_size": 4096},
     "laptop": {**_LAPTOP, **_PAST_THE_PLATEAU, "num_layers": 2, "num_steps": 8000, "vocab_size": 8192},
     "small": {**_SMALL, "num_layers": 4, "num_steps": 500_000, "vocab_size": 30_522},
     "base": {**_BASE, "num_layers": 4, "num_steps": 383_000, "vocab_size": 30_522},
@@ -59,7 +59,7 @@ PRETRAIN_PRESETS: Mapping[str, _Values] = {
         "tasks": "sst2,rte", "seeds": 2, "finetune_max_examples": 32, "finetune_epochs": 1.0, "finetune_max_length": 48,
     },
     "demo": {
-        **_DEMO, "warm_start": "layers", "num_layers": 4, "num_steps": 1000, "learning_rate": 2e-3,
+        **_DEMO, "warm_start": "layers", "num_layers": 4, "num_steps": 500, "learning_rate": 2e-3,
         "seeds": 2, "finetune_learning_rate": 1e-3, "finetune_epochs": 3.0, "finetune_max_length": 64,
     },
     "laptop": {
