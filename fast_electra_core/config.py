@@ -157,7 +157,7 @@ class AuxiliaryConfig(TrainingConfig):
     """A masked language model to be trained as auxiliary (AuxiliaryFlow)."""
 
     tokenizer: str = "train"
-    """`train` (WordPiece on the corpus), a vocab.txt, a folder or `s3://` prefix with a tokenizer, `hub:NAME`."""
+    """`train` (WordPiece on the corpus), a vocab.txt, or a folder with a tokenizer."""
     embedding_init: str = "random"
     """How the token embeddings start: random, or cooccurrence: from the text's word co-occurrences, which takes a small
     model past the unigram plateau at once."""
