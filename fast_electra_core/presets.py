@@ -1,6 +1,6 @@
 """Named starting points. An auxiliary's preset and the main model's of the same name belong together.
 
-tiny: seconds, for tests. demo: minutes on two CPU cores. laptop: hours on two CPU cores. small, base, large:
+tiny: seconds, for tests. demo: minutes on two CPU cores. laptop: about an hour on two CPU cores. small, base, large:
 ELECTRA's sizes and recipes (arXiv 2003.10555, table 6) with an auxiliary of the same width and a third of the depth, as
 Fast-ELECTRA has it (`Unverified:` second-hand).
 """
@@ -27,7 +27,7 @@ _LAPTOP = {
     **_DEMO, "learning_rate": 3e-3, "warmup_fraction": 0.02, "checkpoint_every_steps": 500, "log_every_steps": 50,
     "shard_megabytes": 16.0,
 }  # fmt: skip
-# A third of the tokens masked and a start from co-occurrences: docs/decisions/0001.
+# More tokens masked, and a start from co-occurrences: docs/decisions/0001.
 _PAST_THE_PLATEAU = {"embedding_init": "cooccurrence", "mask_fraction": 0.3}
 _SMALL = {
     "hidden_size": 256, "embedding_size": 128, "num_heads": 4, "intermediate_size": 1024,
