@@ -60,6 +60,8 @@ def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: Spec
         attention_dropout=config.dropout,
         # Sequences are short enough for every layer to attend to all of them.
         global_attn_every_n_layers=1,
+        # Nothing in replaced token detection asks the first position for a summary of the sequence.
+        classifier_pooling="mean",
         num_labels=1,
     )
 

@@ -60,11 +60,12 @@ PRETRAIN_PRESETS: Mapping[str, _Values] = {
     },
     "demo": {
         **_DEMO, "warm_start": "layers", "num_layers": 4, "num_steps": 500, "learning_rate": 2e-3,
-        "seeds": 2, "finetune_learning_rate": 1e-3, "finetune_epochs": 3.0, "finetune_max_length": 64,
+        "seeds": 2, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0,
+        "finetune_max_length": 64,
     },
     "laptop": {
-        **_LAPTOP, "warm_start": "layers", "num_layers": 4, "num_steps": 3000, "learning_rate": 2e-3,
-        "seeds": 3, "finetune_learning_rate": 1e-3, "finetune_epochs": 3.0,
+        **_LAPTOP, "warm_start": "layers", "num_layers": 4, "num_steps": 9000, "learning_rate": 2e-3,
+        "seeds": 3, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0,
     },
     "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000, "finetune_learning_rate": 3e-4},
     "base": {**_BASE, "num_layers": 12, "num_steps": 766_000, "finetune_learning_rate": 1e-4},
