@@ -1,4 +1,4 @@
-"""What a run is: every knob with its meaning, unit and range. Two flat, frozen dataclasses, checked when made.
+"""What a run is: every knob with its meaning, unit and range. Flat, frozen dataclasses, checked when made.
 
 A default stands here and nowhere else; presets.py overrides it; a flow parameter that was given overrides both.
 """
@@ -7,11 +7,13 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from fast_electra_core.errors import ConfigError, check_choice
-from fast_electra_core.glue import TASK_NAMES
+from fast_electra_core.glue import DIAGNOSTIC, SPECS, TASK_NAMES
+from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
 METHODS = ("fast_electra", "electra")
@@ -22,20 +24,65 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """What both flows share: text, size of the model to train, optimisation, where things are kept."""
+class RunConfig:
+    """What every flow shares: where things are kept, and what to do with bad input."""
 
     preset: str = "demo"
     """Name of the preset that the other values start from."""
+    on_bad_text: str = "error"
+    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
+    out broken rows of GLUE files, and counts them."""
+    store: str = ".fast_electra"
+    """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking server or database."""
+    experiment: str = "fast-electra"
+    """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        for name, value in self._values().items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
+        check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
+        for name in ("store", "tracking_uri", "experiment"):
+            _check_not_blank(name, getattr(self, name))
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as a plain dict, readable without this package."""
+        return self._values()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of to_dict."""
+        return cls(**values)
+
+    @classmethod
+    def part_of(cls, values: Mapping[str, Any]) -> Self:
+        """The config of this class that a larger one's dict holds."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+
+    def digest(self) -> str:
+        """Hex digest (16 characters) of every value."""
+        return self.digest_of(self.to_dict())
+
+    @staticmethod
+    def digest_of(values: dict[str, Any]) -> str:
+        """Hex digest (16 characters) of a dict of plain values, whatever its order."""
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(RunConfig):
+    """What the two flows that train share: text, size of the model to train, optimisation."""
 
     corpus: str = "pydocs"
     """`pydocs`, a file, folder, glob or `s3://` prefix of .txt, .jsonl, .parquet (optionally compressed), or
     `hub:NAME[/CONFIG]`."""
     text_field: str = "text"
     """The field of .jsonl lines, .parquet columns and hub rows that holds the text."""
-    on_bad_text: str = "error"
-    """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
-    out broken rows of GLUE files, and counts them."""
     heldout_fraction: float = 0.02
     """Share of the text that is never trained on; the auxiliary and the detector are scored on it. (0, 0.5]."""
     shard_megabytes: float = 16.0
@@ -86,18 +133,8 @@ class TrainingConfig:
     log_every_steps: int = 50
     """Training metrics are averaged over, and logged every, so many steps. >= 1."""
 
-    store: str = ".fast_electra"
-    """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking server or database."""
-    experiment: str = "fast-electra"
-    """MLflow experiment."""
-
     def __post_init__(self) -> None:
-        for name, value in self._values().items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{name} must be a finite number, got {value}")
-        check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
+        super().__post_init__()
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("architecture", self.architecture, ARCHITECTURES)
         if self.architecture == "modernbert" and self.embedding_size != self.hidden_size:
@@ -126,30 +163,8 @@ class TrainingConfig:
         _check_at_least("weight_decay", self.weight_decay, 0.0)
         _check_positive("max_gradient_norm", self.max_gradient_norm)
         _check_interval("seed", self.seed, 0, 2**60, "[)")
-        for name in ("corpus", "text_field", "store", "tracking_uri", "experiment"):
-            if not getattr(self, name).strip():
-                raise ConfigError(f"{name} must not be empty")
-
-    def _values(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as a plain dict, readable without this package."""
-        return self._values()
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of to_dict."""
-        return cls(**values)
-
-    def digest(self) -> str:
-        """Hex digest (16 characters) of every value."""
-        return self.digest_of(self.to_dict())
-
-    @staticmethod
-    def digest_of(values: dict[str, Any]) -> str:
-        """Hex digest (16 characters) of a dict of plain values, whatever its order."""
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        for name in ("corpus", "text_field"):
+            _check_not_blank(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +188,91 @@ class AuxiliaryConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(TrainingConfig):
+class ScoringConfig(RunConfig):
+    """How an encoder is scored: which tasks, by which recipe, how often."""
+
+    glue: str = "sample"
+    """`sample` (embedded tasks, GLUE-shaped), a folder or `s3://` prefix with a sub-folder per task, in the classic
+    form or as `datasets` saved it, or `hub:nyu-mll/glue`."""
+    tasks: str = "cola,sst2,mrpc,rte"
+    """Tasks to fine-tune on, comma-separated: GLUE's, `ax` beside mnli, and those of the folder with a task.json."""
+    seeds: int = 5
+    """Fine-tunings per task, seeds 0 .. seeds-1. >= 1."""
+    finetune_recipe: str = "electra"
+    """Learning rate, epochs and decay by task and width: electra or modernbert; what is given below overrides it."""
+    finetune_learning_rate: float | None = None
+    """Peak learning rate of fine-tuning. None: the recipe's. > 0."""
+    finetune_grid: str = ""
+    """Learning rates to choose from by the dev score, comma-separated, for each task alone; flatters, and is named in
+    the result. Empty: no choice."""
+    finetune_batch_size: int | None = None
+    """Examples per step of fine-tuning. None: the recipe's. >= 1."""
+    finetune_epochs: float | None = None
+    """Passes over each task's training set. None: the recipe's. > 0."""
+    finetune_max_length: int = 128
+    """Tokens per example; longer ones are cut. 8 .. 512."""
+    finetune_max_examples: int | None = None
+    """Training examples used per task, the first so many of a seeded shuffle. None: all. >= 1."""
+    layer_decay: float | None = None
+    """Factor on the learning rate per layer below the head. None: the recipe's. (0, 1]."""
+    best_epoch: bool = False
+    """Score the best epoch on dev instead of the last; flatters, and is named in the result."""
+    mnli_transfer: bool = False
+    """Start mrpc, stsb and rte from the encoder fine-tuned on mnli with the same seed; needs mnli among the tasks."""
+    test_predictions: bool = True
+    """Also answer the test sets, as files for the leaderboard."""
+    untrained_baseline: bool = True
+    """Also fine-tune the same encoder without pre-training, for comparison."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks = self.task_list()
+        if not [task for task in tasks if task != DIAGNOSTIC]:
+            raise ConfigError(f"tasks must name at least one of {', '.join(TASK_NAMES)}, got {self.tasks!r}")
+        if self.glue == "sample" or self.glue.startswith("hub:"):  # a folder may hold tasks of its own
+            names = TASK_NAMES if self.glue == "sample" else tuple(SPECS)
+            for task in tasks:
+                check_choice("tasks", task, names)
+        if DIAGNOSTIC in tasks and "mnli" not in tasks:
+            raise ConfigError(f"{DIAGNOSTIC} is answered by the models trained on mnli; add mnli to tasks")
+        if self.mnli_transfer and "mnli" not in tasks:
+            raise ConfigError(f"mnli_transfer needs mnli among the tasks, got {self.tasks!r}")
+        _check_at_least("seeds", self.seeds, 1)
+        check_choice("finetune_recipe", self.finetune_recipe, RECIPES)
+        for name in ("finetune_learning_rate", "finetune_epochs"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        if self.grid() and self.finetune_learning_rate is not None:
+            raise ConfigError("finetune_grid and finetune_learning_rate exclude each other; leave one of them out")
+        for name in ("finetune_batch_size", "finetune_max_examples"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        _check_interval("finetune_max_length", self.finetune_max_length, 8, 512, "[]")
+        if self.layer_decay is not None:
+            _check_interval("layer_decay", self.layer_decay, 0.0, 1.0, "(]")
+
+    def task_list(self) -> list[str]:
+        """The tasks, in order, without blanks and repetitions."""
+        return _split_list(self.tasks)
+
+    def grid(self) -> list[float]:
+        """The learning rates to choose from, in order.
+
+        Raises:
+            ConfigError: one is no number > 0.
+        """
+        rates = []
+        for word in _split_list(self.finetune_grid):
+            try:
+                rates.append(float(word))
+            except ValueError:
+                raise ConfigError(f"finetune_grid must be numbers, comma-separated, got {word!r}") from None
+            _check_positive("finetune_grid", rates[-1])
+        return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig, ScoringConfig):
     """A main model (discriminator) to be trained by replaced token detection (PretrainFlow)."""
 
     method: str = "fast_electra"
@@ -199,27 +298,6 @@ class PretrainConfig(TrainingConfig):
     rtd_weight: float = 50.0
     """Weight of the replaced-token-detection loss. > 0."""
 
-    glue: str = "sample"
-    """`sample` (embedded tasks, GLUE-shaped), a folder or `s3://` prefix in the classic form, `hub:nyu-mll/glue`."""
-    tasks: str = "cola,sst2,mrpc,rte"
-    """Tasks to fine-tune on, comma-separated."""
-    seeds: int = 5
-    """Fine-tunings per task, seeds 0 .. seeds-1. >= 1."""
-    finetune_learning_rate: float = 3e-4
-    """Peak learning rate of fine-tuning. > 0."""
-    finetune_batch_size: int = 32
-    """Examples per step of fine-tuning. >= 1."""
-    finetune_epochs: float | None = None
-    """Passes over each task's training set. None: 10 for rte and stsb, 3 for the others (ELECTRA). > 0."""
-    finetune_max_length: int = 128
-    """Tokens per example; longer ones are cut. 8 .. 512."""
-    finetune_max_examples: int | None = None
-    """Training examples used per task, the first so many of a seeded shuffle. None: all. >= 1."""
-    layer_decay: float = 0.8
-    """Factor on the learning rate per layer below the head. (0, 1]."""
-    untrained_baseline: bool = True
-    """Also fine-tune the same encoder without pre-training, for comparison."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("method", self.method, METHODS)
@@ -230,31 +308,35 @@ class PretrainConfig(TrainingConfig):
         _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
         if not self.auxiliary_list():
             raise ConfigError("auxiliary must name at least one candidate")
-        if not self.task_list():
-            raise ConfigError(f"tasks must name at least one of {', '.join(TASK_NAMES)}")
-        for task in self.task_list():
-            check_choice("tasks", task, TASK_NAMES)
-        _check_at_least("seeds", self.seeds, 1)
-        _check_positive("finetune_learning_rate", self.finetune_learning_rate)
-        _check_at_least("finetune_batch_size", self.finetune_batch_size, 1)
-        if self.finetune_epochs is not None:
-            _check_positive("finetune_epochs", self.finetune_epochs)
-        _check_interval("finetune_max_length", self.finetune_max_length, 8, 512, "[]")
-        if self.finetune_max_examples is not None:
-            _check_at_least("finetune_max_examples", self.finetune_max_examples, 1)
-        _check_interval("layer_decay", self.layer_decay, 0.0, 1.0, "(]")
 
     def auxiliary_list(self) -> list[str]:
         """The candidates, in order, without blanks and repetitions."""
         return _split_list(self.auxiliary)
 
-    def task_list(self) -> list[str]:
-        """The tasks, in order, without blanks and repetitions."""
-        return _split_list(self.tasks)
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ScoringConfig):
+    """Any encoder to be scored (EvaluateFlow)."""
+
+    preset: str = "small"
+    """Size of the model, by which the recipe's values are overridden; from small on, they are not."""
+    model: str = "models:/fast-electra@champion"
+    """`models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`."""
+    untrained_baseline: bool = False
+    """Also fine-tune the same architecture without its weights, for comparison."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_not_blank("model", self.model)
 
 
 def _split_list(text: str) -> list[str]:
     return list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+
+
+def _check_not_blank(name: str, value: str) -> None:
+    if not value.strip():
+        raise ConfigError(f"{name} must not be empty")
 
 
 def _check_positive(name: str, value: float) -> None:

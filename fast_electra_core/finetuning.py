@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder on one task: ELECTRA's recipe in a loop of our own.
+"""Fine-tuning an encoder on one task, by a recipe, in a loop of our own.
 
 Everything follows from the seed.
 Shapes: B sequences, L tokens per sequence, C outputs of the classifier.
@@ -9,7 +9,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,16 @@ from transformers import (
 )
 
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
-from fast_electra_core.glue import MAX_SIMILARITY, Example, TaskData, task_spec
-from fast_electra_core.glue_metrics import main_metric, score
+from fast_electra_core.glue import Example, TaskData, TaskSpec
+from fast_electra_core.glue_metrics import score
+from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 
-WARMUP_FRACTION = 0.1
-WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 EVALUATION_BATCH = 64
 NUM_CURVE_POINTS = 50
 
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """The knobs of one fine-tuning; meanings and ranges as in PretrainConfig."""
-
-    learning_rate: float = 3e-4
-    batch_size: int = 32
-    epochs: float | None = None
-    max_length: int = 128
-    max_examples: int | None = None
-    layer_decay: float = 0.8
-    seed: int = 0
+Predictions = list[int] | list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +43,14 @@ class FinetuneResult:
     """What came out. scores: metric -> fraction; the mismatched split's metrics end in _mismatched."""
 
     scores: dict[str, float]
-    main_metric: str
-    predictions: dict[str, list[int] | list[float]]
+    predictions: dict[str, Predictions]
     """By dev split, in the order of its examples: class ids, or numbers."""
+    test_predictions: dict[str, Predictions]
+    """The same for what has no labels."""
     curve: list[dict[str, float]]
     """Rows {"step", "loss", "learning_rate"}; loss averaged since the row before."""
+    epoch_scores: list[dict[str, float]]
+    """With is_best_epoch, the scores after each epoch; otherwise empty."""
     degenerate: bool
     """One class predicted for every example of the first dev split; for a regression, nearly one number."""
     num_steps: int
@@ -75,12 +66,7 @@ class _Tally:
     num_tokens: int = 0
     num_padding: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
-
-
-def default_epochs(task: str) -> float:
-    """ELECTRA's: 10 for the small rte and stsb, 3 for the others."""
-    task_spec(task)
-    return 10.0 if task in ("rte", "stsb") else 3.0
+    epoch_scores: list[dict[str, float]] = field(default_factory=list)
 
 
 def build_classifier(encoder_folder: Path, *, num_labels: int, seed: int, untrained: bool = False) -> PreTrainedModel:
@@ -145,10 +131,13 @@ def finetune(
     data: TaskData,
     *,
     settings: FinetuneSettings,
+    cache: Path | None = None,
+    unlabelled: Mapping[str, Sequence[Example]] | None = None,
     on_metrics: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FinetuneResult:
     """Train the model, in place and on its own device, on data.train; score it on every dev split.
 
+    cache: a folder for tokenized examples (ExampleEncoder); unlabelled: further examples to predict, by a name;
     on_metrics gets the step and {"loss", "learning_rate", "num_steps"} about fifty times.
 
     Raises:
@@ -163,24 +152,31 @@ def finetune(
         )
     rng = random.Random(f"finetune {settings.seed}")
     examples = _choose_examples(data, settings.max_examples, rng)
-    encode = ExampleEncoder(model, tokenizer, settings.max_length)
+    encode = ExampleEncoder(model, tokenizer, settings.max_length, cache=cache)
     num_chosen = len(examples)
-    if task_spec(data.name).is_swap_doubled:
+    if data.spec.is_swap_doubled and settings.has_swapped_pairs:
         examples = examples + [Example(str(e.text_b), e.text_a, e.label) for e in examples]
-    num_steps, tally = _train(model, encode, encode(examples), data.name, settings, rng, on_metrics)
-    scores: dict[str, float] = {}
-    predictions: dict[str, list[int] | list[float]] = {}
-    for split, dev in data.dev.items():
-        predictions[split] = _predict(model, encode, encode(dev), is_regression=task_spec(data.name).is_regression)
-        ending = "_mismatched" if split == "mismatched" else ""
-        split_scores = score(data.name, predictions[split], [example.label for example in dev])
-        scores.update({f"{name}{ending}": value for name, value in split_scores.items()})
+    dev = {split: encode(labelled) for split, labelled in data.dev.items()}
+
+    def evaluate() -> tuple[dict[str, float], dict[str, Predictions]]:
+        predictions = {
+            split: _predict(model, encode, encoded, is_regression=data.spec.is_regression)
+            for split, encoded in dev.items()
+        }
+        return _score(data, predictions), predictions
+
+    num_steps, tally = _train(model, encode, encode(examples), data.spec, settings, rng, evaluate, on_metrics)
+    scores, predictions = evaluate()
     return FinetuneResult(
         scores=scores,
-        main_metric=main_metric(data.name),
         predictions=predictions,
+        test_predictions={
+            name: _predict(model, encode, encode(texts), is_regression=data.spec.is_regression)
+            for name, texts in (unlabelled or {}).items()
+        },
         curve=tally.curve,
-        degenerate=_is_degenerate(next(iter(predictions.values())), data.name),
+        epoch_scores=tally.epoch_scores,
+        degenerate=_is_degenerate(data, predictions),
         num_steps=num_steps,
         num_train=num_chosen,
         padding_fraction=tally.num_padding / tally.num_tokens,
@@ -188,21 +184,37 @@ def finetune(
     )
 
 
+def _score(data: TaskData, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for split, examples in data.dev.items():
+        ending = "_mismatched" if split == "mismatched" else ""
+        found = score(data.spec, predictions[split], _labels(examples))
+        scores |= {f"{name}{ending}": value for name, value in found.items()}
+    return scores
+
+
+def _labels(examples: Sequence[Example]) -> list[int | float]:
+    return [example.label for example in examples if example.label is not None]
+
+
 def _train(
     model: PreTrainedModel,
     encode: ExampleEncoder,
     train: EncodedExamples,
-    task: str,
+    spec: TaskSpec,
     settings: FinetuneSettings,
     rng: random.Random,
+    evaluate: Callable[[], tuple[dict[str, float], Any]],
     on_metrics: Callable[[int, dict[str, float]], None] | None,
 ) -> tuple[int, _Tally]:
-    epochs = settings.epochs if settings.epochs is not None else default_epochs(task)
-    num_steps = max(1, round(epochs * math.ceil(len(train.lengths) / settings.batch_size)))
-    batches = endless_batches(train.lengths, settings.batch_size, rng)
-    optimizer, factors = _build_optimizer(model, settings.layer_decay)
+    lengths = train.lengths
+    steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
+    num_steps = max(1, round(settings.epochs * steps_per_epoch))
+    batches = endless_batches(lengths, settings.batch_size, rng)
+    optimizer, factors = _build_optimizer(model, settings)
     log_every = max(1, num_steps // NUM_CURVE_POINTS)
     tally = _Tally()
+    best: dict[str, Tensor] = {}
     loss_sum, num_summed = torch.zeros((), device=model.device), 0
     devices = [model.device] if model.device.type == "cuda" else []
     model.train()
@@ -211,7 +223,7 @@ def _train(
         for step in range(num_steps):
             indices = next(batches)
             inputs = encode.batch(train, indices)
-            learning_rate = settings.learning_rate * _rate_factor(step, num_steps)
+            learning_rate = settings.learning_rate * _rate_factor(step, num_steps, settings.warmup_fraction)
             for group, factor in zip(optimizer.param_groups, factors, strict=True):
                 group["lr"] = learning_rate * factor
             loss = _loss(model(**inputs).logits, [train.labels[index] for index in indices])
@@ -221,12 +233,13 @@ def _train(
             optimizer.zero_grad()
             loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
             tally.num_tokens += inputs["input_ids"].numel()
-            tally.num_padding += inputs["input_ids"].numel() - sum(train.lengths[index] for index in indices)
-            if (step + 1) % log_every == 0 or step + 1 == num_steps:
+            tally.num_padding += inputs["input_ids"].numel() - sum(lengths[index] for index in indices)
+            is_last = step + 1 == num_steps
+            if (step + 1) % log_every == 0 or is_last:
                 mean_loss = float(loss_sum) / num_summed  # device sync
                 if not math.isfinite(mean_loss):
                     raise NonFiniteLossError(
-                        f"the loss of fine-tuning on {task} became {mean_loss} by step {step}; "
+                        f"the loss of fine-tuning on {spec.name} became {mean_loss} by step {step}; "
                         f"lower finetune_learning_rate ({settings.learning_rate:g})"
                     )
                 row = {"loss": mean_loss, "learning_rate": learning_rate}
@@ -234,6 +247,14 @@ def _train(
                 if on_metrics is not None:
                     on_metrics(step, {**row, "num_steps": num_steps})
                 loss_sum, num_summed = torch.zeros((), device=model.device), 0
+            if settings.is_best_epoch and ((step + 1) % steps_per_epoch == 0 or is_last):
+                scores, _ = evaluate()
+                model.train()
+                tally.epoch_scores.append(scores)
+                if scores[spec.main_metric] >= max(each[spec.main_metric] for each in tally.epoch_scores):
+                    best = {name: value.clone() for name, value in model.state_dict().items()}
+    if best:
+        model.load_state_dict(best)
     return num_steps, tally
 
 
@@ -244,24 +265,25 @@ def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Rando
     return rng.sample(examples, max_examples)
 
 
-def _rate_factor(step: int, num_steps: int) -> float:
-    """Rises linearly to 1 over the first tenth of the steps, then falls linearly, to 0 after the last."""
-    num_warmup = WARMUP_FRACTION * num_steps
+def _rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """Rises linearly to 1 over the warm-up, then falls linearly, to 0 after the last step."""
+    num_warmup = warmup_fraction * num_steps
     return min((step + 1) / max(1.0, num_warmup), (num_steps - step) / (num_steps - num_warmup), 1.0)
 
 
-def _build_optimizer(model: PreTrainedModel, decay: float) -> tuple[torch.optim.AdamW, list[float]]:
+def _build_optimizer(model: PreTrainedModel, settings: FinetuneSettings) -> tuple[torch.optim.AdamW, list[float]]:
     """AdamW, and the learning-rate factor of each group. Departs from ELECTRA: with bias correction."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        factor = layer_factor(name, num_layers=model.config.num_hidden_layers, decay=decay)
-        weight_decay = WEIGHT_DECAY if parameter.ndim > 1 else 0.0  # not on biases and LayerNorm
+        factor = layer_factor(name, num_layers=model.config.num_hidden_layers, decay=settings.layer_decay)
+        weight_decay = settings.weight_decay if parameter.ndim > 1 else 0.0  # not on biases and LayerNorm
         groups.setdefault((factor, weight_decay), []).append(parameter)
     options: list[dict[str, Any]] = [{"params": p, "weight_decay": wd} for (_, wd), p in groups.items()]
-    return torch.optim.AdamW(options, eps=1e-6, fused=True), [factor for factor, _ in groups]
+    optimizer = torch.optim.AdamW(options, betas=settings.betas, eps=1e-6, fused=True)
+    return optimizer, [factor for factor, _ in groups]
 
 
-def _loss(logits: Tensor, labels: Sequence[int | float]) -> Tensor:
+def _loss(logits: Tensor, labels: Sequence[int | float | None]) -> Tensor:
     """Mean squared error for one output (B, 1), cross-entropy for more (B, C)."""
     targets = torch.tensor(labels, device=logits.device)
     if logits.shape[1] == 1:
@@ -272,7 +294,7 @@ def _loss(logits: Tensor, labels: Sequence[int | float]) -> Tensor:
 @torch.inference_mode()
 def _predict(
     model: PreTrainedModel, encode: ExampleEncoder, encoded: EncodedExamples, *, is_regression: bool
-) -> list[int] | list[float]:
+) -> Predictions:
     model.eval()
     order = sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__)
     found: list[Tensor] = []
@@ -284,9 +306,13 @@ def _predict(
     return predictions.tolist()
 
 
-def _is_degenerate(predictions: Sequence[float], task: str) -> bool:
-    spread = max(predictions) - min(predictions)
-    return spread < 0.01 * MAX_SIMILARITY if task_spec(task).is_regression else spread == 0
+def _is_degenerate(data: TaskData, predictions: Mapping[str, Predictions]) -> bool:
+    split = next(iter(data.dev))
+    spread = max(predictions[split]) - min(predictions[split])
+    if not data.spec.is_regression:
+        return spread == 0
+    labels = _labels(data.dev[split])
+    return spread < 0.01 * (max(labels) - min(labels))
 
 
 @contextlib.contextmanager

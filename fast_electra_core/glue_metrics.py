@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.glue import task_spec
+from fast_electra_core.glue import SPECS, TaskSpec
 
 ELECTRA_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 LEADERBOARD_TASKS = (*ELECTRA_TASKS, "wnli")
-_ELECTRA_METRICS = {"cola": "matthews", "stsb": "spearman"}
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,17 @@ class Average:
     """Whether every task of the convention is in it."""
 
 
-def score(task: str, predictions: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+def score(spec: TaskSpec, predictions: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
     """The task's metrics by name. f1 is of class 1. What is undefined (a constant, one class) counts 0.
 
     Raises:
         DataError: no examples, or not one prediction per label.
     """
     if len(predictions) != len(labels) or not len(labels):
-        raise DataError(f"{task}: one prediction per label needed, got {len(predictions)} for {len(labels)} labels")
-    return {name: _METRICS[name](np.asarray(predictions), np.asarray(labels)) for name in task_spec(task).metrics}
-
-
-def main_metric(task: str) -> str:
-    """The one metric ELECTRA reports: matthews for cola, spearman for stsb, accuracy for the others."""
-    task_spec(task)
-    return _ELECTRA_METRICS.get(task, "accuracy")
+        raise DataError(
+            f"{spec.name}: one prediction per label needed, got {len(predictions)} for {len(labels)} labels"
+        )
+    return {name: _METRICS[name](np.asarray(predictions), np.asarray(labels)) for name in spec.metrics}
 
 
 def electra_average(scores: Mapping[str, Mapping[str, float]]) -> Average:
@@ -49,33 +44,33 @@ def electra_average(scores: Mapping[str, Mapping[str, float]]) -> Average:
 
     mnli is its accuracy on the matched split. Raises DataError if none of the eight is there.
     """
-    values = {task: scores[task][main_metric(task)] for task in ELECTRA_TASKS if task in scores}
+    values = {task: scores[task][SPECS[task].main_metric] for task in ELECTRA_TASKS if task in scores}
     return _average(values, ELECTRA_TASKS)
 
 
 def leaderboard_average(scores: Mapping[str, Mapping[str, float]]) -> Average:
-    """Mean over tasks of the mean over a task's metrics (F1 and accuracy, Pearson and Spearman), with wnli.
+    """Mean over tasks of the mean over a task's scores (F1 and accuracy, Pearson and Spearman), with wnli.
 
-    Raises DataError if no task is there.
+    mnli is the mean of both splits, where both are there. Raises DataError if no task is there.
     """
-    values = {
-        task: float(np.mean([scores[task][metric] for metric in task_spec(task).metrics]))
-        for task in LEADERBOARD_TASKS
-        if task in scores
-    }
+    values: dict[str, float] = {}
+    for task in LEADERBOARD_TASKS:
+        if task in scores:
+            names = [f"{metric}{ending}" for metric in SPECS[task].metrics for ending in ("", "_mismatched")]
+            values[task] = float(np.mean([scores[task][name] for name in names if name in scores[task]]))
     return _average(values, LEADERBOARD_TASKS)
 
 
-def majority_score(task: str, train_labels: Sequence[float], dev_labels: Sequence[float]) -> dict[str, float]:
+def majority_score(spec: TaskSpec, train_labels: Sequence[float], dev_labels: Sequence[float]) -> dict[str, float]:
     """What predicting train's commonest class (lowest id on a tie), or train's mean, scores on dev."""
     if not len(train_labels):
-        raise DataError(f"{task}: no training labels")
-    if task_spec(task).is_regression:
+        raise DataError(f"{spec.name}: no training labels")
+    if spec.is_regression:
         guess = float(np.mean(train_labels))
     else:
         counts = Counter(train_labels)
         guess = min(counts, key=lambda label: (-counts[label], label))
-    return score(task, [guess] * len(dev_labels), dev_labels)
+    return score(spec, [guess] * len(dev_labels), dev_labels)
 
 
 def _average(values: Mapping[str, float], convention: tuple[str, ...]) -> Average:
@@ -94,6 +89,12 @@ def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels == 1, predictions == 1, zero_division=0.0))
+
+
+def _macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
 
 
 def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -125,6 +126,7 @@ def _is_constant(values: np.ndarray) -> bool:
 _METRICS = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

@@ -53,24 +53,35 @@ AUXILIARY_PRESETS: Mapping[str, _Values] = {
     "base": {**_BASE, "num_layers": 4, "num_steps": 383_000, "vocab_size": 30_522},
     "large": {**_LARGE, "num_layers": 8, "num_steps": 200_000, "vocab_size": 30_522, "mask_fraction": 0.15},
 }
-PRETRAIN_PRESETS: Mapping[str, _Values] = {
+# How to fine-tune models of that size; from small on, the recipe knows.
+_SCORING: Mapping[str, _Values] = {
     "tiny": {
-        **_TINY, "num_layers": 2, "num_steps": 10, "max_auxiliary_fraction": 1.0,
         "tasks": "sst2,rte", "seeds": 2, "finetune_max_examples": 32, "finetune_epochs": 1.0, "finetune_max_length": 48,
     },
     "demo": {
-        **_DEMO, "warm_start": "layers", "num_layers": 4, "num_steps": 500, "learning_rate": 2e-3,
         "seeds": 2, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0,
         "finetune_max_length": 64,
     },
-    "laptop": {
-        **_LAPTOP, "warm_start": "layers", "num_layers": 4, "num_steps": 9000, "learning_rate": 2e-3,
-        "seeds": 3, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0,
-    },
-    "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000, "finetune_learning_rate": 3e-4},
-    "base": {**_BASE, "num_layers": 12, "num_steps": 766_000, "finetune_learning_rate": 1e-4},
-    "large": {**_LARGE, "num_layers": 24, "num_steps": 400_000, "finetune_learning_rate": 5e-5, "layer_decay": 0.9},
+    "laptop": {"seeds": 3, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0},
+    "small": {}, "base": {}, "large": {},
 }  # fmt: skip
+PRETRAIN_PRESETS: Mapping[str, _Values] = {
+    "tiny": {
+        **_TINY, "num_layers": 2, "num_steps": 10, "max_auxiliary_fraction": 1.0,
+        **_SCORING["tiny"],
+    },
+    "demo": {
+        **_DEMO, **_SCORING["demo"], "warm_start": "layers", "num_layers": 4, "num_steps": 500, "learning_rate": 2e-3,
+    },
+    "laptop": {
+        **_LAPTOP, **_SCORING["laptop"], "warm_start": "layers", "num_layers": 4, "num_steps": 9000,
+        "learning_rate": 2e-3,
+    },
+    "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000},
+    "base": {**_BASE, "num_layers": 12, "num_steps": 766_000},
+    "large": {**_LARGE, "num_layers": 24, "num_steps": 400_000},
+}  # fmt: skip
+EVALUATE_PRESETS = _SCORING
 
 
 def preset_values(name: str, presets: Mapping[str, _Values]) -> dict[str, Any]:

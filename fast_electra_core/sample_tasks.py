@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from fast_electra_core.errors import ConfigError
-from fast_electra_core.glue import Example, TaskData, task_spec
+from fast_electra_core.errors import ConfigError, check_choice
+from fast_electra_core.glue import TASK_NAMES, Example, TaskData, task_spec
 
 _Texts = tuple[str, str | None]
 
@@ -76,6 +76,7 @@ def sample_task(task: str, *, seed: int = 0, num_train: int = 1000, num_dev: int
     Raises:
         ConfigError: unknown task, a number < 1, or more examples than the grammar has sentences.
     """
+    check_choice("task", task, TASK_NAMES)
     spec = task_spec(task)
     for name, number in (("num_train", num_train), ("num_dev", num_dev)):
         if number < 1:
@@ -87,7 +88,7 @@ def sample_task(task: str, *, seed: int = 0, num_train: int = 1000, num_dev: int
     for split, _ in spec.dev_files:
         words = _WORLD if split == "mismatched" else _CODE
         dev[split] = _make_split(task, num_dev, rng, words, seen)
-    return TaskData(task, train, dev)
+    return TaskData(spec, train, dev)
 
 
 def _make_split(task: str, number: int, rng: random.Random, words: _Words, seen: set[_Texts]) -> list[Example]:

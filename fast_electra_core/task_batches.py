@@ -1,61 +1,112 @@
 """A task's examples as batches of token ids: sequences of like length, so that little of them is padding.
 
-Shapes: B sequences, L tokens per sequence.
+Shapes: B sequences, L tokens per sequence, n examples with T tokens in all.
 """
 
+import hashlib
+import os
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra_core.glue import Example
+from fast_electra_core.tokenizer import tokenizer_digest
 
 WINDOW_BATCHES = 50
 """Sequences are sorted by length among so many batches' worth of shuffled ones."""
 
 
 class EncodedExamples(NamedTuple):
-    """Examples as token ids, in their order."""
+    """Examples as token ids, in their order, end to end."""
 
-    columns: dict[str, list[list[int]]]
-    """input_ids and whatever else the model takes, unpadded."""
-    lengths: list[int]
-    labels: list[int | float]
+    columns: dict[str, npt.NDArray[np.int32]]
+    """input_ids and whatever else the model takes, each (T,)."""
+    starts: npt.NDArray[np.int64]
+    """(n + 1,): example i is [starts[i], starts[i + 1])."""
+    labels: list[int | float | None]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens per example."""
+        return [int(length) for length in np.diff(self.starts)]
 
 
 class ExampleEncoder:
-    """Examples to token ids, and token ids to padded batches on the model's device."""
+    """Examples to token ids, and token ids to padded batches on the model's device.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    cache: a folder that keeps what was tokenized, by the digest of texts, tokenizer and length; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        cache: Path | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.device = model.device
         self.takes_segments = getattr(model.config, "type_vocab_size", 2) > 1
+        self._cache = cache
+        self._tokenizer_digest = tokenizer_digest(tokenizer) if cache is not None else ""
 
     def __call__(self, examples: Sequence[Example]) -> EncodedExamples:
+        labels = [example.label for example in examples]
+        if self._cache is None:
+            return EncodedExamples(*self._tokenize(examples), labels)
+        path = self._cache / f"{self._digest(examples)}.npz"
+        if not path.is_file():
+            columns, starts = self._tokenize(examples)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+            np.savez(partial, allow_pickle=False, starts=starts, **columns)
+            partial.replace(path)  # whole or not at all: fine-tunings run side by side
+            return EncodedExamples(columns, starts, labels)
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+        starts = found.pop("starts")
+        return EncodedExamples(found, starts, labels)
+
+    def _tokenize(self, examples: Sequence[Example]) -> tuple[dict[str, npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
         pairs = [str(e.text_b) for e in examples] if examples[0].text_b is not None else None
         tokens = self.tokenizer(
             [e.text_a for e in examples], pairs, truncation=True, max_length=self.max_length, padding=False
         )
-        names = [name for name in self.tokenizer.model_input_names if name in tokens]
+        names = [name for name in self.tokenizer.model_input_names if name in tokens and name != "attention_mask"]
         if not self.takes_segments:
             names = [name for name in names if name != "token_type_ids"]
-        columns = {name: tokens[name] for name in names if name != "attention_mask"}
-        return EncodedExamples(columns, [len(ids) for ids in columns["input_ids"]], [e.label for e in examples])
+        columns = {name: np.concatenate([np.asarray(ids, np.int32) for ids in tokens[name]]) for name in names}
+        starts = np.cumsum([0, *(len(ids) for ids in tokens["input_ids"])], dtype=np.int64)
+        return columns, starts
+
+    def _digest(self, examples: Sequence[Example]) -> str:
+        digest = hashlib.sha256(f"{self._tokenizer_digest} {self.max_length} {self.takes_segments}\n".encode())
+        for example in examples:
+            digest.update(repr((example.text_a, example.text_b)).encode())
+        return digest.hexdigest()[:32]
 
     def batch(self, encoded: EncodedExamples, indices: Sequence[int]) -> dict[str, Tensor]:
         """Model inputs, each (B, L), padded to the longest of these sequences."""
-        width = max(encoded.lengths[index] for index in indices)
+        spans = [slice(encoded.starts[index], encoded.starts[index + 1]) for index in indices]
+        lengths = np.array([span.stop - span.start for span in spans])
+        width = int(lengths.max())
         batch: dict[str, Tensor] = {}
         for name, column in encoded.columns.items():
-            filler = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            rows = [column[index] + [filler] * (width - encoded.lengths[index]) for index in indices]
-            batch[name] = torch.tensor(rows, device=self.device)
-        lengths = torch.tensor([encoded.lengths[index] for index in indices], device=self.device)
-        batch["attention_mask"] = (torch.arange(width, device=self.device) < lengths[:, None]).long()
+            rows = np.full((len(spans), width), self.tokenizer.pad_token_id if name == "input_ids" else 0, np.int64)
+            for row, span, length in zip(rows, spans, lengths, strict=True):
+                row[:length] = column[span]
+            batch[name] = torch.from_numpy(rows).to(self.device)
+        mask = np.arange(width) < lengths[:, None]
+        batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(self.device)
         return batch
 
 

@@ -7,6 +7,7 @@ So a run resumed from step k is the run that was never interrupted, bit for bit.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from fast_electra_core.checkpoint import (
     save_checkpoint,
     training_tensors,
 )
-from fast_electra_core.config import TrainingConfig
+from fast_electra_core.config import ScoringConfig, TrainingConfig
 from fast_electra_core.data import TokenDataset, batch_index_at
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from fast_electra_core.evaluation import make_batch
@@ -28,25 +29,8 @@ from fast_electra_core.schedules import learning_rate_at
 
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
-    [
-        "preset",
-        "checkpoint_every_steps",
-        "log_every_steps",
-        "store",
-        "tracking_uri",
-        "experiment",
-        "max_auxiliary_fraction",
-        "glue",
-        "tasks",
-        "seeds",
-        "finetune_learning_rate",
-        "finetune_batch_size",
-        "finetune_epochs",
-        "finetune_max_length",
-        "finetune_max_examples",
-        "layer_decay",
-        "untrained_baseline",
-    ]
+    ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
+    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction"}
 )
 _STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together
 

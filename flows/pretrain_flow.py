@@ -5,7 +5,7 @@ python flows/pretrain_flow.py run --preset laptop --corpus my_text/ --glue glue_
 python flows/pretrain_flow.py resume
 """
 
-from metaflow import FlowSpec, Parameter, card, current, step
+from metaflow import FlowSpec, Parameter, card, catch, current, retry, step
 from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
@@ -18,7 +18,7 @@ class PretrainFlow(FlowSpec):
     2. tokenize, one task per shard of text
     3. score_auxiliary, one task per candidate; freeze_auxiliary chooses
     4. pretrain, with checkpoints
-    5. finetune, one task per (task, seed)
+    5. finetune on every (task, seed), in packs of about equal work
     6. register in MLflow, and a report
     """
 
@@ -69,8 +69,8 @@ class PretrainFlow(FlowSpec):
     seed = Parameter("seed", type=int, help="of initialisation, order, masks and samples")
     checkpoint_every_steps = Parameter("checkpoint_every_steps", type=int, help="steps between checkpoints and scores")
     log_every_steps = Parameter("log_every_steps", type=int, help="steps that a row of metrics is averaged over")
-    glue = Parameter("glue", type=str, help="sample, a folder or s3:// prefix in the classic form, hub:nyu-mll/glue")
-    tasks = Parameter("tasks", type=str, help="comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli")
+    glue = Parameter("glue", type=str, help="sample, a folder or s3:// prefix with a folder per task, hub:nyu-mll/glue")
+    tasks = Parameter("tasks", type=str, help="of cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,ax, and the folder's own")
     seeds = Parameter("seeds", type=int, help="fine-tunings per task")
     untrained_baseline = Parameter(
         "untrained_baseline",
@@ -78,12 +78,21 @@ class PretrainFlow(FlowSpec):
         default=None,
         help="also fine-tune the same encoder without pre-training",
     )
+    finetune_recipe = Parameter("finetune_recipe", type=str, help="electra or modernbert; the rest override it")
     finetune_learning_rate = Parameter("finetune_learning_rate", type=float, help="peak learning rate of fine-tuning")
+    finetune_grid = Parameter(
+        "finetune_grid", type=str, help="learning rates to choose from by the dev score: 1e-4,3e-4"
+    )
     finetune_batch_size = Parameter("finetune_batch_size", type=int, help="examples per step of fine-tuning")
     finetune_epochs = Parameter("finetune_epochs", type=float, help="passes over a task's training set")
     finetune_max_length = Parameter("finetune_max_length", type=int, help="tokens per example, 8..512")
     finetune_max_examples = Parameter("finetune_max_examples", type=int, help="training examples used per task")
     layer_decay = Parameter("layer_decay", type=float, help="learning-rate factor per layer below the head, (0, 1]")
+    best_epoch = Parameter("best_epoch", type=bool, default=None, help="score the best epoch on dev, not the last")
+    mnli_transfer = Parameter("mnli_transfer", type=bool, default=None, help="start mrpc, stsb and rte from mnli")
+    test_predictions = Parameter(
+        "test_predictions", type=bool, default=None, help="also answer the test sets, as files for the leaderboard"
+    )
     store = Parameter("store", type=str, help="folder or s3:// prefix for shards, checkpoints and models")
     tracking_uri = Parameter("tracking_uri", type=str, help="MLflow server or database [sqlite:///mlflow.db]")
     experiment = Parameter("experiment", type=str, help="MLflow experiment [fast-electra]")
@@ -158,16 +167,18 @@ class PretrainFlow(FlowSpec):
         with console.console():
             self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen)
         current.card.append(Markdown(lifecycle.as_markdown(self.page)))
-        self.finetunings = lifecycle.list_finetunings(self.plan)
-        self.next(self.finetune, foreach="finetunings")
+        self.packs = lifecycle.list_packs(self.plan)
+        self.next(self.finetune, foreach="packs")
 
+    @catch(var="lost")
+    @retry(times=1, minutes_between_retries=0)
     @step
     def finetune(self):
-        """Fine-tune on one task with one seed."""
+        """Fine-tune on some tasks and seeds; what was done before a machine was lost is not done again."""
         from steps import console, lifecycle
 
         with console.console():
-            self.results = lifecycle.finetune(self.plan, self.trained, self.input)
+            self.results = lifecycle.finetune(self.plan, self.trained["key"], self.input)
         self.next(self.gather_scores)
 
     @card(type="blank")
@@ -178,9 +189,8 @@ class PretrainFlow(FlowSpec):
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
         with console.console():
-            self.scores, self.page = lifecycle.gather_scores(
-                self.plan, [result for each in inputs for result in each.results]
-            )
+            results = [result for each in inputs if not each.lost for result in each.results]
+            self.scores, self.page = lifecycle.gather_scores(self.plan, results)
         current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.next(self.register)
 

@@ -1,17 +1,12 @@
 """The frozen auxiliary: fetch candidates, refuse what cannot serve, score and price them, choose one, freeze it."""
 
-import hashlib
-import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers import logging as transformers_logging
 
@@ -28,15 +23,14 @@ from fast_electra_core.models import (
     freeze,
 )
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
-from steps import tracking
-from steps.store import Store, download_prefix
+from steps.model_source import check_weights, copy_files, download, read_config, weights_digest
+from steps.store import Store
 from steps.tokenization import open_dataset, special_ids
 
 RULE = (
     "the lowest held-out masked loss among the candidates whose forward FLOPs per token are at most "
     "max_auxiliary_fraction of the main model's"
 )
-_FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 
 
 def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any]]:
@@ -60,7 +54,7 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
 
 def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
-        folder, version = _download(address, Path(scratch) / "model", config.tracking_uri)
+        folder, version = download(address, Path(scratch) / "model", config.tracking_uri, role="auxiliary")
         described = check_folder(folder, address=address, sequence_length=config.sequence_length)
         model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
         if config.warm_start != "none":
@@ -69,7 +63,7 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         digest = weights_digest(folder)
         key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
         if not store.has(key):
-            _copy_files(folder, Path(scratch) / "clean")
+            copy_files(folder, Path(scratch) / "clean")
             store.put_folder(Path(scratch) / "clean", key)
         tokenizer_key = f"tokenizers/{described['tokenizer_digest']}"
         if not store.has(tokenizer_key):
@@ -78,51 +72,14 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
     return {"address": address, "key": key, "digest": digest, "registry": version, **described}
 
 
-def _download(address: str, destination: Path, tracking_uri: str) -> tuple[Path, dict[str, Any] | None]:
-    """The candidate's folder, and its registered version if it comes from the registry."""
-    if address.startswith("models:/"):
-        tracking.connect(tracking_uri)
-        info = tracking.model_version_info(address)
-        return tracking.download_model(address, destination), info
-    if address.startswith("s3://"):
-        return download_prefix(address, destination, suffixes=(".json", ".safetensors", ".txt")), None
-    if address.startswith("hub:"):
-        try:
-            return Path(snapshot_download(address.removeprefix("hub:"), allow_patterns=list(_FILES))), None
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise AuxiliaryError(
-                f"{address} could not be fetched from the hub: {error}. Check the name and the connection, or give a "
-                "folder"
-            ) from error
-    folder = Path(address)
-    if not folder.is_dir():
-        raise AuxiliaryError(
-            f"auxiliary {address!r} is not a folder. Give models:/NAME@ALIAS, a folder, s3://BUCKET/PREFIX or "
-            "hub:NAME; `python flows/auxiliary_flow.py run` makes one"
-        )
-    return folder, None
-
-
-def _copy_files(source: Path, target: Path) -> None:
-    target.mkdir()
-    for pattern in _FILES:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
-
-
 def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[str, Any]:
     """What the files say about a candidate, without loading its weights.
 
     Raises:
         AuxiliaryError: see fetch_candidates.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AuxiliaryError(f"auxiliary {address} has no readable config.json: {error}") from error
+    config = read_config(folder, what=f"auxiliary {address}")
     model_type, architectures = config.get("model_type"), config.get("architectures") or []
-    if "auto_map" in config:
-        raise AuxiliaryError(f"auxiliary {address} wants to run code of its own (auto_map); remote code is never run")
     if model_type not in MASKED_LM_HEADS:
         raise AuxiliaryError(
             f"auxiliary {address} is of type {model_type!r}; those that can serve are {', '.join(MASKED_LM_HEADS)}"
@@ -132,10 +89,7 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             f"auxiliary {address} has no masked-LM head: its config names {', '.join(architectures) or 'no class'}, "
             "a ...ForMaskedLM is needed"
         )
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
-        held = f"only pickles ({', '.join(pickles)}), which are never loaded" if pickles else "no weights"
-        raise AuxiliaryError(f"auxiliary {address} holds {held}; save it as safetensors")
+    check_weights(folder, what=f"auxiliary {address}")
     positions = config.get("max_position_embeddings")
     # RoBERTa counts its positions from pad + 1.
     usable = positions - (2 if model_type == "roberta" else 0) if positions else None
@@ -180,21 +134,6 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
             f"auxiliary {address or folder} lacks weights of its masked-LM: {', '.join(missing[:4])} ({len(missing)})"
         )
     return model
-
-
-def weights_digest(folder: Path) -> str:
-    """Hex digest (16 characters) of all weights: names, dtypes, shapes and bytes, wherever the files cut them."""
-    digest = hashlib.sha256()
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    for name in sorted(found):
-        with safe_open(found[name], framework="pt") as file:
-            tensor = file.get_tensor(name).contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def score_candidate(

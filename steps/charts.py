@@ -80,7 +80,7 @@ def curves(
 
 
 def bars(summary: Sequence[Row]) -> Chart:
-    """Bars of a task beside each other (rows of finetune.summarise), with whiskers where there are several seeds."""
+    """Bars of a task beside each other (rows of scores.summarise), with whiskers where there are several seeds."""
     columns: list[tuple[str, str, Callable[[Row], Any]]] = [
         ("pre-trained", _BLUE, lambda row: row.get("pretrained")),
         ("untrained", "#a9c3d6", lambda row: row.get("untrained")),

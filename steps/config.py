@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
+from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig, RunConfig
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
+from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
+
+_OF_A_RECIPE = ("finetune_learning_rate", "finetune_epochs", "layer_decay")
 
 
 def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
@@ -27,15 +29,25 @@ def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
     return AuxiliaryConfig(**_merge(given, AUXILIARY_PRESETS, AuxiliaryConfig))
 
 
+def resolve_evaluate(given: Mapping[str, Any]) -> EvaluateConfig:
+    """The config of EvaluateFlow, likewise."""
+    return EvaluateConfig(**_merge(given, EVALUATE_PRESETS, EvaluateConfig))
+
+
 def _merge(
     given: Mapping[str, Any],
     presets: Mapping[str, Mapping[str, Any]],
-    config_class: type[AuxiliaryConfig] | type[PretrainConfig],
+    config_class: type[RunConfig],
 ) -> dict[str, Any]:
     known = {field.name for field in fields(config_class)}
     unknown = sorted(set(given) - known)
     if unknown:
         raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
     values = {name: value for name, value in given.items() if value is not None}
-    preset = values.pop("preset", "demo")
-    return {**preset_values(preset, presets), "preset": preset, **values}
+    preset = values.pop("preset", config_class.preset)
+    base = preset_values(preset, presets)
+    if "finetune_recipe" in values:  # a recipe that was asked for is not to be overridden by the preset
+        base = {name: value for name, value in base.items() if name not in _OF_A_RECIPE}
+    if values.get("finetune_grid"):
+        base.pop("finetune_learning_rate", None)
+    return {**base, "preset": preset, **values}

@@ -2,10 +2,13 @@
 
 import html
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, ScoringConfig, TrainingConfig
+from fast_electra_core.errors import DataError
 from steps import tracking
 from steps.store import Store
 from steps.trace import (
@@ -17,6 +20,7 @@ from steps.trace import (
     lineage_tags,
     log_corpus,
     log_task,
+    model_tags,
     suite,
     text_tags,
 )
@@ -175,30 +179,53 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     return {**result, "mlflow_run_id": run_id}, page
 
 
-def list_finetunings(plan: Plain) -> list[Plain]:
-    """One per task and seed."""
-    config = PretrainConfig.from_dict(plan["config"])
-    return [{"task": task, "seed": seed} for task in config.task_list() for seed in range(config.seeds)]
+def list_packs(plan: Plain) -> list[list[Plain]]:
+    """The fine-tunings, in packs of about equal work."""
+    from steps.finetune import list_packs
+
+    return list_packs(ScoringConfig.part_of(plan["config"]), plan["tasks"])
 
 
-def finetune(plan: Plain, trained: Plain, job: Plain) -> list[Plain]:
-    """Fine-tune and score the pre-trained encoder on one (task, seed) and, if asked for, the untrained one."""
-    starts = (False, True) if plan["config"]["untrained_baseline"] else (False,)
-    return [_finetune(plan, trained, {**job, "untrained": untrained}) for untrained in starts]
+def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain]) -> list[Plain]:
+    """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on."""
+    from steps.finetune import in_turn
+
+    store, config = connect(plan), ScoringConfig.part_of(plan["config"])
+    return [_attempt(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]
 
 
-def _finetune(plan: Plain, trained: Plain, job: Plain) -> Plain:
-    from steps.finetune import run
+def _attempt(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+    from steps.finetune import job_name
+
+    reason = ""
+    for attempt in ("first", "second"):
+        try:
+            return _finetune(plan, encoder_key, job)
+        except Exception as error:  # whatever it was is reported by name at the end
+            reason = f"{type(error).__name__}: {error}"
+            _logger.warning("%s failed at the %s attempt: %s", job_name(job), attempt, reason, exc_info=error)
+    return {**job, "failed": reason}
+
+
+def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+    from steps.finetune import follows_mnli, job_key, job_name, mnli_job, run
 
     store = connect(plan)
-    name = f"{job['task']} seed {job['seed']}{' untrained' if job['untrained'] else ''}"
-    with child(plan, name, params=job) as run_id:
+    config = ScoringConfig.part_of(plan["config"])
+    if follows_mnli(job["task"], config):
+        encoder_key = job_key(plan["run_key"], mnli_job(job))
+        if not store.has(encoder_key):
+            raise DataError(f"it starts from {job_name(mnli_job(job))}, which failed")
+    name = job_name(job)
+    with child(plan, name, params=job, is_fatal=False) as run_id:
         log_task(plan, run_id, job["task"])
         result = run(
             plan["config"],
-            encoder_folder=store.get_folder(trained["key"]),
+            encoder_folder=store.get_folder(encoder_key),
+            job=job,
+            store=store,
+            key=job_key(plan["run_key"], job),
             digest=plan["tasks"][job["task"]]["digest"],
-            **job,
         )
         rows = [{"step": step, **values} for step, values in _curve_rows(result["curve"])]
         tracking.log_metrics(run_id, [*rows, {"step": result["num_steps"], **result["scores"]}])
@@ -212,25 +239,64 @@ def _curve_rows(curve: Sequence[Mapping[str, float]]) -> list[tuple[int, dict[st
 
 
 def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
-    """All fine-tunings as rows per task and metric, with the averages; and their page."""
-    from steps import report
-    from steps.finetune import averages, summarise
+    """All fine-tunings as rows per task and metric, with averages, failures and the leaderboard's files; their page.
 
-    connect(plan)
+    A fine-tuning whose machine was lost is looked up in the store, and counts as failed if it is not there.
+
+    Raises:
+        DataError: every one of them failed.
+    """
+    from steps import report
+    from steps.scores import as_markdown, averages, failure_text, failures, optimism, submit, summarise
+
+    store = connect(plan)
+    results = _with_lost_ones(plan, results, store)
+    failed = failures(results)
+    for failure in failed:
+        _logger.warning("left out: %s", failure_text(failure))
+    if len(failed) == len(results):
+        raise DataError(f"every fine-tuning failed, first {failure_text(failed[0])}; mend the cause, then resume")
     rows = summarise(results)
-    scores: Plain = {"suite": suite(plan), "rows": rows, "averages": averages(results)}
-    page = report.glue_page(rows, report.suite_name(plan["config"]["glue"]))
+    scores: Plain = {
+        "suite": suite(plan),
+        "rows": rows,
+        "averages": averages(results),
+        "failures": failed,
+        "optimism": optimism(plan["config"]),
+    }
     run_id = plan["mlflow_run_id"]
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+        zipped = Path(scratch) / "submission.zip"
+        scores["submission"] = submit(zipped, results)
+        if zipped.is_file():
+            tracking.log_artifacts(run_id, zipped)
+    suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
+    page = report.glue_page(scores, suite_name)
     tracking.log_text(run_id, page, "pages/scores.html")
     tracking.log_dict(run_id, scores, "scores.json")
+    tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")
     metrics = {
         f"{row['task']}.{row['metric']}.{start}": row[start]["median"]
         for row in rows
         for start in ("pretrained", "untrained")
         if row[start] is not None
     }
+    metrics["finetunings.failed"] = len(failed)
+    metrics["finetunings.degenerate"] = sum(bool(result.get("degenerate")) for result in results)
     tracking.log_metrics(run_id, [{"step": 0, **metrics}])
     return scores, page
+
+
+def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list[Plain]:
+    from steps.finetune import job_key, job_name, stored_result
+
+    found = {job_name(result): result for result in results}
+    for job in [job for pack in list_packs(plan) for job in pack]:
+        if job_name(job) not in found:
+            key = job_key(plan["run_key"], job)
+            lost = {**job, "failed": "its machine was lost, twice"}
+            found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
+    return list(found.values())
 
 
 def register_discriminator(
@@ -240,8 +306,8 @@ def register_discriminator(
     from steps.register import register_discriminator as register
 
     store = connect(plan)
-    digests = {name: task["digest"] for name, task in plan["tasks"].items()}
     main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
+    digests = {row["task"]: plan["tasks"][row["task"]]["digest"] for row in main}
     metrics = {f"{row['task']}.{row['metric']}": row["pretrained"]["mean"] for row in main}
     average = scores["averages"].get("electra")
     if average is not None:
@@ -276,13 +342,13 @@ def close_pretrain(
 
     connect(plan)
     run_id = plan["mlflow_run_id"]
-    suite_name = report.suite_name(plan["config"]["glue"])
+    suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
     page = report.final_page(
         {
             "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
             "subtitle": f"{plan['pathspec']} · MLflow run {run_id}",
             "registered": version,
-            "glue": {"summary": scores["rows"], "suite_name": suite_name},
+            "glue": {"scores": scores, "suite_name": suite_name},
             "training": {
                 "rows": trained["curve"], "config": plan["config"], "heldout": _heldout_rows(trained["curve"]),
             },
@@ -298,7 +364,7 @@ def close_pretrain(
     table = report.closing_table(
         auxiliary=frozen,
         heldout=trained["scores"],
-        summary=scores["rows"],
+        scores=scores,
         suite_name=suite_name,
         registered=version,
     )
@@ -307,6 +373,21 @@ def close_pretrain(
     tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **costs(trained)}])
     tracking.finish(run_id)
     return table, page
+
+
+def close_evaluate(plan: Plain, scores: Plain) -> str:
+    """End the MLflow run of an evaluation; returns the closing words."""
+    from steps import report
+
+    connect(plan)
+    run_id = plan["mlflow_run_id"]
+    table = report.closing_table(
+        auxiliary=None, scores=scores, suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"])
+    )
+    tracking.log_text(run_id, table, "report.txt")
+    tracking.set_tags(run_id, model_tags(plan))
+    tracking.finish(run_id)
+    return table
 
 
 def as_markdown(page: str) -> str:

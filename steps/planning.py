@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fast_electra_core.config import TrainingConfig
+from fast_electra_core.config import RunConfig
 from steps import tracking
-from steps.config import resolve_auxiliary, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 from steps.store import Store
 from steps.trace import Plain, log_corpus, log_task
 
@@ -29,7 +29,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
         config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
     )
     tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
-    plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
+    plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     _open_run(plan)
     return plan
 
@@ -41,40 +41,55 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     """
     from steps.auxiliary import fetch_candidates
     from steps.corpus import resolve_corpus
-    from steps.finetune import check_tasks
+    from steps.tasks import check_tasks
 
     config = resolve_pretrain(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
-    tasks = check_tasks(config.to_dict())
+    tasks = check_tasks(config)
     candidates = fetch_candidates(config, store)
     corpus = resolve_corpus(
         config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
     )
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
-    plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
+    plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan |= {"candidates": candidates, "tasks": tasks}
     _open_run(plan)
-    for task in tasks:
-        log_task(plan, plan["mlflow_run_id"], task)
     return plan
 
 
-def _plan(config: TrainingConfig, corpus: Plain, tokenizer_key: str, *, flow: str, run_id: str) -> Plain:
+def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
+    """Check everything about an EvaluateFlow run, fetch the model, and open the MLflow run.
+
+    Raises: as begin_auxiliary.
+    """
+    from steps.evaluate import fetch_model
+    from steps.tasks import check_tasks
+
+    config = resolve_evaluate(given)
+    store = Store(config.store)
+    tracking.check_server(config.tracking_uri, config.experiment)
+    plan = _plan(config, flow=flow, run_id=run_id)
+    plan |= {"tasks": check_tasks(config), "model": fetch_model(config, store)}
+    _open_run(plan)
+    _logger.info("%s: model %s; MLflow run %s", plan["pathspec"], plan["model"]["address"], plan["mlflow_run_id"])
+    return plan
+
+
+def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
     return {
         "config": config.to_dict(),
         "config_digest": config.digest(),
-        "corpus": corpus,
-        "tokenizer_key": tokenizer_key,
         "run_key": f"runs/{flow}-{run_id}",
         "pathspec": f"{flow}/{run_id}",
+        **more,
     }
 
 
 def _open_run(plan: Plain) -> None:
     from steps.register import code_version
 
-    config, corpus = plan["config"], plan["corpus"]
+    config = plan["config"]
     plan["code"] = code_version()
     plan["mlflow_run_id"] = tracking.start_parent(
         config["tracking_uri"],
@@ -83,8 +98,12 @@ def _open_run(plan: Plain) -> None:
         tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
         params=config,
     )
-    log_corpus(plan, plan["mlflow_run_id"])
-    _logger.info(
-        "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
-        plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]), plan["mlflow_run_id"],
-    )  # fmt: skip
+    for task in plan.get("tasks", ()):
+        log_task(plan, plan["mlflow_run_id"], task)
+    if corpus := plan.get("corpus"):
+        log_corpus(plan, plan["mlflow_run_id"])
+        _logger.info(
+            "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
+            plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]),
+            plan["mlflow_run_id"],
+        )  # fmt: skip

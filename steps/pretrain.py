@@ -36,8 +36,9 @@ from fast_electra_core.models import (
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
-from steps.auxiliary import load_masked_lm, weights_digest
+from steps.auxiliary import load_masked_lm
 from steps.console import ProgressBar
+from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import open_dataset
 

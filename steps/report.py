@@ -6,11 +6,14 @@ are inline SVG; every word from outside is escaped by jinja2.
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fast_electra_core.glue import SPECS
 from steps.charts import Chart, Row, bars, curves
+from steps.scores import failure_text
 
 _TERMINAL = 100  # columns
 _ABOUT = {
@@ -56,19 +59,22 @@ def training_page(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ())
     return _page("Training", [_training_section(rows, config, heldout)])
 
 
-def glue_page(summary: Sequence[Row], suite_name: str) -> str:
-    """Scores per task (rows of finetune.summarise): pre-trained, untrained and majority class."""
-    return _page(suite_name, [_glue_section(summary, suite_name)])
+def glue_page(scores: Row, suite_name: str) -> str:
+    """Scores per task (lifecycle.gather_scores): pre-trained, untrained and majority class."""
+    return _page(suite_name, [_glue_section(scores, suite_name)])
 
 
-def suite_name(glue: str) -> str:
-    """What the tasks of a `--glue` source may be called: `GLUE`, or `sample tasks` for the embedded ones."""
-    return "sample tasks" if glue == "sample" else "GLUE"
+def suite_name(glue: str, tasks: Iterable[str]) -> str:
+    """What tasks from a `--glue` source may be called: `GLUE` if they are GLUE's, all of them."""
+    if glue == "sample":
+        return "sample tasks"
+    own = [task for task in tasks if task not in SPECS]
+    return f"tasks, of which {', '.join(own)} not of GLUE" if own else "GLUE"
 
 
 def final_page(everything: Mapping[str, Any]) -> str:
     """All of a run on one page. Optional keys: title, subtitle, and one per section: registered and lineage
-    (dicts), glue {summary, suite_name}, training {rows, config, heldout}, candidates {candidates, chosen, rule},
+    (dicts), glue {scores, suite_name}, training {rows, config, heldout}, candidates {candidates, chosen, rule},
     text (a manifest)."""
     makers: dict[str, Callable[[Any], Section]] = {
         "registered": _registered_section,
@@ -86,14 +92,14 @@ def closing_table(
     *,
     auxiliary: Row | None,
     heldout: Row | None = None,
-    summary: Sequence[Row] = (),
+    scores: Row | None = None,
     suite_name: str = "sample tasks",
     registered: Row | None = None,
     ui_command: str = "make ui",
 ) -> str:
     """What the terminal shows at the end, at most 100 columns wide.
 
-    auxiliary: the chosen candidate's dict; heldout: the last held-out row; summary: finetune.summarise;
+    auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: lifecycle.gather_scores;
     registered: what register_* returned. What is None is left out.
     """
     lines: list[tuple[str, str, str]] = []
@@ -110,21 +116,43 @@ def closing_table(
             ("main model: recall, replaced", _number(heldout.get("heldout_recall_replaced")), ""),
             ("main model: precision, replaced", _number(heldout.get("heldout_precision_replaced")), ""),
         ]
-    main = [row for row in summary if row.get("is_main", True)]
+    main = [row for row in scores["rows"] if row["is_main"]] if scores else []
     lines += [_task_line(row) for row in main]
+    lines += [
+        (f"average, as {name}'s", f"{average['value']:.3f}", _average_hint(average))
+        for name, average in (scores["averages"] if scores else {}).items()
+        if len(average["tasks"]) > 1
+    ]
     if registered is not None:
         known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
         lines.append(("registered", f"{registered['name']} {registered['version']}", known))
     notes = [f"browse runs and lineage: {ui_command}"]
     if main:
         notes.insert(0, f"{suite_name}: mean ± std over seeds; * differs from the untrained encoder (95 %)")
+    notes[1:1] = _score_notes(scores) if scores else []
     return _aligned(lines, notes)
+
+
+def _average_hint(average: Row) -> str:
+    return f"over {len(average['tasks'])} tasks{'' if average['is_complete'] else ', incomplete'}"
+
+
+def _score_notes(scores: Row) -> list[str]:
+    """What a reader of the scores must know besides: what flatters, what is missing."""
+    notes = [f"the scores flatter: {each}" for each in scores["optimism"]]
+    notes += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
+    submission = scores["submission"]
+    if submission["files"]:
+        missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""
+        notes.append(f"test answers: submission.zip, {len(submission['files'])} of 11 files{missing}")
+    return notes
 
 
 def _aligned(lines: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
     width = max((len(name) for name, _, _ in lines), default=0)
     middle = max((len(value) for _, value, _ in lines), default=0)
     body = [f"  {name:<{width}}  {value:>{middle}}  {hint}".rstrip() for name, value, hint in lines]
+    notes = [wrapped for note in notes for wrapped in textwrap.wrap(note, _TERMINAL - 2, subsequent_indent="  ")]
     body = [line if len(line) <= _TERMINAL else line[: _TERMINAL - 1] + "…" for line in body]
     rule = "-" * max((len(line) for line in body), default=0)
     return "\n".join([rule, *body, rule, *(f"  {note}" for note in notes)])
@@ -151,6 +179,10 @@ def _spread(statistics: Row | None, digits: int = 4) -> str:
         return "–"
     mean, std = statistics["mean"], statistics.get("std")
     return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def _interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    return "–" if low is None or high is None else f"{_number(low, signed=signed)} to {_number(high, signed=signed)}"
 
 
 # Sections
@@ -224,43 +256,53 @@ def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] =
     )
 
 
-def _glue_section(summary: Sequence[Row], suite_name: str) -> Section:
+def _glue_section(scores: Row, suite_name: str) -> Section:
     columns = [
         "task",
         "metric",
+        "n",
         "pre-trained",
+        "95 %",
         "median",
         "best",
         "untrained",
         "majority",
         "margin",
         "95 %",
-        "n",
     ]
+    summary = scores["rows"]
     rows = []
     for row in summary:
         trained = row.get("pretrained") or {}
-        interval = [row.get("margin_low"), row.get("margin_high")]
         rows.append(
             [
                 row["task"],
                 row["metric"],
+                _number(trained.get("n")),
                 _spread(trained) + (" *" if trained.get("num_degenerate") else ""),
+                _interval(trained.get("low"), trained.get("high")),
                 _number(trained.get("median")),
                 _number(trained.get("best")),
                 _spread(row.get("untrained")),
                 _number(row.get("majority")),
                 _number(row.get("margin"), signed=True),
-                "–" if None in interval else " to ".join(_number(end, signed=True) for end in interval),
-                _number(trained.get("n")),
+                _interval(row.get("margin_low"), row.get("margin_high"), signed=True),
             ]
         )
-    note = "Mean ± standard deviation over seeds; margin is pre-trained less untrained, with its 95 % interval."
+    note = (
+        "Mean ± standard deviation over seeds, with the mean's 95 % interval (Student's); margin is pre-trained less "
+        "untrained, with its own (Welch's)."
+    )
+    note += "".join(f" {each[0].upper()}{each[1:]}." for each in _score_notes(scores))
     if any((row.get("pretrained") or {}).get("num_degenerate") for row in summary):
         note += " * some seeds predict a single class."
     main = [row for row in summary if row.get("is_main", True)]
     heading = suite_name[0].upper() + suite_name[1:]
-    return Section(heading, note, charts=[bars(main)] if main else [], tables=[Table(columns, rows)])
+    facts = [
+        (f"average as {name}'s, {_average_hint(average)}", f"{average['value']:.4f}")
+        for name, average in scores["averages"].items()
+    ]
+    return Section(heading, note, facts, charts=[bars(main)] if main else [], tables=[Table(columns, rows)])
 
 
 def _registered_section(registered: Row) -> Section:

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fast_electra_core.glue import SPECS
 from steps import tracking
 from steps.store import Store
 
@@ -21,21 +22,22 @@ def connect(plan: Plain) -> Store:
 
 
 @contextlib.contextmanager
-def child(plan: Plain, name: str, *, params: Mapping[str, Any]) -> Iterator[str]:
-    """A child run, the same one at every attempt; an error marks it and its parent FAILED until a resume."""
+def child(plan: Plain, name: str, *, params: Mapping[str, Any], is_fatal: bool = True) -> Iterator[str]:
+    """A child run, the same one at every attempt; an error marks it FAILED and, if fatal, its parent until a resume."""
     tracking.reopen(plan["mlflow_run_id"])
     try:
         with tracking.child_run(
             plan["config"]["tracking_uri"],
             plan["mlflow_run_id"],
             name=name,
-            tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **text_tags(plan)},
+            tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **made_of(plan)},
             params=params,
             key=name,
         ) as run_id:
             yield run_id
     except Exception:
-        tracking.finish(plan["mlflow_run_id"], "FAILED")
+        if is_fatal:
+            tracking.finish(plan["mlflow_run_id"], "FAILED")
         raise
 
 
@@ -55,7 +57,7 @@ def log_task(plan: Plain, run_id: str, task: str) -> None:
     facts = plan["tasks"][task]
     tracking.log_input(
         run_id,
-        name=f"{suite(plan)}/{task}",
+        name=f"{suite(plan) if task in SPECS else 'own'}/{task}",
         digest=facts["digest"][:36],
         source=plan["config"]["glue"],
         context="fine-tuning",
@@ -65,6 +67,21 @@ def log_task(plan: Plain, run_id: str, task: str) -> None:
 
 def suite(plan: Plain) -> str:
     return "sample" if plan["config"]["glue"] == "sample" else "glue"
+
+
+def made_of(plan: Plain) -> dict[str, str]:
+    """Tags of what the run works on: text, or a model to score."""
+    return text_tags(plan) if "corpus" in plan else model_tags(plan)
+
+
+def model_tags(plan: Plain) -> dict[str, str]:
+    model = plan["model"]
+    return {
+        "model.address": model["address"],
+        "model.version": model["version"],
+        "weights.digest": model["digest"],
+        "tokenizer.digest": model["tokenizer_digest"],
+    }
 
 
 def text_tags(plan: Plain) -> dict[str, str]:

@@ -15,9 +15,10 @@ from transformers import ElectraConfig, ElectraForMaskedLM, ElectraModel
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.tokenizer import train_tokenizer
-from steps.auxiliary import check_frozen, choose, fetch_candidates, load_masked_lm, score_candidate, weights_digest
+from steps.auxiliary import check_frozen, choose, fetch_candidates, load_masked_lm, score_candidate
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
+from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import tokenize_shard
 

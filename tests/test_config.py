@@ -31,7 +31,8 @@ PRETRAIN: dict[str, Any] = {
     "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3, "temperature_end": 0.5,
     "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1, "finetune_learning_rate": 1e-5,
     "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512, "finetune_max_examples": 1,
-    "layer_decay": 1.0, "untrained_baseline": False,
+    "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert", "finetune_grid": "1e-4,3e-4",
+    "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
 }  # fmt: skip
 CHANGES = [
     *((AuxiliaryConfig, name, value) for name, value in (SHARED | AUXILIARY).items()),
@@ -42,7 +43,7 @@ IDS = [f"{config_class.__name__}-{name}" for config_class, name, _ in CHANGES]
 
 def start_of(name: str) -> dict[str, Any]:
     """What else must be given for another value of `name` to be allowed."""
-    return {"embedding_size": 256} if name == "architecture" else {}
+    return {"architecture": {"embedding_size": 256}, "mnli_transfer": {"tasks": "mnli"}}.get(name, {})
 
 
 @pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(fast_electra_core.__path__)])
@@ -123,7 +124,32 @@ OUT_OF_PRETRAIN_RANGE = [
     ("layer_decay", 1.1, r"must be in \(0, 1\], got 1.1"),
     ("auxiliary", " , ", "must name at least one candidate"),
     ("tasks", "", "must name at least one of cola, sst2, mrpc"),
+    ("tasks", "ax", "must name at least one of cola, sst2, mrpc"),
+    ("finetune_grid", "1e-4,fast", "must be numbers, comma-separated, got 'fast'"),
+    ("finetune_grid", "1e-4,-1", "must be > 0, got -1.0"),
+    ("mnli_transfer", True, "needs mnli among the tasks, got 'cola,sst2,mrpc,rte'"),
 ]  # fmt: skip
+
+
+def test_the_diagnostic_set_needs_mnli_and_a_source_that_has_it() -> None:
+    assert PretrainConfig(tasks="mnli,ax", glue="folder").task_list() == ["mnli", "ax"]
+    with pytest.raises(ConfigError, match="ax is answered by the models trained on mnli; add mnli to tasks"):
+        PretrainConfig(tasks="rte,ax", glue="folder")
+    with pytest.raises(ConfigError, match=r"tasks must be one of cola, .*, wnli; got 'ax'"):
+        PretrainConfig(tasks="mnli,ax")
+
+
+def test_a_grid_and_a_rate_exclude_each_other() -> None:
+    assert PretrainConfig(finetune_grid="1e-4, 3e-4").grid() == [1e-4, 3e-4]
+    with pytest.raises(ConfigError, match="finetune_grid and finetune_learning_rate exclude each other"):
+        PretrainConfig(finetune_grid="1e-4", finetune_learning_rate=1e-4)
+
+
+def test_a_task_that_only_a_folder_can_have_is_left_to_the_folder() -> None:
+    assert PretrainConfig(tasks="tickets", glue="folder").task_list() == ["tickets"]
+    for glue in ("sample", "hub:nyu-mll/glue"):
+        with pytest.raises(ConfigError, match=r"tasks must be one of .*; got 'tickets'"):
+            PretrainConfig(tasks="tickets", glue=glue)
 
 
 @pytest.mark.parametrize("config_class", [AuxiliaryConfig, PretrainConfig])

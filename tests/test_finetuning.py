@@ -16,21 +16,22 @@ from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from fast_electra_core.finetuning import (
     FinetuneResult,
-    FinetuneSettings,
     _build_optimizer,
     _predict,
     _rate_factor,
     build_classifier,
-    default_epochs,
     finetune,
     layer_factor,
 )
 from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.models import build_discriminator, encoder_config
+from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.task_batches import ExampleEncoder, length_batches
 from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
-from steps.finetune import check_tasks, run
+from steps.finetune import run
+from steps.store import Store
+from steps.tasks import check_tasks
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +63,6 @@ def tuned(encoder: Path, data: TaskData, **changes: Any) -> FinetuneResult:
     return finetune(model, load_tokenizer(encoder), data, settings=settings)
 
 
-def test_epochs_are_electras() -> None:
-    assert [default_epochs(task) for task in ("rte", "stsb", "mrpc", "mnli")] == [10, 10, 3, 3]
-
-
 def test_the_rate_falls_by_one_power_of_decay_per_layer_below_the_head() -> None:
     factors = {
         name: layer_factor(name, num_layers=3, decay=0.5)
@@ -83,7 +80,7 @@ def test_the_rate_falls_by_one_power_of_decay_per_layer_below_the_head() -> None
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(encoder: Path) -> None:
     model = build_classifier(encoder, num_labels=2, seed=0)
-    optimizer, factors = _build_optimizer(model, 0.5)
+    optimizer, factors = _build_optimizer(model, FinetuneSettings(layer_decay=0.5))
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(list(model.parameters()))
     assert sorted(set(factors)) == [0.125, 0.25, 0.5, 1.0]
@@ -92,8 +89,8 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(encoder: Path) 
 
 
 def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly() -> None:
-    assert [_rate_factor(step, 20) for step in (0, 1, 2, 11, 19)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 18])
-    assert _rate_factor(0, 1) == 1.0
+    assert [_rate_factor(step, 20, 0.1) for step in (0, 1, 2, 11, 19)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 18])
+    assert _rate_factor(0, 1, 0.1) == 1.0
 
 
 def test_batches_hold_every_index_once_and_little_padding() -> None:
@@ -273,7 +270,7 @@ def test_a_regression_predicts_numbers(encoder: Path) -> None:
 
 def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None:
     data = sample_task("sst2", num_train=64, num_dev=20)
-    all_good = TaskData("sst2", [example._replace(label=1) for example in data.train], data.dev)
+    all_good = TaskData(data.spec, [example._replace(label=1) for example in data.train], data.dev)
     assert tuned(encoder, all_good, learning_rate=5e-3, epochs=3).degenerate
 
 
@@ -309,9 +306,16 @@ def config_of(**changes: Any) -> dict[str, Any]:
     return PretrainConfig(**(small | changes)).to_dict()
 
 
-def test_the_step_returns_a_plain_dict(encoder: Path) -> None:
-    digest = check_tasks(config_of())["sst2"]["digest"]
-    found = run(config_of(), encoder_folder=encoder, task="sst2", seed=3, untrained=True, digest=digest)
+def done(encoder: Path, store: Path, task: str = "sst2", **changes: Any) -> dict[str, Any]:
+    """One job with these changes of the config, in a store of its own."""
+    job = {"task": task, "seed": changes.pop("seed", 0), "untrained": changes.pop("untrained", False), "rate": None}
+    config = config_of(tasks=task, **changes)
+    digest = check_tasks(PretrainConfig(**config))[task]["digest"]
+    return run(config, encoder_folder=encoder, job=job, store=Store(str(store)), key="finetuned", digest=digest)
+
+
+def test_the_step_returns_a_plain_dict(encoder: Path, tmp_path: Path) -> None:
+    found = done(encoder, tmp_path, seed=3, untrained=True)
     assert json.loads(json.dumps(found)) == found
     assert (found["task"], found["seed"], found["untrained"], found["num_train"]) == ("sst2", 3, True, 64)
     assert found["num_dev"] == {"dev": 200}
@@ -319,14 +323,20 @@ def test_the_step_returns_a_plain_dict(encoder: Path) -> None:
     assert set(found["scores"]) == set(found["majority"])
 
 
-def test_every_metric_of_the_mismatched_split_has_its_majority(encoder: Path) -> None:
-    found = run(config_of(tasks="mnli"), encoder_folder=encoder, task="mnli", seed=0, untrained=False)
+def test_a_job_that_was_done_is_not_done_again(encoder: Path, tmp_path: Path) -> None:
+    first = done(encoder, tmp_path)
+    assert done(Path("/nowhere"), tmp_path) == first
+
+
+def test_every_metric_of_the_mismatched_split_has_its_majority(encoder: Path, tmp_path: Path) -> None:
+    found = done(encoder, tmp_path, "mnli")
     assert set(found["scores"]) == set(found["majority"]) == {"accuracy", "accuracy_mismatched"}
 
 
 @pytest.mark.parametrize(
     ("knob", "value"),
     [
+        ("finetune_recipe", "modernbert"),
         ("finetune_learning_rate", 1e-3),
         ("finetune_batch_size", 16),
         ("finetune_epochs", 2.0),
@@ -335,14 +345,52 @@ def test_every_metric_of_the_mismatched_split_has_its_majority(encoder: Path) ->
         ("layer_decay", 0.5),
     ],
 )
-def test_every_knob_of_fine_tuning_changes_its_course(encoder: Path, knob: str, value: float) -> None:
+def test_every_knob_of_fine_tuning_changes_its_course(
+    encoder: Path, tmp_path: Path, knob: str, value: float | str
+) -> None:
     curves = [
-        run(config_of(**changes), encoder_folder=encoder, task="sst2", seed=0, untrained=False)["curve"]
-        for changes in ({}, {knob: value})
+        done(encoder, tmp_path / str(index), **changes)["curve"] for index, changes in enumerate(({}, {knob: value}))
     ]
     assert curves[0] != curves[1]
 
 
-def test_data_that_changed_since_the_start_is_refused(encoder: Path) -> None:
+def test_data_that_changed_since_the_start_is_refused(encoder: Path, tmp_path: Path) -> None:
+    job = {"task": "sst2", "seed": 0, "untrained": False, "rate": None}
     with pytest.raises(DataError, match="task sst2 of sample changed since the run began"):
-        run(config_of(), encoder_folder=encoder, task="sst2", seed=0, untrained=False, digest="0" * 16)
+        run(config_of(), encoder_folder=encoder, job=job, store=Store(str(tmp_path)), key="k", digest="0" * 16)
+
+
+def test_the_best_epoch_is_the_one_that_is_kept(encoder: Path) -> None:
+    data = sample_task("sst2", num_train=200, num_dev=100)
+    result = tuned(encoder, data, epochs=5, learning_rate=2e-2, layer_decay=1.0, is_best_epoch=True)
+    assert len(result.epoch_scores) == 5
+    assert result.scores["accuracy"] == max(each["accuracy"] for each in result.epoch_scores)
+    assert tuned(encoder, data, epochs=1).epoch_scores == []
+
+
+def test_texts_without_labels_are_answered_as_those_with_labels(encoder: Path) -> None:
+    data = sample_task("rte", num_train=32, num_dev=20)
+    blind = [example._replace(label=None) for example in data.dev["dev"]]
+    model = build_classifier(encoder, num_labels=2, seed=0)
+    settings = FinetuneSettings(epochs=1, max_length=32)
+    result = finetune(model, load_tokenizer(encoder), data, settings=settings, unlabelled={"test": blind})
+    assert result.test_predictions == {"test": result.predictions["dev"]}
+
+
+def test_what_was_tokenized_is_read_again_and_nothing_changes(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = build_classifier(encoder, num_labels=2, seed=0), load_tokenizer(encoder)
+    examples = sample_task("rte", num_train=20, num_dev=2).train
+    plain = ExampleEncoder(model, tokenizer, 64)(examples)
+    cached = ExampleEncoder(model, tokenizer, 64, cache=tmp_path)
+    cached(examples)
+    monkeypatch.setattr(cached, "tokenizer", None)  # a second tokenizing would fail
+    again = cached(examples)
+    assert {name: column.tolist() for name, column in again.columns.items()} == {
+        name: column.tolist() for name, column in plain.columns.items()
+    }
+    assert again.lengths == plain.lengths == [len(tokenizer(e.text_a, e.text_b)["input_ids"]) for e in examples]
+    assert len(list(tmp_path.iterdir())) == 1
+    ExampleEncoder(model, tokenizer, 16, cache=tmp_path)(examples)
+    assert len(list(tmp_path.iterdir())) == 2  # another length is another file

@@ -16,8 +16,8 @@ from conftest import ROOT, Finished, Workspace
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.schedules import temperature_at
-from steps.auxiliary import weights_digest
 from steps.corpus import resolve_corpus
+from steps.model_source import weights_digest
 from steps.store import Store
 
 pytestmark = pytest.mark.slow

@@ -1,19 +1,14 @@
 """Readers of the classic GLUE files and of the hub's: every quirk of the files, every complaint."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fast_electra_core.errors import ConfigError, DataError
-from fast_electra_core.glue import (
-    SPECS,
-    TASK_NAMES,
-    Example,
-    check_task_folder,
-    read_hub_task,
-    read_task,
-    summarise_task,
-)
+from fast_electra_core.glue import SPECS, TASK_NAMES, Example, summarise_task
+from fast_electra_core.glue_files import check_task_folder, read_hub_task, read_task
 
 STSB_HEADER = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
 
@@ -149,7 +144,7 @@ def test_a_missing_column_names_those_there_are(sst2: Path) -> None:
 
 
 def test_a_missing_folder_names_those_there_are(sst2: Path) -> None:
-    with pytest.raises(DataError, match=r"has no folder RTE for task rte; folders there: SST-2"):
+    with pytest.raises(DataError, match=r"has no folder RTE or rte for task rte; folders there: SST-2"):
         read_task(sst2, "rte")
 
 
@@ -184,7 +179,7 @@ def test_bytes_that_are_not_utf8_name_file_line_and_byte(sst2: Path) -> None:
 
 
 def test_an_unknown_task_offers_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"task must be one of .*; got 'sst-2'. Did you mean 'sst2'\?"):
+    with pytest.raises(ConfigError, match=r"tasks must be of .*; got 'sst-2'. Did you mean 'sst2'\?"):
         read_task(Path(), "sst-2")
 
 
@@ -196,7 +191,7 @@ def test_checking_counts_every_task(sst2: Path) -> None:
 
 
 def test_checking_complains_of_the_task_that_is_missing(sst2: Path) -> None:
-    with pytest.raises(DataError, match="no folder CoLA"):
+    with pytest.raises(DataError, match="no folder CoLA or cola"):
         check_task_folder(sst2, ["sst2", "cola"], on_bad_row="error")
 
 
@@ -283,3 +278,185 @@ def test_a_hub_that_does_not_answer_is_a_clear_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"nyu-mll/glue \(rte\) cannot be loaded: Couldn't reach"):
         read_hub_task("nyu-mll/glue", "rte")
+
+
+# Test sets, and the other forms a task may have
+
+
+def test_a_test_set_is_read_on_demand_and_has_no_labels(sst2: Path) -> None:
+    write(sst2, "SST-2/test.tsv", 'index\tsentence\n0\ta dull film\n1\ta "new" film\n')
+    assert read_task(sst2, "sst2").test == {}
+    found = read_task(sst2, "sst2", with_test=True).test
+    assert found == {"test": [Example("a dull film", None, None), Example('a "new" film', None, None)]}
+    assert summarise_task(read_task(sst2, "sst2", with_test=True))["test"] == {"test": 2}
+
+
+def test_colas_test_set_has_a_header_and_its_training_set_none(tmp_path: Path) -> None:
+    write(tmp_path, "CoLA/train.tsv", "gj04\t1\t\tBill sank.\n")
+    write(tmp_path, "CoLA/dev.tsv", "gj04\t1\t\tIt rolls.")
+    write(tmp_path, "CoLA/test.tsv", "index\tsentence\n0\tBill rolls.\n")
+    assert read_task(tmp_path, "cola", with_test=True).test == {"test": [Example("Bill rolls.", None, None)]}
+
+
+def test_a_broken_line_of_a_test_set_is_never_skipped(sst2: Path) -> None:
+    write(sst2, "SST-2/test.tsv", "index\tsentence\n0\ta\nbroken\n")
+    with pytest.raises(DataError, match=r"test.tsv, line 3: 2 tab-separated .*wants an answer to every"):
+        read_task(sst2, "sst2", on_bad_row="skip", with_test=True)
+
+
+def test_a_digest_is_of_what_has_labels(sst2: Path) -> None:
+    before = summarise_task(read_task(sst2, "sst2"))["digest"]
+    write(sst2, "SST-2/test.tsv", "index\tsentence\n0\ta\n")
+    assert summarise_task(read_task(sst2, "sst2", with_test=True))["digest"] == before
+
+
+@pytest.mark.parametrize("file", ["AX/diagnostic.tsv", "diagnostic/diagnostic.tsv", "AX/AX.tsv", "AX/test.tsv"])
+def test_the_diagnostic_set_is_found_under_its_names(tmp_path: Path, file: str) -> None:
+    write(tmp_path, file, "index\tsentence1\tsentence2\n0\tThe cat sat.\tThe cat did not sit.\n")
+    data = read_task(tmp_path, "ax", with_test=True)
+    assert data.test == {"test": [Example("The cat sat.", "The cat did not sit.", None)]}
+    assert (data.train, data.dev) == ([], {})
+
+
+def test_a_diagnostic_folder_without_its_file_says_which_it_wants(tmp_path: Path) -> None:
+    (tmp_path / "AX").mkdir()
+    with pytest.raises(DataError, match=r"task ax needs diagnostic.tsv or AX.tsv or test.tsv in .*AX"):
+        read_task(tmp_path, "ax", with_test=True)
+
+
+def rte_rows(label: int | None) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [
+        {"sentence1": "a", "sentence2": "b", "idx": 0},
+        {"sentence1": "c", "sentence2": "d"},
+    ]
+    return [{**row, "idx": index, "label": -1 if label is None else label} for index, row in enumerate(rows)]
+
+
+def rte_as_datasets() -> Any:
+    import datasets
+
+    splits = {"train": rte_rows(0), "validation": rte_rows(1), "test": rte_rows(None)}
+    return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+
+def save_to_disk(folder: Path) -> None:
+    rte_as_datasets().save_to_disk(str(folder))
+
+
+def save_parquet(folder: Path) -> None:
+    for split, rows in rte_as_datasets().items():
+        rows.to_parquet(str(folder / f"{split}.parquet"))
+
+
+def save_parquet_in_parts(folder: Path) -> None:
+    for split, rows in rte_as_datasets().items():
+        for part in range(2):
+            rows.select([part]).to_parquet(str(folder / f"{split}-0000{part}-of-00002.parquet"))
+
+
+@pytest.mark.parametrize("save", [save_to_disk, save_parquet, save_parquet_in_parts])
+@pytest.mark.parametrize("folder", ["RTE", "rte"])
+def test_what_datasets_saved_equals_the_classic_form(tmp_path: Path, save: Any, folder: str) -> None:
+    (tmp_path / "saved" / folder).mkdir(parents=True)
+    save(tmp_path / "saved" / folder)
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    write(tmp_path, "RTE/train.tsv", f"{header}0\ta\tb\tentailment\n1\tc\td\tentailment\n")
+    write(tmp_path, "RTE/dev.tsv", f"{header}0\ta\tb\tnot_entailment\n1\tc\td\tnot_entailment\n")
+    write(tmp_path, "RTE/test.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
+    found = read_task(tmp_path / "saved", "rte", with_test=True)
+    assert found == read_task(tmp_path, "rte", with_test=True)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "rte/train.parquet", b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"train\.parquet cannot be read as Parquet"):
+        read_task(tmp_path, "rte")
+
+
+def test_parquet_without_a_split_names_those_there_are(tmp_path: Path) -> None:
+    rte_as_datasets()["train"].to_parquet(str(write(tmp_path, "rte/train.parquet", "")))
+    with pytest.raises(DataError, match=r"rte has no split validation, only train"):
+        read_task(tmp_path, "rte")
+
+
+# Tasks of one's own
+
+TICKETS = {
+    "text": ["body"],
+    "label": "team",
+    "labels": ["billing", "technical"],
+    "train": "train.csv",
+    "dev": "dev.csv",
+}
+
+
+def write_tickets(root: Path, **changes: object) -> Path:
+    given = {name: value for name, value in {**TICKETS, **changes}.items() if value is not None}
+    write(root, "tickets/task.json", json.dumps(given))
+    write(root, "tickets/train.csv", 'team,body\nbilling,"Two, or three, charges ""again"""\ntechnical,It crashed\n')
+    write(root, "tickets/dev.csv", "body,team\r\nNo invoice,billing\r\n")
+    return root
+
+
+def test_a_task_of_ones_own_is_described_by_a_file(tmp_path: Path) -> None:
+    data = read_task(write_tickets(tmp_path), "tickets")
+    assert data.train == [Example('Two, or three, charges "again"', None, 0), Example("It crashed", None, 1)]
+    assert data.dev == {"dev": [Example("No invoice", None, 0)]}
+    assert (data.spec.main_metric, data.spec.num_labels, data.spec.epochs) == ("accuracy", 2, 3.0)
+
+
+def test_superglue_style_lines_of_json_with_true_and_false(tmp_path: Path) -> None:
+    given = {"text": ["question", "passage"], "labels": ["false", "true"], "train": "train.jsonl", "dev": "val.jsonl"}
+    write(tmp_path, "boolq/task.json", json.dumps({**given, "test": "test.jsonl", "metrics": ["accuracy", "f1"]}))
+    for name in ("train", "val"):
+        write(tmp_path, f"boolq/{name}.jsonl", '{"question": "q", "passage": "p", "label": true, "idx": 0}\n')
+    write(tmp_path, "boolq/test.jsonl", '{"question": "q", "passage": "p", "idx": 0}\n')
+    data = read_task(tmp_path, "boolq", with_test=True)
+    assert data.train == [Example("q", "p", 1)]
+    assert data.test == {"test": [Example("q", "p", None)]}
+
+
+def test_a_regression_of_ones_own_has_no_bounds(tmp_path: Path) -> None:
+    given = {"text": ["a", "b"], "label": "score", "train": "t.tsv", "dev": "d.tsv", "metrics": ["spearman"]}
+    write(tmp_path, "alike/task.json", json.dumps(given))
+    for name in "td":
+        write(tmp_path, f"alike/{name}.tsv", "a\tb\tscore\nx\ty\t-17.5\n")
+    data = read_task(tmp_path, "alike")
+    assert data.train == [Example("x", "y", -17.5)]
+    assert (data.spec.is_regression, data.spec.main_metric) == (True, "spearman")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": None}, "text must be a list of 1 to 2 different words, got \\[\\]"),
+        ({"text": ["a", "b", "c"]}, "text must be a list of 1 to 2 different words"),
+        ({"labels": ["billing"]}, "labels must be a list of 2 to 1000 different words"),
+        ({"metrics": ["bleu"]}, "metrics must be of accuracy, f1, macro_f1, matthews, got 'bleu'"),
+        ({"train": "../train.csv"}, "train must be a file beside it, got '../train.csv'"),
+        ({"dev": None}, "dev must be a name, got None"),
+        ({"epochs": 0}, "epochs must be a number > 0, got 0"),
+        ({"label_column": "x"}, "unknown key 'label_column'; the keys are text, label, labels"),
+        ({"train": "train.xlsx"}, "task tickets needs train.xlsx in .*; files there: dev.csv, task.json, train.csv"),
+    ],
+)
+def test_what_is_wrong_with_a_task_file_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_task(write_tickets(tmp_path, **changes), "tickets")
+
+
+def test_a_row_of_a_task_of_ones_own_is_named_by_its_line(tmp_path: Path) -> None:
+    write_tickets(tmp_path)
+    write(tmp_path, "tickets/dev.csv", "body,team\nNo invoice,sales\n")
+    with pytest.raises(DataError, match=r"dev.csv, line 2: team must be one of billing, technical, got 'sales'"):
+        read_task(tmp_path, "tickets")
+    write(tmp_path, "tickets/dev.csv", "body,team\nNo invoice\n")
+    with pytest.raises(DataError, match=r"dev.csv, line 2: 2 comma-separated columns expected"):
+        read_task(tmp_path, "tickets")
+
+
+def test_an_unknown_task_offers_the_folders_own(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"of cola, .*, tickets; got 'ticket'. Did you mean 'tickets'\?"):
+        read_task(write_tickets(tmp_path), "ticket")
+    with pytest.raises(ConfigError, match=r"got '\.\./tickets'"):
+        read_task(write_tickets(tmp_path), "../tickets")

@@ -13,8 +13,9 @@ NASTY = '<script>alert("x")</script>'
 
 
 def statistics(mean: float, std: float | None = 0.01, *, num_degenerate: int = 0) -> dict[str, Any]:
+    ends = {"low": mean - std, "high": mean + std} if std is not None else {"low": None, "high": None}
     best = mean + (std or 0.0)
-    return {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate}
+    return {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate, **ends}
 
 
 def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> dict[str, Any]:
@@ -31,6 +32,11 @@ def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> di
         "is_outside_noise": True,
     }
     return {**row, **changes}
+
+
+def scores_of(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    nothing = {"averages": {}, "failures": [], "optimism": [], "submission": {"files": [], "missing": [], "seeds": {}}}
+    return {"rows": list(rows), **nothing, **changes}
 
 
 def candidate(**changes: Any) -> dict[str, Any]:
@@ -88,7 +94,7 @@ EVERYTHING = {
     "title": "Fast-ELECTRA: fast-electra version 3",
     "subtitle": "PretrainFlow/7",
     "registered": {"name": "fast-electra", "version": "3", "aliases": ["champion"], "reason": "there was none"},
-    "glue": {"summary": [task_row()], "suite_name": "sample tasks"},
+    "glue": {"scores": scores_of(task_row()), "suite_name": "sample tasks"},
     "training": {"rows": training_rows(), "config": {"num_steps": 10}, "heldout": [HELDOUT]},
     "candidates": {"candidates": [candidate()], "chosen": 0, "rule": "lowest masked loss"},
     "text": MANIFEST,
@@ -157,7 +163,7 @@ def test_the_final_page_has_a_section_for_each_thing_given_and_no_other() -> Non
     [
         report.text_page({**MANIFEST, "address": NASTY, NASTY: "x"}),
         report.candidates_page([candidate(address=NASTY, reason=NASTY, digest=NASTY)], None, NASTY),
-        report.glue_page([task_row(NASTY, NASTY)], NASTY),
+        report.glue_page(scores_of(task_row(NASTY, NASTY)), NASTY),
         report.final_page({"title": NASTY, "subtitle": NASTY, "lineage": {NASTY: NASTY}}),
         report.final_page({"registered": {"name": NASTY, "version": NASTY, "aliases": [NASTY], "reason": NASTY}}),
     ],
@@ -258,31 +264,49 @@ def test_points_are_over_progress_finite_one_per_step_and_end_with_the_last() ->
 
 
 def test_only_real_glue_is_called_glue() -> None:
-    assert report.suite_name("sample") == "sample tasks"
-    assert report.suite_name("hub:nyu-mll/glue") == "GLUE"
-    assert report.suite_name("/data/glue") == "GLUE"
-    assert "GLUE" not in report.glue_page([task_row()], report.suite_name("sample"))
+    assert report.suite_name("sample", ["rte"]) == "sample tasks"
+    assert report.suite_name("hub:nyu-mll/glue", ["rte"]) == "GLUE"
+    assert report.suite_name("/data/glue", ["rte", "ax"]) == "GLUE"
+    assert "GLUE" not in report.glue_page(scores_of(task_row()), report.suite_name("sample", ["rte"]))
 
 
 def test_the_task_table_gives_mean_deviation_margin_and_interval() -> None:
-    page = report.glue_page([task_row()], "GLUE")
+    page = report.glue_page(scores_of(task_row()), "GLUE")
 
     assert Reader(page).words["td"] == [
         "sst2",
         "accuracy",
+        "3",
         "0.7500 ± 0.0100",
+        "0.7400 to 0.7600",
         "0.7500",
         "0.7600",
         "0.6250 ± 0.0200",
         "0.5000",
         "+0.1250",
         "+0.0625 to +0.1875",
-        "3",
     ]
 
 
+def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_terminal() -> None:
+    scores = scores_of(
+        task_row(),
+        averages={"electra": {"value": 0.75, "tasks": ["sst2", "rte"], "is_complete": False}},
+        failures=[{"task": "rte", "seed": 1, "untrained": True, "reason": "no memory"}],
+        optimism=["best epoch on dev"],
+        submission={"files": ["RTE.tsv"], "missing": ["CoLA.tsv", "AX.tsv"], "seeds": {"rte": 0}},
+    )
+    page = report.glue_page(scores, "GLUE")
+    table = report.closing_table(auxiliary=None, scores=scores)
+    for words in ("failed and left out: rte seed 1 untrained (no memory)", "the scores flatter: best epoch on dev"):
+        assert words in table
+        assert words[1:] in page
+    assert "submission.zip, 1 of 11 files; for the leaderboard it lacks CoLA.tsv, AX.tsv" in table
+    assert re.search(r"average, as electra's +0\.750 +over 2 tasks, incomplete", table)
+
+
 def test_the_task_table_says_where_seeds_collapsed_to_one_class() -> None:
-    page = report.glue_page([task_row(pretrained=statistics(0.5, num_degenerate=2))], "GLUE")
+    page = report.glue_page(scores_of(task_row(pretrained=statistics(0.5, num_degenerate=2))), "GLUE")
 
     assert "0.5000 ± 0.0100 *" in Reader(page).words["td"]
     assert "* some seeds predict a single class." in page
@@ -290,13 +314,13 @@ def test_the_task_table_says_where_seeds_collapsed_to_one_class() -> None:
 
 def test_a_task_with_one_seed_and_no_baseline_has_dashes() -> None:
     nothing = dict.fromkeys(("untrained", "margin", "margin_low", "margin_high", "is_outside_noise"))
-    page = report.glue_page([task_row(pretrained=statistics(0.75, None), **nothing)], "GLUE")
+    page = report.glue_page(scores_of(task_row(pretrained=statistics(0.75, None), **nothing)), "GLUE")
 
-    assert Reader(page).words["td"][2:9] == ["0.7500", "0.7500", "0.7500", "–", "0.5000", "–", "–"]
+    assert Reader(page).words["td"][3:11] == ["0.7500", "–", "0.7500", "0.7500", "–", "0.5000", "–", "–"]
 
 
 def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
-    page = report.glue_page([task_row("stsb", "spearman"), task_row("stsb", "pearson", is_main=False)], "GLUE")
+    page = report.glue_page(scores_of(task_row("stsb", "spearman"), task_row("stsb", "pearson", is_main=False)), "GLUE")
 
     chart = page[page.index("<svg") : page.index("</svg>")]
     assert ">spearman<" in chart
@@ -310,7 +334,7 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
     table = report.closing_table(
         auxiliary=candidate(),
         heldout=HELDOUT,
-        summary=[task_row(), task_row("cola", "matthews_correlation", is_outside_noise=False, majority=0.0)],
+        scores=scores_of(task_row(), task_row("cola", "matthews_correlation", is_outside_noise=False, majority=0.0)),
         suite_name="sample tasks",
         registered={"name": "fast-electra", "version": "3", "aliases": ["champion", "challenger"]},
     )
@@ -344,7 +368,7 @@ def test_the_closing_table_of_an_auxiliary_leaves_the_rest_out() -> None:
 
 def test_the_closing_table_is_at_most_100_columns_wide() -> None:
     registered = {"name": "n" * 60, "version": "3", "aliases": ["a" * 60]}
-    table = report.closing_table(auxiliary=None, summary=[task_row()], registered=registered)
+    table = report.closing_table(auxiliary=None, scores=scores_of(task_row()), registered=registered)
 
     assert max(len(line) for line in table.splitlines()) == 100
 

@@ -1,0 +1,213 @@
+"""What the fine-tunings of a run amount to: statistics over seeds, averages, and the files that tell of them.
+
+A result is what finetune.run returns; one that failed has `failed`, the reason, in place of scores.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fast_electra_core.glue import DIAGNOSTIC, SPECS
+from fast_electra_core.glue_metrics import electra_average, leaderboard_average
+from fast_electra_core.leaderboard import write_submission
+
+CONFIDENCE = 0.95
+Result = Mapping[str, Any]
+
+
+def chosen(results: Sequence[Result]) -> list[Result]:
+    """The results that count: none that failed, and of several learning rates, for each task and start, the one with
+    the highest median of the task's metric on dev (the first given wins a tie)."""
+    kept: list[Result] = []
+    for task, untrained in dict.fromkeys((each["task"], each["untrained"]) for each in results):
+        of_start = [
+            each
+            for each in results
+            if each["task"] == task and each["untrained"] == untrained and not each.get("failed")
+        ]
+        by_rate: dict[float, list[Result]] = {}
+        for each in of_start:
+            by_rate.setdefault(each["learning_rate"], []).append(each)
+        if by_rate:
+            main = of_start[0]["main_metric"]
+            kept += max(by_rate.values(), key=lambda group: statistics.median(_values(group, main)))
+    return kept
+
+
+def failures(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """{task, seed, untrained, reason} of each fine-tuning that failed."""
+    return [
+        {"task": each["task"], "seed": each["seed"], "untrained": each["untrained"], "reason": each["failed"]}
+        for each in results
+        if each.get("failed")
+    ]
+
+
+def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row per task and metric, in the order they come, over the seeds of what is `chosen`.
+
+    Each row: task, metric, is_main, majority; pretrained and untrained, each None or {n, median, mean, std, best, low,
+    high, num_degenerate, learning_rate}: low and high are Student's 95 % interval of the mean; margin = difference of
+    the means; margin_low, margin_high = Welch's 95 % of it; is_outside_noise = that interval excludes 0. These four
+    are None without two seeds on both sides.
+    """
+    rows = []
+    kept = chosen(results)
+    for task in dict.fromkeys(result["task"] for result in kept):
+        of_task = [result for result in kept if result["task"] == task]
+        for metric in of_task[0]["scores"]:
+            trained = [result for result in of_task if not result["untrained"]]
+            untrained = [result for result in of_task if result["untrained"]]
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "is_main": metric == of_task[0]["main_metric"],
+                    "majority": of_task[0]["majority"][metric],
+                    "pretrained": _statistics(trained, metric),
+                    "untrained": _statistics(untrained, metric),
+                    **_margin(_values(trained, metric), _values(untrained, metric)),
+                }
+            )
+    return rows
+
+
+def averages(results: Sequence[Result], *, untrained: bool = False) -> dict[str, dict[str, Any]]:
+    """ELECTRA's and the leaderboard's average of the seeds' mean scores: {name: {value, tasks, is_complete}}.
+
+    Empty where no task counts towards one. They differ (see glue_metrics): never compare one with the other.
+    """
+    kept = [result for result in chosen(results) if result["untrained"] == untrained and result["task"] in SPECS]
+    scores = {
+        task: {
+            metric: statistics.fmean(_values([result for result in kept if result["task"] == task], metric))
+            for metric in next(result["scores"] for result in kept if result["task"] == task)
+        }
+        for task in dict.fromkeys(result["task"] for result in kept)
+    }
+    found = {}
+    for name, average, tasks in (
+        ("electra", electra_average, set(scores) - {"wnli"}),
+        ("leaderboard", leaderboard_average, set(scores)),
+    ):
+        if tasks:
+            mean = average(scores)
+            found[name] = {"value": mean.value, "tasks": list(mean.tasks), "is_complete": mean.is_complete}
+    return found
+
+
+def optimism(config: Mapping[str, Any]) -> list[str]:
+    """In which ways the scores flatter, in words; empty by default."""
+    found = []
+    if config["best_epoch"]:
+        found.append("best epoch on dev")
+    if config["finetune_grid"]:
+        found.append(f"best of the learning rates {config['finetune_grid']} on dev")
+    return found
+
+
+def submit(path: Path, results: Sequence[Result]) -> dict[str, Any]:
+    """Write the leaderboard's zip, each task by its seed with the best dev score; {files, missing, seeds}.
+
+    Nothing is written where no test set was answered.
+    """
+    best: dict[str, Result] = {}
+    for each in chosen(results):
+        if each["untrained"] or not each["test_predictions"] or each["task"] not in SPECS:
+            continue
+        main = each["main_metric"]
+        if each["task"] not in best or each["scores"][main] > best[each["task"]]["scores"][main]:
+            best[each["task"]] = each
+    answers = {task: dict(each["test_predictions"]) for task, each in best.items()}
+    for predictions in list(answers.values()):
+        if DIAGNOSTIC in predictions:
+            answers[DIAGNOSTIC] = {"test": predictions.pop(DIAGNOSTIC)}
+    files, missing = write_submission(path, answers) if answers else ([], [])
+    return {"files": files, "missing": missing, "seeds": {task: each["seed"] for task, each in best.items()}}
+
+
+def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:
+    """The table of a run as Markdown; scores as lifecycle.gather_scores makes them."""
+    head = ["task", "metric", "n", "median", "mean", "std", "95 %", "best", "untrained", "majority"]
+    lines = [f"# {heading}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in scores["rows"]:
+        ours, theirs = row["pretrained"] or {}, row["untrained"] or {}
+        interval = f"{ours['low']:.4f} to {ours['high']:.4f}" if ours.get("low") is not None else "–"
+        numbers = [_cell(ours.get(name)) for name in ("n", "median", "mean", "std")]
+        cells = [row["task"], row["metric"], *numbers, interval, _cell(ours.get("best"))]
+        lines.append(f"| {' | '.join([*cells, _cell(theirs.get('mean')), _cell(row['majority'])])} |")
+    lines.append("")
+    for name, average in scores["averages"].items():
+        whole = "" if average["is_complete"] else ", incomplete"
+        lines.append(f"Average as {name}: {average['value']:.4f} over {', '.join(average['tasks'])}{whole}.")
+    lines += [f"Flattering: {each}." for each in scores["optimism"]]
+    lines += [f"Failed and left out: {failure_text(each)}." for each in scores["failures"]]
+    num_degenerate = sum((row["pretrained"] or {}).get("num_degenerate", 0) for row in scores["rows"] if row["is_main"])
+    if num_degenerate:
+        lines.append(f"Fine-tunings that predict one class only: {num_degenerate}.")
+    return "\n".join([*lines, ""])
+
+
+def failure_text(failure: Mapping[str, Any]) -> str:
+    """`rte seed 2 untrained (reason)`."""
+    start = " untrained" if failure["untrained"] else ""
+    return f"{failure['task']} seed {failure['seed']}{start} ({failure['reason']})"
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _values(results: Iterable[Result], metric: str) -> list[float]:
+    return [result["scores"][metric] for result in results]
+
+
+def _statistics(results: Sequence[Result], metric: str) -> dict[str, Any] | None:
+    values = _values(results, metric)
+    if not values:
+        return None
+    mean, half = statistics.fmean(values), _half_interval(values)
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "mean": mean,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "best": max(values),
+        "low": None if half is None else mean - half,
+        "high": None if half is None else mean + half,
+        "num_degenerate": sum(result["degenerate"] for result in results),
+        "learning_rate": results[0]["learning_rate"],
+    }
+
+
+def _half_interval(values: Sequence[float]) -> float | None:
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _margin(trained: Sequence[float], untrained: Sequence[float]) -> dict[str, Any]:
+    from scipy.stats import t
+
+    if len(trained) < 2 or len(untrained) < 2:
+        return dict.fromkeys(("margin", "margin_low", "margin_high", "is_outside_noise"))
+    margin = statistics.fmean(trained) - statistics.fmean(untrained)
+    parts = [statistics.variance(values) / len(values) for values in (trained, untrained)]
+    half = 0.0
+    if sum(parts) > 0:  # else every seed of a side scored the same, and the interval is a point
+        freedom = sum(parts) ** 2 / sum(
+            part**2 / (len(values) - 1) for part, values in zip(parts, (trained, untrained), strict=True)
+        )
+        half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(parts))
+    low, high = margin - half, margin + half
+    return {
+        "margin": margin,
+        "margin_low": low,
+        "margin_high": high,
+        "is_outside_noise": low > 0 or high < 0,
+    }

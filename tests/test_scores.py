@@ -1,0 +1,119 @@
+"""What the fine-tunings of a run amount to: statistics by hand, honest choices, failures by name."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import ttest_ind
+
+from steps.scores import as_markdown, averages, chosen, failures, submit, summarise
+
+
+def result_of(
+    score: float, *, untrained: bool, task: str = "rte", degenerate: bool = False, seed: int = 0, rate: float = 1e-4
+) -> dict[str, Any]:
+    majority = {"accuracy": 0.5}
+    scores = {"accuracy": score}
+    kind = {"untrained": untrained, "degenerate": degenerate, "seed": seed, "learning_rate": rate}
+    return {"task": task, "scores": scores, "majority": majority, "main_metric": "accuracy", **kind}
+
+
+def test_the_summary_by_hand() -> None:
+    trained, untrained = [0.6, 0.7, 0.8], [0.5, 0.5, 0.53]
+    results = [result_of(value, untrained=False) for value in trained]
+    results += [result_of(value, untrained=True, degenerate=value == 0.5) for value in untrained]
+    (row,) = summarise(results)
+    assert (row["task"], row["metric"], row["is_main"], row["majority"]) == ("rte", "accuracy", True, 0.5)
+    best = {"n": 3, "median": 0.7, "mean": pytest.approx(0.7), "std": pytest.approx(0.1), "best": 0.8}
+    half = 4.302653 * 0.1 / 3**0.5  # Student's 97.5 % quantile for 2 degrees of freedom
+    ends = {"low": pytest.approx(0.7 - half), "high": pytest.approx(0.7 + half)}
+    assert row["pretrained"] == {**best, **ends, "num_degenerate": 0, "learning_rate": 1e-4}
+    assert row["untrained"]["num_degenerate"] == 2
+    expected = ttest_ind(trained, untrained, equal_var=False).confidence_interval(0.95)
+    assert (row["margin_low"], row["margin_high"]) == pytest.approx((expected.low, expected.high))
+    assert row["margin"] == pytest.approx(0.19)
+    assert row["is_outside_noise"] is False  # 0.19 ± 0.24: three seeds that far apart show nothing
+
+
+def test_a_margin_outside_the_noise_on_either_side_is_called_so() -> None:
+    high, low = [0.80, 0.81, 0.82], [0.50, 0.52, 0.51]
+    for trained, untrained in ((high, low), (low, high)):
+        results = [result_of(value, untrained=False) for value in trained]
+        results += [result_of(value, untrained=True) for value in untrained]
+        assert summarise(results)[0]["is_outside_noise"] is True
+
+
+def test_one_seed_shows_no_margin_and_no_spread() -> None:
+    (row,) = summarise([result_of(0.9, untrained=False), result_of(0.5, untrained=True)])
+    assert row["margin"] is row["is_outside_noise"] is row["pretrained"]["std"] is None
+    (row,) = summarise([result_of(0.9, untrained=False)])
+    assert row["untrained"] is None
+
+
+def test_seeds_that_all_score_the_same_leave_a_point() -> None:
+    results = [result_of(0.7, untrained=False)] * 2 + [result_of(0.7, untrained=True)] * 2
+    (row,) = summarise(results)
+    assert (row["margin_low"], row["margin_high"], row["is_outside_noise"]) == (0.0, 0.0, False)
+
+
+def test_averages_say_over_which_tasks() -> None:
+    results = [result_of(value, untrained=False) for value in (0.6, 0.8)]
+    results += [result_of(0.2, untrained=False, task="wnli"), result_of(0.1, untrained=True)]
+    found = averages(results)
+    assert found["electra"] == {"value": pytest.approx(0.7), "tasks": ["rte"], "is_complete": False}
+    assert found["leaderboard"]["value"] == pytest.approx(0.45)
+    assert averages(results, untrained=True)["electra"]["value"] == pytest.approx(0.1)
+    assert averages([]) == {}
+
+
+def test_of_a_grid_the_rate_with_the_best_median_counts_for_each_task_and_start() -> None:
+    results = [result_of(score, untrained=False, rate=1e-4, seed=seed) for seed, score in enumerate((0.9, 0.5, 0.5))]
+    results += [result_of(score, untrained=False, rate=3e-4, seed=seed) for seed, score in enumerate((0.6, 0.6, 0.6))]
+    results += [result_of(score, untrained=True, rate=rate) for rate, score in ((1e-4, 0.55), (3e-4, 0.51))]
+    (row,) = summarise(results)
+    assert (row["pretrained"]["learning_rate"], row["pretrained"]["median"], row["pretrained"]["n"]) == (3e-4, 0.6, 3)
+    assert (row["untrained"]["learning_rate"], row["untrained"]["mean"]) == (1e-4, 0.55)
+
+
+def failed(task: str, seed: int) -> dict[str, Any]:
+    return {"task": task, "seed": seed, "untrained": False, "rate": None, "failed": "NonFiniteLossError: nan"}
+
+
+def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
+    results = [result_of(0.6, untrained=False), failed("rte", 1), failed("cola", 0)]
+    assert [(row["task"], row["pretrained"]["n"]) for row in summarise(results)] == [("rte", 1)]
+    assert [(each["task"], each["seed"]) for each in failures(results)] == [("rte", 1), ("cola", 0)]
+    assert len(chosen(results)) == 1
+    scores = {
+        "rows": summarise(results),
+        "averages": averages(results),
+        "failures": failures(results),
+        "optimism": ["best epoch on dev"],
+    }
+    text = as_markdown(scores, heading="GLUE")
+    assert "Failed and left out: rte seed 1 (NonFiniteLossError: nan)." in text
+    assert "Flattering: best epoch on dev." in text
+    assert "| rte | accuracy | 1 | 0.6000 | 0.6000 | – | – | 0.6000 | – | 0.5000 |" in text
+    assert "Average as electra: 0.6000 over rte, incomplete." in text
+
+
+def test_the_test_answers_are_those_of_the_seed_that_is_best_on_dev(tmp_path: Path) -> None:
+    results = [
+        {**result_of(score, untrained=False, seed=seed), "test_predictions": {"test": [seed % 2] * 3}}
+        for seed, score in enumerate((0.5, 0.7, 0.6))
+    ]
+    results.append({**result_of(0.9, untrained=True, seed=3), "test_predictions": {}})
+    mnli = {**result_of(0.8, untrained=False, task="mnli"), "test_predictions": {"matched": [0], "ax": [2, 1]}}
+    found = submit(tmp_path / "answers.zip", [*results, mnli])
+    assert found["seeds"] == {"rte": 1, "mnli": 0}
+    assert found["files"] == ["MNLI-m.tsv", "RTE.tsv", "AX.tsv"]
+    with zipfile.ZipFile(tmp_path / "answers.zip") as archive:
+        assert archive.read("RTE.tsv").decode().splitlines()[1:] == [f"{n}\tnot_entailment" for n in range(3)]
+        assert archive.read("AX.tsv").decode().splitlines() == ["index\tprediction", "0\tcontradiction", "1\tneutral"]
+
+
+def test_without_test_sets_there_is_no_zip(tmp_path: Path) -> None:
+    results = [{**result_of(0.5, untrained=False), "test_predictions": {}}]
+    assert submit(tmp_path / "answers.zip", results) == {"files": [], "missing": [], "seeds": {}}
+    assert not (tmp_path / "answers.zip").exists()
