@@ -1,4 +1,7 @@
-"""What the steps of the flows do after `start`, in their order: the work itself, its trace in MLflow, and its page."""
+"""What the steps of the flows do after `start`, in their order: the work itself, its trace in MLflow, and its page.
+
+Each is one attempt (steps.trace): an error in it marks the flow's MLflow run FAILED, the next attempt RUNNING again.
+"""
 
 import html
 import logging
@@ -10,6 +13,7 @@ from steps import tracking
 from steps.store import Store
 from steps.trace import (
     Plain,
+    attempt,
     auxiliary_tags,
     child,
     connect,
@@ -24,6 +28,7 @@ from steps.trace import (
 _logger = logging.getLogger(__name__)
 
 
+@attempt
 def tokenize(plan: Plain, shard: Plain) -> Plain:
     """Tokenize one shard; returns its manifest with its key."""
     from steps.tokenization import tokenize_shard
@@ -32,6 +37,7 @@ def tokenize(plan: Plain, shard: Plain) -> Plain:
     return tokenize_shard(shard, plan["config"], tokenizer_key=plan["tokenizer_key"], store=store)
 
 
+@attempt
 def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     """Counts over all shards, and their keys in order.
 
@@ -48,6 +54,7 @@ def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     return {**text, "shard_keys": [manifest["key"] for manifest in manifests]}
 
 
+@attempt
 def text_page(plan: Plain, text: Plain) -> str:
     """The page on the text, also kept in MLflow."""
     from steps import report
@@ -69,6 +76,7 @@ def _training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> Any:
     )
 
 
+@attempt
 def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     """Train the masked language model of AuxiliaryFlow; returns the result and its page."""
     from steps import pretrain, report
@@ -88,6 +96,7 @@ def _heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
     return [row for row in curve if any(name.startswith("heldout_") for name in row)]
 
 
+@attempt
 def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: str) -> Plain:
     """Register the masked language model; the champion's alias goes to one that beats the unigram model."""
     from steps.register import register_auxiliary as register
@@ -108,6 +117,7 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
     )
 
 
+@attempt
 def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     """End the MLflow run; returns the closing words."""
     from steps import report
@@ -118,6 +128,7 @@ def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     return report.closing_table(auxiliary=trained["scores"], registered=version)
 
 
+@attempt
 def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
     """The candidate with its scores and price."""
     from steps.auxiliary import score_candidate as score
@@ -125,6 +136,7 @@ def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
     return score(candidate, plan["config"], shard_keys=text["shard_keys"], store=Store(plan["config"]["store"]))
 
 
+@attempt
 def freeze_auxiliary(plan: Plain, scored: Sequence[Plain]) -> tuple[Plain, str]:
     """The chosen candidate, and the page on all of them; the choice is in MLflow as a run of its own."""
     from steps import report
@@ -155,6 +167,7 @@ def _numbers(candidate: Plain, step: int) -> Plain:
     return {"step": step, **{name: float(value) for name, value in numbers.items()}}
 
 
+@attempt
 def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     """Train the main model; returns the result and its page."""
     from steps import pretrain as training
@@ -175,12 +188,14 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     return {**result, "mlflow_run_id": run_id}, page
 
 
+@attempt
 def list_finetunings(plan: Plain) -> list[Plain]:
     """One per task and seed."""
     config = PretrainConfig.from_dict(plan["config"])
     return [{"task": task, "seed": seed} for task in config.task_list() for seed in range(config.seeds)]
 
 
+@attempt
 def finetune(plan: Plain, trained: Plain, job: Plain) -> list[Plain]:
     """Fine-tune and score the pre-trained encoder on one (task, seed) and, if asked for, the untrained one."""
     starts = (False, True) if plan["config"]["untrained_baseline"] else (False,)
@@ -211,6 +226,7 @@ def _curve_rows(curve: Sequence[Mapping[str, float]]) -> list[tuple[int, dict[st
     return [(int(row["step"]), {key: row[key] for key in row if key != "step"}) for row in curve]
 
 
+@attempt
 def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     """All fine-tunings as rows per task and metric, with the averages; and their page."""
     from steps import report
@@ -233,6 +249,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     return scores, page
 
 
+@attempt
 def register_discriminator(
     plan: Plain, text: Plain, frozen: Plain, trained: Plain, scores: Plain, *, pathspec: str
 ) -> Plain:
@@ -262,6 +279,7 @@ def register_discriminator(
     )
 
 
+@attempt
 def close_pretrain(
     plan: Plain,
     text: Plain,

@@ -1,14 +1,14 @@
 """What `start` does: check everything before it costs anything, make the run's plan, open its MLflow run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fast_electra_core.config import TrainingConfig
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_pretrain
 from steps.store import Store
-from steps.trace import Plain, log_corpus, log_task
+from steps.trace import Plain, log_corpus, log_task, running
 
 _logger = logging.getLogger(__name__)
 
@@ -54,9 +54,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
     plan |= {"candidates": candidates, "tasks": tasks}
-    _open_run(plan)
-    for task in tasks:
-        log_task(plan, plan["mlflow_run_id"], task)
+    _open_run(plan, tasks)
     return plan
 
 
@@ -71,7 +69,7 @@ def _plan(config: TrainingConfig, corpus: Plain, tokenizer_key: str, *, flow: st
     }
 
 
-def _open_run(plan: Plain) -> None:
+def _open_run(plan: Plain, tasks: Iterable[str] = ()) -> None:
     from steps.register import code_version
 
     config, corpus = plan["config"], plan["corpus"]
@@ -83,7 +81,10 @@ def _open_run(plan: Plain) -> None:
         tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
         params=config,
     )
-    log_corpus(plan, plan["mlflow_run_id"])
+    with running(plan):
+        log_corpus(plan, plan["mlflow_run_id"])
+        for task in tasks:
+            log_task(plan, plan["mlflow_run_id"], task)
     _logger.info(
         "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
         plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]), plan["mlflow_run_id"],
