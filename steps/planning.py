@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import TrainingConfig
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_pretrain
 from steps.store import Store
 from steps.trace import Plain, log_corpus, log_task, running
+
+if TYPE_CHECKING:
+    from fast_electra_core.text_shards import Corpus
 
 _logger = logging.getLogger(__name__)
 
@@ -19,15 +22,12 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
-    from steps.corpus import resolve_corpus
     from steps.tokenization import prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = _readable_corpus(config, store)
     tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
     plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
     _open_run(plan)
@@ -40,7 +40,6 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     Raises: as begin_auxiliary.
     """
     from steps.auxiliary import fetch_candidates
-    from steps.corpus import resolve_corpus
     from steps.finetune import check_tasks
 
     config = resolve_pretrain(given)
@@ -48,14 +47,23 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config.to_dict())
     candidates = fetch_candidates(config, store)
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = _readable_corpus(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     plan = _plan(config, corpus.to_dict(), tokenizer_key, flow=flow, run_id=run_id)
     plan |= {"candidates": candidates, "tasks": tasks}
     _open_run(plan, tasks)
     return plan
+
+
+def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
+    from steps.corpus import resolve_corpus
+    from steps.text_check import check_text
+
+    corpus = resolve_corpus(
+        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
+    )
+    check_text(corpus, text_field=config.text_field, on_bad_text=config.on_bad_text, store=store)
+    return corpus
 
 
 def _plan(config: TrainingConfig, corpus: Plain, tokenizer_key: str, *, flow: str, run_id: str) -> Plain:
