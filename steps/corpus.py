@@ -32,6 +32,8 @@ _PYDOCS_FORMAT = 1  # raise it when fast_electra_core.pydocs changes what it wri
 def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabytes: float) -> Corpus:
     """List, digest and cut the text at an address. `pydocs` and `hub:` texts are put into the store once.
 
+    The address of a file, folder or glob becomes absolute, so that lineage can be followed from any folder.
+
     Raises:
         DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach.
     """
@@ -44,6 +46,7 @@ def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabyte
         found = _s3_files(corpus)
     else:
         found = _local_files(corpus)
+        corpus = str(Path(corpus).expanduser().resolve())
     return corpus_of(corpus, found, shard_bytes=shard_bytes)
 
 

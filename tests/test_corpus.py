@@ -65,6 +65,25 @@ def test_relative_addresses_and_the_home_folder_are_understood(
     assert resolve("~/texts", store).shards == expected.shards
 
 
+@pytest.mark.parametrize("address", ["texts", "./texts/../texts", "~/texts", "link"])
+def test_a_local_address_becomes_absolute_and_the_digest_stays(
+    address: str, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    corpus = resolve(address, store)
+    assert corpus.address == str(folder.resolve())
+    assert corpus.digest == resolve(folder, store).digest
+
+
+def test_the_address_of_a_pattern_becomes_absolute_too(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert resolve("**/*.jsonl", store).address == f"{folder.resolve()}/**/*.jsonl"
+
+
 def test_the_digest_is_of_names_and_contents_not_of_the_place(folder: Path, store: Store) -> None:
     before = resolve(folder, store)
     moved = resolve(folder.rename(folder.with_name("moved")), store)
