@@ -14,7 +14,7 @@ import torch
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import trainer
-from fast_electra_core.checkpoint import list_checkpoints, load_latest
+from fast_electra_core.checkpoint import list_checkpoints, load_latest, save_checkpoint
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
@@ -387,9 +387,39 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     with pytest.raises(Killed):
         train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     rows.append({})
-    train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    clock.now += 10_000  # between the attempts
+    trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
     assert speeds == [20.0, 20.0, 20.0]
+    # Seven steps and four evaluations; step 5, done twice, counts once.
+    assert trained.seconds == 7 * 2 + 4 * 50
+
+
+def test_a_finished_run_started_again_has_taken_the_time_it_took(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+
+    def on_step(step: int) -> None:
+        clock.now += 2
+
+    for _ in range(2):
+        hooks = Hooks(on_step=on_step)
+        trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+        assert trained.seconds == 7 * 2
+
+
+def test_a_checkpoint_that_does_not_say_how_long_it_took_is_good_all_the_same(
+    dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    del newest.state["seconds"]
+    save_checkpoint(tmp_path, newest)
+    run("masked_lm", dataset, tmp_path)
+    assert final_tensors(tmp_path) == uninterrupted["masked_lm"][0]
 
 
 def test_training_learns(tmp_path: Path) -> None:
