@@ -19,6 +19,7 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.text import KNOWN_SUFFIXES, TextPiece, kind_of
 from fast_electra_core.text_shards import Corpus as Corpus
 from fast_electra_core.text_shards import TextFile, content_digest, corpus_of
+from steps.console import ProgressBar
 from steps.store import Store, s3_client
 
 if TYPE_CHECKING:
@@ -151,13 +152,15 @@ def _stored_files(store: Store, key: str) -> list[TextFile]:
 
 
 def _pydocs_files(store: Store) -> list[TextFile]:
-    from fast_electra_core.pydocs import write_pydocs
+    from fast_electra_core.pydocs import source_files, write_pydocs
 
     packages = {f"{package.name}=={package.version}" for package in importlib.metadata.distributions()}
     key = f"corpora/pydocs-{content_digest([_PYDOCS_FORMAT, platform.python_version(), *sorted(packages)])}"
     if not store.has(key):
-        with tempfile.TemporaryDirectory() as folder:
-            write_pydocs(Path(folder) / "pydocs.txt")
+        files = source_files()
+        bar = ProgressBar(len(files), label="reading docstrings", unit="file")
+        with bar, tempfile.TemporaryDirectory() as folder:
+            write_pydocs(Path(folder) / "pydocs.txt", files, on_file=bar.update)
             store.put_folder(Path(folder), key)
     return _stored_files(store, key)
 

@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from toys import Terminal
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
@@ -167,7 +169,7 @@ def test_places_without_text_are_refused(folder: Path, store: Store) -> None:
 def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(path: Path) -> dict[str, int]:
+    def write(path: Path, files: list[Path], *, on_file: Callable[[int], None]) -> dict[str, int]:
         written.append(path)
         path.write_text("A docstring.\n\nAnother one.\n")
         return {"documents": 2}
@@ -180,8 +182,23 @@ def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pyte
     assert texts(first, store, Path()) == ["A docstring.", "Another one."]
 
 
+def test_the_reading_of_pydocs_shows_a_bar_over_their_files(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("steps.console._open_terminal", lambda: terminal)
+    monkeypatch.setattr("fast_electra_core.pydocs._installed_roots", lambda: [folder])
+    for name in ("one.py", "two.py", "three.py"):
+        (folder / name).write_text(f'"""A docstring of more than eight words in {name}, all told."""\n')
+    resolve("pydocs", store)
+    assert "reading docstrings: 100%" in terminal.shown
+    assert "3/3" in terminal.shown
+
+
 def test_pydocs_of_other_packages_are_another_text(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fast_electra_core.pydocs.write_pydocs", lambda path: path.write_text("A docstring.\n"))
+    monkeypatch.setattr(
+        "fast_electra_core.pydocs.write_pydocs", lambda path, *_, **__: path.write_text("A docstring.\n")
+    )
     resolve("pydocs", store)
     monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
     resolve("pydocs", store)
