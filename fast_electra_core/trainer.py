@@ -110,7 +110,9 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
             loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
-        sums["gradient_norm"] = sums.get("gradient_norm", torch.zeros((), device=device).double()) + norm.double()
+        # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
+        for name, value in (("gradient_norm", norm.double()), ("num_steps", torch.ones_like(norm).double())):
+            sums[name] = sums[name] + value if name in sums else value
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -121,7 +123,7 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
-            row["gradient_norm"] = float(sums["gradient_norm"]) / ((done - 1) % config.log_every_steps + 1)
+            row["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
             now = time.perf_counter()
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)

@@ -356,6 +356,23 @@ def test_rows_hold_the_means_of_their_window_and_come_when_due(dataset: TokenDat
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
+def test_a_row_holds_the_mean_of_its_steps_where_log_every_steps_changed_on_the_way(
+    dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """Begun with a row at step 3, killed behind the checkpoint of step 2, gone on with rows at 5 and 7."""
+    each = run("fast_electra", dataset, tmp_path / "each", config=replace(CONFIG, log_every_steps=1))
+    norms = [row["gradient_norm"] for row in each if "loss" in row]
+    run("fast_electra", dataset, tmp_path / "two", on_step=kill_at(3))
+    rows = run("fast_electra", dataset, tmp_path / "two", config=replace(CONFIG, log_every_steps=5))
+    found = {row["step"]: row["gradient_norm"] for row in rows if "loss" in row}
+    assert found == {5: pytest.approx(sum(norms[:5]) / 5), 7: pytest.approx(sum(norms[5:]) / 2)}
+
+    run("fast_electra", dataset, tmp_path / "three", config=replace(CONFIG, log_every_steps=7), on_step=kill_at(5))
+    rows = run("fast_electra", dataset, tmp_path / "three", config=replace(CONFIG, log_every_steps=3))
+    found = {row["step"]: row["gradient_norm"] for row in rows if "loss" in row}
+    assert found == {6: pytest.approx(sum(norms[:6]) / 6), 7: pytest.approx(norms[6])}
+
+
 class Clock:
     """A clock that stands still until told."""
 
