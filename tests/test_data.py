@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import SPECIAL_IDS
 
 from fast_electra_core.data import (
     Ids,
-    SpecialIds,
     TokenDataset,
     batch_index_at,
     is_ordinary,
@@ -22,7 +22,6 @@ from fast_electra_core.data import (
 )
 from fast_electra_core.errors import DataError
 
-SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
 DOCUMENTS = st.lists(st.lists(st.integers(5, 99), max_size=30), max_size=8)
 
 

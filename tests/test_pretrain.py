@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import ElectraConfig, ElectraForMaskedLM
+from toys import MASK, dataset_of, electra_config
+from transformers import ElectraForMaskedLM
 
 from fast_electra_core import trainer
 from fast_electra_core.config import AuxiliaryConfig
-from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.trainer import Row
 from steps import tracking
@@ -50,12 +50,7 @@ def test_seconds_and_speed_are_those_of_all_attempts(tmp_path: Path, monkeypatch
         store=Store(str(tmp_path / "store")), run_key="runs/1", shard_keys=[], tokenizer_key="",
         mlflow_run_id=tracking.start_parent(uri, "tests", name="flow", tags={}, params={}),
     )  # fmt: skip
-    special_ids = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
-    (tmp_path / "shard").mkdir()
-    write_shard(
-        tmp_path / "shard", [np.arange(5, 29)] * 4, separator_id=3, unknown_id=1, vocab_size=30, heldout_fraction=0.0
-    )
-    dataset = TokenDataset([tmp_path / "shard"], "train", sequence_length=10, special_ids=special_ids)
+    dataset = dataset_of(tmp_path / "shard", [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
     config = AuxiliaryConfig(
         num_steps=7, batch_size=4, sequence_length=10, checkpoint_every_steps=2, log_every_steps=3, precision="fp32"
     )
@@ -72,8 +67,7 @@ def test_seconds_and_speed_are_those_of_all_attempts(tmp_path: Path, monkeypatch
             return {"heldout_loss": 1.0}
 
         torch.manual_seed(0)
-        shape = {"embedding_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-        method = Timed(ElectraForMaskedLM(ElectraConfig(**shape, vocab_size=30)), mask_token_id=4)
+        method = Timed(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
         method.clock = clock
         return _train(method, dataset, config, run, evaluate=evaluate, label="test")
 
