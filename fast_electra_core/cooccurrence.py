@@ -11,7 +11,12 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
+from fast_electra_core.errors import DataError
+
 WINDOW = 4
+MAX_DENSE_WORDS = 1024
+"""Up to so many words are decomposed densely (within a second). With few words the rank may be below the width, and
+ARPACK then goes on from random vectors."""
 MAX_TOKENS = 4_000_000
 """More text moves the counts little and costs memory: about 100 bytes per token."""
 
@@ -23,22 +28,37 @@ def cooccurrence_embeddings(
 
     Counts run over pairs at most WINDOW tokens apart, weighted by 1 / distance, in the first MAX_TOKENS tokens; context
     frequencies are smoothed by the power 0.75 (Levy, Goldberg & Dagan, TACL 2015, secs. 3.1 and 3.2). The result is a
-    pure function of the arguments. Where the vocabulary has no more than `width` words the last columns are 0.
+    pure function of the arguments. Where there are no more than `width` words the columns left over are 0.
+
+    Raises:
+        DataError: no two words stand together more often than by chance: the text is empty, or one word.
     """
-    counts = _symmetric_counts(_head(streams), vocab_size).tocoo()
+    tokens = _head(streams)
+    counts = _symmetric_counts(tokens, vocab_size).tocoo()
     totals = np.asarray(counts.sum(axis=1)).ravel()
     smoothed = totals**0.75
-    smoothed /= smoothed.sum()
+    smoothed /= smoothed.sum() or 1.0
     information = np.log(counts.data / (totals[counts.row] * smoothed[counts.col]))
     keep = information > 0
     positive = csr_matrix(
         (information[keep].astype(np.float32), (counts.row[keep], counts.col[keep])), shape=(vocab_size,) * 2
     )
-    rank = min(width, vocab_size - 1)
-    start = np.ones(vocab_size, dtype=np.float32)  # ARPACK's own start is random
-    left, singular, _ = svds(positive, k=rank, v0=start)
+    if not positive.nnz:
+        raise DataError(
+            f"no two words of the {len(tokens):,} training tokens stand together more often than by chance; give more "
+            "text, or --embedding_init random"
+        )
+    words = np.flatnonzero(totals)
     embeddings = np.zeros((vocab_size, width), dtype=np.float32)
-    embeddings[:, :rank] = left * np.sqrt(singular)
+    if len(words) <= MAX_DENSE_WORDS:
+        left, singular, _ = np.linalg.svd(positive[words][:, words].toarray())
+        rank = min(width, len(words))
+        embeddings[words, :rank] = left[:, :rank] * np.sqrt(singular[:rank])
+    else:
+        rank = min(width, vocab_size - 1)
+        start = np.ones(vocab_size, dtype=np.float32)  # ARPACK's own start is random
+        left, singular, _ = svds(positive, k=rank, v0=start)
+        embeddings[:, :rank] = left * np.sqrt(singular)
     return embeddings
 
 

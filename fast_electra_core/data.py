@@ -23,6 +23,7 @@ from fast_electra_core.randomness import shuffled_index
 
 MANIFEST = "manifest.json"
 PARTS = ("train", "heldout")
+_MEND = "Delete the folder {} and run again; in a run that has begun, `resume tokenize`"
 Ids = npt.NDArray[np.integer[Any]]
 
 
@@ -74,15 +75,27 @@ def _is_heldout(ids: Ids, heldout_fraction: float) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shard.
+    """The manifest of a shard whose files have the sizes that it says. Contents are not read: shards may be large.
 
     Raises:
-        DataError: the folder holds none, so the shard was never finished.
+        DataError: the folder holds no manifest, so the shard was never finished; the manifest is damaged; a file is
+            missing, cut short or too long.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder} is not a token shard: it has no {MANIFEST}. Tokenize again.")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        token_bytes = {"<u2": 2, "<u4": 4}[manifest["dtype"]]
+        sizes = {f"{part}.bin": token_bytes * manifest[f"num_{part}_tokens"] for part in PARTS}
+    except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
+        raise DataError(f"{path} is damaged: {type(error).__name__}: {error}. {_MEND.format(folder)}") from error
+    for name, expected in sizes.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != expected:
+            held = "is missing" if found is None else f"holds {found} bytes"
+            raise DataError(f"{file} {held}, {expected} are expected by its manifest. {_MEND.format(folder)}")
     return manifest
 
 

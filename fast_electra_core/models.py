@@ -128,9 +128,23 @@ def check_warm_start(discriminator: PreTrainedModel, auxiliary: PreTrainedModel,
             found = tuple(ours[name].shape) if name in ours else "missing"
             raise ConfigError(
                 f"warm_start does not fit: {name} is {tuple(weight.shape)} in the auxiliary and {found} in the main "
-                "model. Give both the same architecture and widths, and the main model at least as many layers, or "
-                "--warm_start none"
+                f"model. Give {_fitting_shape(auxiliary, with_layers)}, or --warm_start none"
             )
+
+
+def _fitting_shape(auxiliary: PreTrainedModel, with_layers: bool) -> str:
+    """The parameters of a main model that can take over the auxiliary's weights."""
+    config = auxiliary.config
+    is_modernbert = config.model_type == "modernbert"
+    flags = ["--architecture modernbert" if is_modernbert else "--architecture electra"]
+    if not is_modernbert:
+        flags.append(f"--embedding_size {getattr(config, 'embedding_size', config.hidden_size)}")
+    if with_layers or is_modernbert:  # ModernBERT's embeddings are as wide as its layers
+        flags.append(f"--hidden_size {config.hidden_size}")
+    if with_layers:
+        intermediate_size = getattr(config, "intermediate_size", None) or config.hidden_dim  # DistilBERT's name
+        flags += [f"--intermediate_size {intermediate_size}", f"--num_layers {config.num_hidden_layers} or more"]
+    return " ".join(flags)
 
 
 def _shared_weights(auxiliary: PreTrainedModel, with_layers: bool) -> list[tuple[str, Tensor]]:

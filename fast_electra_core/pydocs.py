@@ -12,7 +12,7 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 20
@@ -43,21 +43,33 @@ _LITERAL = re.compile(r"`{1,2}([^`]+)`{1,2}_{0,2}")
 _BLANKS = re.compile(r"[ \t]+")
 
 
+def source_files(roots: Sequence[Path] | None = None) -> list[Path]:
+    """Source files in a fixed order: of root, package and path, each package up to MAX_PACKAGE_BYTES.
+
+    roots: folders to read; None means the standard library, then the installed packages.
+    """
+    return [path for root in (_installed_roots() if roots is None else roots) for path in _files_below(root)]
+
+
 def collect_docstrings(
-    min_words: int = 8, *, roots: Sequence[Path] | None = None, counts: Counter[str] | None = None
+    files: Sequence[Path],
+    *,
+    min_words: int = 8,
+    counts: Counter[str] | None = None,
+    on_file: Callable[[int], None] = lambda done: None,
 ) -> Iterator[str]:
-    """Cleaned docstrings of at least `min_words` words, in an order fixed by the installed files.
+    """Cleaned docstrings of at least `min_words` words, in the order of the files.
 
     Each document is a docstring without code, doctests, tables and markup, its lines separated by newlines,
     none of them blank. Paragraphs seen before are left out. Ends after MAX_CHARACTERS.
 
-    roots: folders to read; None means the standard library, then the installed packages.
     counts: is filled in with files, unparsable (SyntaxError, nested too deeply), not_utf8, unreadable,
         documents, words, characters.
+    on_file: called after each file with the number of files done; with all of them where the text is enough before.
     """
     counts = Counter() if counts is None else counts
     seen: set[bytes] = set()
-    for path in _source_files(_installed_roots() if roots is None else roots):
+    for done, path in enumerate(files, 1):
         for docstring in _docstrings_of(path, counts=counts):
             document = _without_repetitions(clean_docstring(docstring), seen=seen)
             num_words = len(document.split())
@@ -66,20 +78,24 @@ def collect_docstrings(
             counts.update(documents=1, words=num_words, characters=len(document))
             yield document
             if counts["characters"] >= MAX_CHARACTERS:
+                on_file(len(files))
                 return
+        on_file(done)
 
 
-def write_pydocs(path: Path) -> dict[str, int]:
-    """Write all docstrings to `path`, documents separated by a blank line; return the counts.
+def write_pydocs(
+    path: Path, files: Sequence[Path], *, on_file: Callable[[int], None] = lambda done: None
+) -> dict[str, int]:
+    """Write the files' docstrings to `path`, documents separated by a blank line; return the counts.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. on_file is as in collect_docstrings.
     """
     counts: Counter[str] = Counter()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for document in collect_docstrings(counts=counts):
+            for document in collect_docstrings(files, counts=counts, on_file=on_file):
                 file.write(document + "\n\n")
         counts["bytes"] = partial.stat().st_size
         partial.replace(path)
@@ -147,15 +163,13 @@ def _installed_roots() -> list[Path]:
     return [Path(path) for path in dict.fromkeys(paths[key] for key in ("stdlib", "purelib", "platlib"))]
 
 
-def _source_files(roots: Sequence[Path]) -> Iterator[Path]:
-    """Source files in order of root, package and path, each package up to MAX_PACKAGE_BYTES."""
-    for root in roots:
-        entries = sorted(root.iterdir()) if root.is_dir() else []
-        for entry in entries:
-            if entry.suffix == ".py" and entry.is_file():
-                yield entry
-            elif entry.name not in _SKIPPED_FOLDERS and entry.is_dir():
-                yield from _package_files(entry)
+def _files_below(root: Path) -> Iterator[Path]:
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    for entry in entries:
+        if entry.suffix == ".py" and entry.is_file():
+            yield entry
+        elif entry.name not in _SKIPPED_FOLDERS and entry.is_dir():
+            yield from _package_files(entry)
 
 
 def _package_files(package: Path) -> Iterator[Path]:

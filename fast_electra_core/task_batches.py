@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,16 +64,15 @@ class ExampleEncoder:
         labels = [example.label for example in examples]
         if self._cache is None:
             return EncodedExamples(*self._tokenize(examples), labels)
-        path = self._cache / f"{self._digest(examples)}.npz"
+        path = self._cache / f"{self._digest(examples)}.safetensors"
         if not path.is_file():
             columns, starts = self._tokenize(examples)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-            np.savez(partial, allow_pickle=False, starts=starts, **columns)
+            partial = path.with_name(f".{path.stem}.{os.getpid()}")
+            save_file({"starts": starts, **columns}, partial)
             partial.replace(path)  # whole or not at all: fine-tunings run side by side
             return EncodedExamples(columns, starts, labels)
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        found = load_file(path)
         starts = found.pop("starts")
         return EncodedExamples(found, starts, labels)
 

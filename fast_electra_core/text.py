@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -85,6 +86,24 @@ def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> It
     Raises:
         DataError: file missing, unknown suffix, damaged compression, not UTF-8, no such field or column.
     """
+    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text):
+        yield from _segments(document)
+
+
+def check_documents(piece: TextPiece, *, text_field: str, on_bad_text: str, max_characters: int | None = None) -> None:
+    """Read as read_documents does, the first `max_characters` of the piece or all of it, and keep nothing.
+
+    Raises: as read_documents, with the same words.
+    """
+    left = math.inf if max_characters is None else max_characters
+    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text):
+        left -= len(document)
+        if left <= 0:
+            return
+
+
+def _raw_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+    """The documents as they lie in the file, neither cleaned nor cut. Raises as read_documents."""
     path = Path(piece.path)
     if kind_of(path) is None:
         raise DataError(f"{path}: unknown suffix {''.join(path.suffixes)!r}; known are {KNOWN_SUFFIXES}")
@@ -92,8 +111,7 @@ def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> It
         raise DataError(f"there is no file {path}; was it moved after the run began?")
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}[piece.kind]
     try:
-        for document in reader(piece, text_field=text_field, on_bad_text=on_bad_text):
-            yield from _segments(document)
+        yield from reader(piece, text_field=text_field, on_bad_text=on_bad_text)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _damaged(path, error) from error
     except OSError as error:

@@ -61,7 +61,9 @@ class Trained(NamedTuple):
     """The step it began with: 0, or that of the checkpoint it went on from."""
     num_steps: int
     seconds: float
-    """Wall-clock time of the steps of this call."""
+    """Wall-clock time of all num_steps steps, with their scoring and checkpoints, over all attempts. Steps that a kill
+    undid count once, as they were done again; the time between attempts does not count, nor does the writing of a
+    checkpoint that a run went on from."""
 
 
 def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, checkpoints: Path, hooks: Hooks) -> Trained:
@@ -75,7 +77,7 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
     device = next(method.parameters()).device
     bf16 = uses_bf16(config.precision, device)
     optimizer = build_optimizer(method, config)
-    first_step, sums = _restore(method, optimizer, config, checkpoints)
+    first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints)
     method.train()
     started = time.perf_counter()
     window_started, window_from = started, first_step
@@ -92,7 +94,9 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
             loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
-        sums["gradient_norm"] = sums.get("gradient_norm", torch.zeros((), device=device).double()) + norm.double()
+        # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
+        for name, value in (("gradient_norm", norm.double()), ("num_steps", torch.ones_like(norm).double())):
+            sums[name] = sums[name] + value if name in sums else value
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -103,7 +107,7 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
-            row["gradient_norm"] = float(sums["gradient_norm"]) / ((done - 1) % config.log_every_steps + 1)
+            row["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
             now = time.perf_counter()
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)
@@ -115,12 +119,13 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
             window_started, window_from = time.perf_counter(), done
         if done % config.checkpoint_every_steps == 0 or is_last or stop:
             _check_finite(sums, done)
-            state = {"identity": training_identity(config)}
+            seconds = seconds_before + time.perf_counter() - started
+            state = {"identity": training_identity(config), "seconds": seconds}
             tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
             hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
         if stop:
             raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
-    return Trained(first_step, config.num_steps, time.perf_counter() - started)
+    return Trained(first_step, config.num_steps, seconds_before + time.perf_counter() - started)
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
@@ -185,12 +190,16 @@ def _check_finite(sums: Stats, done: int) -> None:
             )
 
 
-def _restore(
-    method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path
-) -> tuple[int, Stats]:
+class _Restored(NamedTuple):
+    step: int
+    sums: Stats
+    seconds: float
+
+
+def _restore(method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path) -> _Restored:
     checkpoint = load_latest(checkpoints)
     if checkpoint is None:
-        return 0, {}
+        return _Restored(0, {}, 0.0)
     expected = training_identity(config)
     found = checkpoint.state["identity"]
     if found != expected:
@@ -206,4 +215,5 @@ def _restore(
         for name, value in checkpoint.tensors.items()
         if name.startswith("sum.")
     }
-    return checkpoint.step, sums
+    # Checkpoints of earlier versions do not say how long they took.
+    return _Restored(checkpoint.step, sums, checkpoint.state.get("seconds", 0.0))

@@ -12,7 +12,7 @@ from transformers import logging as transformers_logging
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.cost import forward_flops_per_token
-from fast_electra_core.errors import AuxiliaryError, DataError
+from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
@@ -39,6 +39,7 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
     Raises:
         AuxiliaryError: one cannot serve: no masked-LM head, an unknown type, pickled weights, remote code, too few
             positions, or a tokenizer that differs from the first one's.
+        ConfigError: the main model cannot take over what warm_start says; it names the candidate.
     """
     candidates = [_fetch(address, config, store) for address in config.auxiliary_list()]
     first = candidates[0]
@@ -59,7 +60,10 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
         if config.warm_start != "none":
             discriminator = _outline(config, vocab_size=model.config.vocab_size, folder=folder)
-            check_warm_start(discriminator, model, with_layers=config.warm_start == "layers")
+            try:
+                check_warm_start(discriminator, model, with_layers=config.warm_start == "layers")
+            except ConfigError as error:
+                raise ConfigError(f"auxiliary {address}: {error}") from error
         digest = weights_digest(folder)
         key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
         if not store.has(key):

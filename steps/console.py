@@ -60,9 +60,10 @@ class ProgressBar:
     def _print_line(self, now: float) -> None:
         speed = (self._done - self._initial) / max(now - self._started, 1e-9)
         left = (self._total - self._done) / speed if speed else float("inf")
+        metrics = f"{self._metrics}, " if self._metrics else ""
         _logger.info(
-            "%s: %d/%d (%.0f %%), %s, %.0f s left",
-            self._label, self._done, self._total, 100 * self._done / self._total, self._metrics, left,
+            "%s: %d/%d (%.0f %%), %s%.0f s left",
+            self._label, self._done, self._total, 100 * self._done / self._total, metrics, left,
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.text import KNOWN_SUFFIXES, TextPiece, kind_of
 from fast_electra_core.text_shards import Corpus as Corpus
 from fast_electra_core.text_shards import TextFile, content_digest, corpus_of
+from steps.console import ProgressBar
 from steps.store import Store, s3_client
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _PYDOCS_FORMAT = 1  # raise it when fast_electra_core.pydocs changes what it wri
 def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabytes: float) -> Corpus:
     """List, digest and cut the text at an address. `pydocs` and `hub:` texts are put into the store once.
 
+    The address of a file, folder or glob becomes absolute, so that lineage can be followed from any folder.
+
     Raises:
         DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach.
     """
@@ -44,6 +47,7 @@ def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabyte
         found = _s3_files(corpus)
     else:
         found = _local_files(corpus)
+        corpus = str(Path(corpus).expanduser().resolve())
     return corpus_of(corpus, found, shard_bytes=shard_bytes)
 
 
@@ -148,13 +152,15 @@ def _stored_files(store: Store, key: str) -> list[TextFile]:
 
 
 def _pydocs_files(store: Store) -> list[TextFile]:
-    from fast_electra_core.pydocs import write_pydocs
+    from fast_electra_core.pydocs import source_files, write_pydocs
 
     packages = {f"{package.name}=={package.version}" for package in importlib.metadata.distributions()}
     key = f"corpora/pydocs-{content_digest([_PYDOCS_FORMAT, platform.python_version(), *sorted(packages)])}"
     if not store.has(key):
-        with tempfile.TemporaryDirectory() as folder:
-            write_pydocs(Path(folder) / "pydocs.txt")
+        files = source_files()
+        bar = ProgressBar(len(files), label="reading docstrings", unit="file")
+        with bar, tempfile.TemporaryDirectory() as folder:
+            write_pydocs(Path(folder) / "pydocs.txt", files, on_file=bar.update)
             store.put_folder(Path(folder), key)
     return _stored_files(store, key)
 

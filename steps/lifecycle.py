@@ -1,4 +1,7 @@
-"""What the steps of the flows do after `start`, in their order: the work itself, its trace in MLflow, and its page."""
+"""What the steps of the flows do after `start`, in their order: the work itself, its trace in MLflow, and its page.
+
+Each is one attempt (steps.trace): an error in it marks the flow's MLflow run FAILED, the next attempt RUNNING again.
+"""
 
 import html
 import logging
@@ -13,6 +16,7 @@ from steps import tracking
 from steps.store import Store
 from steps.trace import (
     Plain,
+    attempt,
     auxiliary_tags,
     child,
     connect,
@@ -28,6 +32,7 @@ from steps.trace import (
 _logger = logging.getLogger(__name__)
 
 
+@attempt
 def tokenize(plan: Plain, shard: Plain) -> Plain:
     """Tokenize one shard; returns its manifest with its key."""
     from steps.tokenization import tokenize_shard
@@ -36,6 +41,7 @@ def tokenize(plan: Plain, shard: Plain) -> Plain:
     return tokenize_shard(shard, plan["config"], tokenizer_key=plan["tokenizer_key"], store=store)
 
 
+@attempt
 def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     """Counts over all shards, and their keys in order.
 
@@ -52,6 +58,7 @@ def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     return {**text, "shard_keys": [manifest["key"] for manifest in manifests]}
 
 
+@attempt
 def text_page(plan: Plain, text: Plain) -> str:
     """The page on the text, also kept in MLflow."""
     from steps import report
@@ -73,6 +80,7 @@ def _training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> Any:
     )
 
 
+@attempt
 def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     """Train the masked language model of AuxiliaryFlow; returns the result and its page."""
     from steps import pretrain, report
@@ -92,6 +100,7 @@ def _heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
     return [row for row in curve if any(name.startswith("heldout_") for name in row)]
 
 
+@attempt
 def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: str) -> Plain:
     """Register the masked language model; the champion's alias goes to one that beats the unigram model."""
     from steps.register import register_auxiliary as register
@@ -112,6 +121,7 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
     )
 
 
+@attempt
 def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     """End the MLflow run; returns the closing words."""
     from steps import report
@@ -122,6 +132,7 @@ def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     return report.closing_table(auxiliary=trained["scores"], registered=version)
 
 
+@attempt
 def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
     """The candidate with its scores and price."""
     from steps.auxiliary import score_candidate as score
@@ -129,6 +140,7 @@ def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
     return score(candidate, plan["config"], shard_keys=text["shard_keys"], store=Store(plan["config"]["store"]))
 
 
+@attempt
 def freeze_auxiliary(plan: Plain, scored: Sequence[Plain]) -> tuple[Plain, str]:
     """The chosen candidate, and the page on all of them; the choice is in MLflow as a run of its own."""
     from steps import report
@@ -159,6 +171,7 @@ def _numbers(candidate: Plain, step: int) -> Plain:
     return {"step": step, **{name: float(value) for name, value in numbers.items()}}
 
 
+@attempt
 def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     """Train the main model; returns the result and its page."""
     from steps import pretrain as training
@@ -179,6 +192,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     return {**result, "mlflow_run_id": run_id}, page
 
 
+@attempt
 def list_packs(plan: Plain) -> list[list[Plain]]:
     """The fine-tunings, in packs of about equal work."""
     from steps.finetune import list_packs
@@ -186,24 +200,25 @@ def list_packs(plan: Plain) -> list[list[Plain]]:
     return list_packs(ScoringConfig.part_of(plan["config"]), plan["tasks"])
 
 
+@attempt
 def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain]) -> list[Plain]:
     """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on."""
     from steps.finetune import in_turn
 
     store, config = connect(plan), ScoringConfig.part_of(plan["config"])
-    return [_attempt(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]
+    return [_twice(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]
 
 
-def _attempt(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
     from steps.finetune import job_name
 
     reason = ""
-    for attempt in ("first", "second"):
+    for turn in ("first", "second"):
         try:
             return _finetune(plan, encoder_key, job)
         except Exception as error:  # whatever it was is reported by name at the end
             reason = f"{type(error).__name__}: {error}"
-            _logger.warning("%s failed at the %s attempt: %s", job_name(job), attempt, reason, exc_info=error)
+            _logger.warning("%s failed at the %s attempt: %s", job_name(job), turn, reason, exc_info=error)
     return {**job, "failed": reason}
 
 
@@ -217,7 +232,7 @@ def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
         if not store.has(encoder_key):
             raise DataError(f"it starts from {job_name(mnli_job(job))}, which failed")
     name = job_name(job)
-    with child(plan, name, params=job, is_fatal=False) as run_id:
+    with child(plan, name, params=job) as run_id:
         log_task(plan, run_id, job["task"])
         result = run(
             plan["config"],
@@ -238,6 +253,7 @@ def _curve_rows(curve: Sequence[Mapping[str, float]]) -> list[tuple[int, dict[st
     return [(int(row["step"]), {key: row[key] for key in row if key != "step"}) for row in curve]
 
 
+@attempt
 def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     """All fine-tunings as rows per task and metric, with averages, failures and the leaderboard's files; their page.
 
@@ -299,6 +315,7 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
     return list(found.values())
 
 
+@attempt
 def register_discriminator(
     plan: Plain, text: Plain, frozen: Plain, trained: Plain, scores: Plain, *, pathspec: str
 ) -> Plain:
@@ -328,6 +345,7 @@ def register_discriminator(
     )
 
 
+@attempt
 def close_pretrain(
     plan: Plain,
     text: Plain,
@@ -375,6 +393,7 @@ def close_pretrain(
     return table, page
 
 
+@attempt
 def close_evaluate(plan: Plain, scores: Plain) -> str:
     """End the MLflow run of an evaluation; returns the closing words."""
     from steps import report

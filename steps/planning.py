@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fast_electra_core.config import RunConfig
+from fast_electra_core.config import RunConfig, TrainingConfig
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 from steps.store import Store
-from steps.trace import Plain, log_corpus, log_task
+from steps.trace import Plain, log_corpus, log_task, running
+
+if TYPE_CHECKING:
+    from fast_electra_core.text_shards import Corpus
 
 _logger = logging.getLogger(__name__)
 
@@ -19,15 +22,12 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
-    from steps.corpus import resolve_corpus
     from steps.tokenization import prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = _readable_corpus(config, store)
     tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     _open_run(plan)
@@ -40,7 +40,6 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     Raises: as begin_auxiliary.
     """
     from steps.auxiliary import fetch_candidates
-    from steps.corpus import resolve_corpus
     from steps.tasks import check_tasks
 
     config = resolve_pretrain(given)
@@ -48,9 +47,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)
     candidates = fetch_candidates(config, store)
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = _readable_corpus(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan |= {"candidates": candidates, "tasks": tasks}
@@ -76,6 +73,17 @@ def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     return plan
 
 
+def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
+    from steps.corpus import resolve_corpus
+    from steps.text_check import check_text
+
+    corpus = resolve_corpus(
+        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
+    )
+    check_text(corpus, text_field=config.text_field, on_bad_text=config.on_bad_text, store=store)
+    return corpus
+
+
 def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
     return {
         "config": config.to_dict(),
@@ -98,10 +106,13 @@ def _open_run(plan: Plain) -> None:
         tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
         params=config,
     )
-    for task in plan.get("tasks", ()):
-        log_task(plan, plan["mlflow_run_id"], task)
-    if corpus := plan.get("corpus"):
-        log_corpus(plan, plan["mlflow_run_id"])
+    corpus = plan.get("corpus")
+    with running(plan):
+        if corpus:
+            log_corpus(plan, plan["mlflow_run_id"])
+        for task in plan.get("tasks", ()):
+            log_task(plan, plan["mlflow_run_id"], task)
+    if corpus:
         _logger.info(
             "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
             plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]),

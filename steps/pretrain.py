@@ -166,7 +166,10 @@ def _train(
     evaluate: Any,
     label: str,
 ) -> dict[str, Any]:
-    """Train to the end, from the newest checkpoint on; curves come whole from all attempts."""
+    """Train to the end, from the newest checkpoint on; curves, seconds and speed are those of all attempts together.
+
+    What counts as seconds is said in trainer.Trained; peak memory is this attempt's.
+    """
     checkpoints = _fetch_checkpoints(run)
     first_step = newest.step if (newest := load_latest(checkpoints)) else 0
     if first_step:
@@ -197,12 +200,12 @@ def _train(
             checkpoints=checkpoints,
             hooks=Hooks(on_metrics, on_checkpoint, bar.update, evaluate, stopped.is_set),
         )
-    num_tokens = (trained.num_steps - trained.first_step) * config.batch_size * config.sequence_length
+    num_tokens = trained.num_steps * config.batch_size * config.sequence_length
     return {
         "curve": curve.rows,
         "resumed_from": trained.first_step,
         "seconds": trained.seconds,
-        "tokens_per_second": num_tokens / trained.seconds if num_tokens else 0.0,
+        "tokens_per_second": num_tokens / trained.seconds,
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(next(method.parameters()).device),
     }

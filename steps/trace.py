@@ -5,14 +5,20 @@ corpus, the tokenizer, the candidates, and the ids that every attempt and every 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from fast_electra_core.errors import TrackingError
 from fast_electra_core.glue import SPECS
 from steps import tracking
 from steps.store import Store
 
 Plain = dict[str, Any]
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_logger = logging.getLogger(__name__)
 
 
 def connect(plan: Plain) -> Store:
@@ -22,23 +28,53 @@ def connect(plan: Plain) -> Store:
 
 
 @contextlib.contextmanager
-def child(plan: Plain, name: str, *, params: Mapping[str, Any], is_fatal: bool = True) -> Iterator[str]:
-    """A child run, the same one at every attempt; an error marks it FAILED and, if fatal, its parent until a resume."""
-    tracking.reopen(plan["mlflow_run_id"])
+def running(plan: Plain) -> Iterator[None]:
+    """The flow's MLflow run is RUNNING inside, whatever an earlier attempt left it as; an error ends it FAILED, an
+    interrupt KILLED. A server that is away costs a warning only: the work inside may not need it.
+    """
+    _mark(plan, "RUNNING")
     try:
-        with tracking.child_run(
-            plan["config"]["tracking_uri"],
-            plan["mlflow_run_id"],
-            name=name,
-            tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **made_of(plan)},
-            params=params,
-            key=name,
-        ) as run_id:
-            yield run_id
-    except Exception:
-        if is_fatal:
-            tracking.finish(plan["mlflow_run_id"], "FAILED")
+        yield
+    except BaseException as error:
+        _mark(plan, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
+
+
+def _mark(plan: Plain, status: str) -> None:
+    run_id = plan["mlflow_run_id"]
+    try:
+        tracking.connect(plan["config"]["tracking_uri"])
+        if status == "RUNNING":
+            tracking.reopen(run_id)
+        else:
+            tracking.finish(run_id, status)
+    except TrackingError as error:  # never in place of the error on its way out
+        _logger.warning("the MLflow run %s is not marked %s: %s", run_id, status, error)
+
+
+def attempt(
+    work: Callable[Concatenate[Plain, _Arguments], _Result],
+) -> Callable[Concatenate[Plain, _Arguments], _Result]:
+    """`work(plan, ...)` inside `running(plan)`: for all that a step of a flow does."""
+
+    @functools.wraps(work)
+    def attempted(plan: Plain, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with running(plan):
+            return work(plan, *args, **kwargs)
+
+    return attempted
+
+
+def child(plan: Plain, name: str, *, params: Mapping[str, Any]) -> contextlib.AbstractContextManager[str]:
+    """A child of the flow's MLflow run, the same one at every attempt; an error marks it FAILED until a resume."""
+    return tracking.child_run(
+        plan["config"]["tracking_uri"],
+        plan["mlflow_run_id"],
+        name=name,
+        tags={"metaflow.pathspec": plan["pathspec"], **plan["code"], **made_of(plan)},
+        params=params,
+        key=name,
+    )
 
 
 def log_corpus(plan: Plain, run_id: str) -> None:

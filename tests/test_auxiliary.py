@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -203,12 +204,25 @@ def test_candidates_with_different_tokenizers_are_refused(good: Path, text: Path
         fetch(store, good, other)
 
 
-@pytest.mark.parametrize("warm_start", ["embeddings", "layers"])
-def test_a_candidate_that_a_warm_start_cannot_take_over_is_refused_before_training(
-    warm_start: str, good: Path, store: Store
+@pytest.mark.parametrize(
+    "warm_start, fitting",
+    [
+        ("embeddings", "--architecture electra --embedding_size 16"),
+        (
+            "layers",
+            "--architecture electra --embedding_size 16 --hidden_size 16 --intermediate_size 32 --num_layers 1 or more",
+        ),
+    ],
+)
+def test_a_candidate_that_a_warm_start_cannot_take_over_is_named_with_the_shape_that_would_fit(
+    warm_start: str, fitting: str, good: Path, store: Store
 ) -> None:
-    with pytest.raises(ConfigError, match=r"warm_start does not fit: .* or --warm_start none"):
+    with pytest.raises(
+        ConfigError, match=rf"^auxiliary {good}: warm_start does not fit: .* Give {fitting}, or --warm_start none$"
+    ):
         fetch(store, good, warm_start=warm_start)  # 16 wide, the main model 32
+    flags = dict(re.findall(r"--(\w+_size) (\d+)", fitting))
+    assert fetch(store, good, warm_start=warm_start, **{name: int(value) for name, value in flags.items()})
 
 
 def test_the_digest_is_of_the_weights_and_not_of_how_files_cut_them(copy: Path, tmp_path: Path) -> None:

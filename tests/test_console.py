@@ -1,6 +1,5 @@
 """What a person sees: a bar on a terminal, lines elsewhere, and errors without our stack."""
 
-import io
 import logging
 import os
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toys import Terminal
 
 from fast_electra_core.errors import ConfigError
 from steps import console
@@ -44,6 +44,16 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute_and_at_the_end(
     ]
 
 
+def test_a_line_without_metrics_has_no_gap_for_them(
+    no_terminal: None, now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="steps")
+    with ProgressBar(4, label="files") as bar:
+        now[0] += 30.0
+        bar.update(3)
+    assert caplog.messages == ["files: 3/4 (75 %), 10 s left"]
+
+
 def test_the_time_left_counts_only_the_steps_of_this_attempt(
     no_terminal: None, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -58,11 +68,6 @@ def test_the_time_left_counts_only_the_steps_of_this_attempt(
 def test_on_a_terminal_progress_is_a_live_bar_with_the_newest_metrics(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Terminal(io.StringIO):
-        def close(self) -> None:
-            self.shown = self.getvalue()
-            super().close()
-
     terminal = Terminal()
     monkeypatch.setattr(console, "_open_terminal", lambda: terminal)
     caplog.set_level(logging.INFO, logger="steps")

@@ -6,6 +6,7 @@ import pytest
 
 from fast_electra_core import cooccurrence
 from fast_electra_core.cooccurrence import cooccurrence_embeddings
+from fast_electra_core.errors import DataError
 
 VOCAB_SIZE = 40
 Vector = npt.NDArray[np.float32]
@@ -42,6 +43,43 @@ def test_the_result_is_a_pure_function_of_the_text() -> None:
     assert first.tobytes() == again.tobytes()
     other = cooccurrence_embeddings([stream(seed=1)], vocab_size=VOCAB_SIZE, width=8)
     assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize("tokens", [[], [5], [5] * 50], ids=["no token", "one token", "one word over and over"])
+def test_a_text_in_which_no_words_keep_company_is_refused(tokens: list[int]) -> None:
+    with pytest.raises(
+        DataError, match=rf"no two words of the {len(tokens)} training tokens .*--embedding_init random"
+    ):
+        cooccurrence_embeddings([np.array(tokens, dtype=np.uint16)], vocab_size=VOCAB_SIZE, width=8)
+    with pytest.raises(DataError, match="no two words of the 0 training tokens"):
+        cooccurrence_embeddings([], vocab_size=1, width=8)
+
+
+def test_two_tokens_are_enough() -> None:
+    """Each is the other's only company: log(1 / (1 × 1/2)) = log 2, so its one coordinate is ± sqrt(log 2)."""
+    vectors = cooccurrence_embeddings([np.array([5, 6], dtype=np.uint16)], vocab_size=VOCAB_SIZE, width=4)
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert lengths[[5, 6]] == pytest.approx([np.sqrt(np.log(2))] * 2)
+    assert np.delete(lengths, [5, 6]).tolist() == [0.0] * (VOCAB_SIZE - 2)
+    assert vectors[5] @ vectors[6] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [[5, 6, 7], [5, 6] * 50, [5, 6, 7, 8, 9, 3] * 4], ids=len)
+def test_a_text_of_fewer_words_than_the_width_gives_the_same_vectors_every_time(tokens: list[int]) -> None:
+    arrays = [np.array(tokens, dtype=np.uint16)]
+    results = [cooccurrence_embeddings(arrays, vocab_size=VOCAB_SIZE, width=8) for _ in range(3)]
+    assert np.isfinite(results[0]).all()
+    assert len({result.tobytes() for result in results}) == 1
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_many_words_are_decomposed_sparsely_to_the_same_products(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = cooccurrence_embeddings([stream()], vocab_size=VOCAB_SIZE, width=width)
+    monkeypatch.setattr(cooccurrence, "MAX_DENSE_WORDS", 0)
+    sparse = cooccurrence_embeddings([stream()], vocab_size=VOCAB_SIZE, width=width)
+    np.testing.assert_allclose(sparse @ sparse.T, dense @ dense.T, atol=1e-3)
+    again = cooccurrence_embeddings([stream()], vocab_size=VOCAB_SIZE, width=width)
+    assert sparse.tobytes() == again.tobytes()
 
 
 def test_shards_are_read_as_one_text() -> None:

@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from toys import Terminal
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
@@ -63,6 +65,25 @@ def test_relative_addresses_and_the_home_folder_are_understood(
     expected = resolve(folder, store)
     assert resolve("texts", store).shards == expected.shards
     assert resolve("~/texts", store).shards == expected.shards
+
+
+@pytest.mark.parametrize("address", ["texts", "./texts/../texts", "~/texts", "link"])
+def test_a_local_address_becomes_absolute_and_the_digest_stays(
+    address: str, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    corpus = resolve(address, store)
+    assert corpus.address == str(folder.resolve())
+    assert corpus.digest == resolve(folder, store).digest
+
+
+def test_the_address_of_a_pattern_becomes_absolute_too(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert resolve("**/*.jsonl", store).address == f"{folder.resolve()}/**/*.jsonl"
 
 
 def test_the_digest_is_of_names_and_contents_not_of_the_place(folder: Path, store: Store) -> None:
@@ -148,7 +169,7 @@ def test_places_without_text_are_refused(folder: Path, store: Store) -> None:
 def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(path: Path) -> dict[str, int]:
+    def write(path: Path, files: list[Path], *, on_file: Callable[[int], None]) -> dict[str, int]:
         written.append(path)
         path.write_text("A docstring.\n\nAnother one.\n")
         return {"documents": 2}
@@ -161,8 +182,23 @@ def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pyte
     assert texts(first, store, Path()) == ["A docstring.", "Another one."]
 
 
+def test_the_reading_of_pydocs_shows_a_bar_over_their_files(
+    folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("steps.console._open_terminal", lambda: terminal)
+    monkeypatch.setattr("fast_electra_core.pydocs._installed_roots", lambda: [folder])
+    for name in ("one.py", "two.py", "three.py"):
+        (folder / name).write_text(f'"""A docstring of more than eight words in {name}, all told."""\n')
+    resolve("pydocs", store)
+    assert "reading docstrings: 100%" in terminal.shown
+    assert "3/3" in terminal.shown
+
+
 def test_pydocs_of_other_packages_are_another_text(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fast_electra_core.pydocs.write_pydocs", lambda path: path.write_text("A docstring.\n"))
+    monkeypatch.setattr(
+        "fast_electra_core.pydocs.write_pydocs", lambda path, *_, **__: path.write_text("A docstring.\n")
+    )
     resolve("pydocs", store)
     monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
     resolve("pydocs", store)

@@ -78,6 +78,7 @@ def test_hub_texts_are_kept_in_the_store_as_parquet_shards(
     corpus = resolve("hub:wikitext/small", store, shard_megabytes=0.002)
     assert hub.calls == [("wikitext/small", None), ("wikitext", "small")]
     assert [text.split()[1] for text in texts(corpus, store, tmp_path)] == [str(i) for i in range(50)]
+    assert corpus.address == "hub:wikitext/small"
     assert corpus.num_files == 3  # 50 rows of about 100 bytes in shards of 2000
     assert resolve("hub:wikitext/small", store, shard_megabytes=0.002) == corpus
     assert len(hub.calls) == 2
@@ -167,6 +168,7 @@ def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(s3: Any, store:
     put(s3, **{"data/b.txt": "beta", "data/deep/a#1.txt": "alpha", "data/x.pdf": "no", "data/.h.txt": "no"})
     put(s3, **{"data/": "", "data2/c.txt": "gamma"})
     corpus = resolve("s3://texts/data", store)
+    assert corpus.address == "s3://texts/data"
     assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
     assert (corpus.num_files, corpus.num_ignored, corpus.num_bytes) == (2, 1, 9)
     s3.delete_object(Bucket="texts", Key="data/b.txt")

@@ -1,6 +1,7 @@
 """Shards hold every token once, sequences cross their borders, and the order is a pure function of the step."""
 
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import SPECIAL_IDS
 
 from fast_electra_core.data import (
     Ids,
-    SpecialIds,
     TokenDataset,
     batch_index_at,
     is_ordinary,
@@ -21,7 +22,6 @@ from fast_electra_core.data import (
 )
 from fast_electra_core.errors import DataError
 
-SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
 DOCUMENTS = st.lists(st.lists(st.integers(5, 99), max_size=30), max_size=8)
 
 
@@ -148,6 +148,50 @@ def test_a_sequence_outside_the_dataset_is_refused(tmp_path: Path) -> None:
 def test_a_shard_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a token shard: it has no manifest.json. Tokenize again."):
         read_manifest(tmp_path)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """A shard of 5 training tokens, so 10 bytes, and no held-out ones."""
+    return write(tmp_path / "shard", [[7, 8], [9]])
+
+
+def mend(folder: Path) -> str:
+    return re.escape(f"Delete the folder {folder} and run again; in a run that has begun, `resume tokenize`")
+
+
+@pytest.mark.parametrize("size, held", [(9, "holds 9 bytes"), (12, "holds 12 bytes"), (None, "is missing")])
+def test_a_shard_whose_tokens_are_not_as_many_as_its_manifest_says_is_refused(
+    size: int | None, held: str, shard: Path
+) -> None:
+    file = shard / "train.bin"
+    assert file.stat().st_size == 10
+    if size is None:
+        file.unlink()
+    else:
+        file.write_bytes(bytes(size))
+    message = rf"^{file} {held}, 10 are expected by its manifest\. {mend(shard)}$"
+    with pytest.raises(DataError, match=message):
+        read_manifest(shard)
+    with pytest.raises(DataError, match=message):
+        dataset([shard])
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (b'{"num_documents": 2, "num_tr', "JSONDecodeError: Unterminated string"),
+        (b"", "JSONDecodeError: Expecting value"),
+        (b"\xff\xfe", "UnicodeDecodeError: .*0xff"),
+        (b"[]", "TypeError: "),
+        (b'{"dtype": "<u2", "num_train_tokens": 5}', "KeyError: 'num_heldout_tokens'"),
+        (b'{"dtype": "<f8", "num_train_tokens": 5, "num_heldout_tokens": 0}', "KeyError: '<f8'"),
+    ],
+)
+def test_a_damaged_manifest_is_named_with_what_to_do(content: bytes, problem: str, shard: Path) -> None:
+    (shard / "manifest.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{shard}/manifest\.json is damaged: {problem}.*\. {mend(shard)}$"):
+        read_manifest(shard)
 
 
 def visited(num_steps: int, *, batch_size: int, num_sequences: int = 13, seed: int = 4) -> list[tuple[int, int]]:

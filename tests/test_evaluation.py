@@ -1,38 +1,28 @@
 """Held-out scores equal slow, separate computations on tiny data."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from toys import MASK, dataset_of, electra_config, method_of
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import evaluation
-from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.evaluation import make_batch, score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.methods import Batch, Electra, FastElectra, Temperature
+from fast_electra_core.methods import Batch, Temperature
 
-VOCAB_SIZE, MASK, LENGTH = 20, 4, 12
-SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
+pytestmark = pytest.mark.usefixtures("one_thread")
+VOCAB_SIZE, LENGTH = 20, 12
 COUNTS = np.array([0, 0, 0, 7, 0, 3, 1, 4, 0, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy sizes are many times slower on several threads where other processes want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def dataset(folder: Path, documents: list[Any]) -> TokenDataset:
-    write_shard(folder, documents, separator_id=3, unknown_id=1, vocab_size=VOCAB_SIZE, heldout_fraction=0.0)
-    return TokenDataset([folder], "train", sequence_length=LENGTH, special_ids=SPECIAL_IDS)
+    return dataset_of(folder, documents, vocab_size=VOCAB_SIZE, sequence_length=LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +32,9 @@ def heldout(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
     return dataset(tmp_path_factory.mktemp("heldout"), [rng.integers(5, VOCAB_SIZE, 39) for _ in range(10)])
 
 
-def shape(*, dropout: float = 0.5) -> Any:
-    return ElectraConfig(
-        vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=12, max_position_embeddings=16, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
-
-
 def random_model(model_class: Any, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    model = model_class(shape())
+    model = model_class(electra_config(VOCAB_SIZE, dropout=0.5))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -61,10 +43,7 @@ def random_model(model_class: Any, *, seed: int = 0) -> Any:
 
 def make_method(kind: str = "fast_electra") -> Any:
     discriminator, masked_lm = random_model(ElectraForPreTraining), random_model(ElectraForMaskedLM, seed=1)
-    if kind == "electra":
-        return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
-    temperature = Temperature("constant", 1.0, 0.1, 1.0)
-    return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
+    return method_of(kind, discriminator, masked_lm, temperature=Temperature("constant", 1.0, 0.1, 1.0))
 
 
 def evaluation_batch(heldout: TokenDataset, index: int, *, mask_fraction: float) -> Batch:

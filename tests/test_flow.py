@@ -149,12 +149,11 @@ def test_the_logged_temperature_follows_the_schedule(client: Any, version: Any) 
 
 
 def test_both_starts_of_a_fine_tuning_are_scored(finished: Finished, children: dict[str, Any], client: Any) -> None:
-    results = finished.pretrain["finetune"].task["results"].data
-    assert [(result["task"], result["seed"], result["untrained"]) for result in results] == [
-        ("rte", 0, False),
-        ("rte", 0, True),
-    ]
-    for name, result in zip(("rte seed 0", "rte seed 0 untrained"), results, strict=True):
+    results = [result for task in finished.pretrain["finetune"] for result in task["results"].data]
+    found = {(result["task"], result["seed"], result["untrained"]): result for result in results}
+    assert len(results) == len(found) == 2
+    for name, untrained in (("rte seed 0", False), ("rte seed 0 untrained", True)):
+        result = found["rte", 0, untrained]
         assert children[name].data.metrics["accuracy"] == result["scores"]["accuracy"]
         assert len(history(client, children[name].info.run_id, "loss")) >= 1
 
@@ -247,7 +246,10 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-@pytest.mark.parametrize("flow, last", [("pretrain_flow.py", "layer_decay"), ("auxiliary_flow.py", "vocab_size")])
+@pytest.mark.parametrize(
+    "flow, last",
+    [("pretrain_flow.py", "layer_decay"), ("auxiliary_flow.py", "vocab_size"), ("evaluate_flow.py", "layer_decay")],
+)
 def test_help_lists_the_parameters_at_once_and_without_torch(flow: str, last: str, workspace: Workspace) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "flows" / flow), "run", "--help"]
     seconds = []

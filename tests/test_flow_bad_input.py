@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import TEXT, Workspace, write_text
-from transformers import ElectraConfig, ElectraForMaskedLM
+from toys import save_auxiliary
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, TrackingError
-from fast_electra_core.tokenizer import train_tokenizer
 from steps import planning
 
 
@@ -22,10 +21,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         text = write_text(folder / "text.txt")
-        tokenizer = train_tokenizer(iter(text.read_text().split("\n\n")), vocab_size=300)
-        tokenizer.save_pretrained(folder / "auxiliary")
-        shape = {"embedding_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        ElectraForMaskedLM(ElectraConfig(**shape, vocab_size=len(tokenizer))).save_pretrained(folder / "auxiliary")
+        save_auxiliary(folder / "auxiliary", text.read_text().split("\n\n"))
 
     def _given(self, given: dict[str, Any]) -> dict[str, Any]:
         standard = {"preset": "tiny", "corpus": "text.txt", "heldout_fraction": 0.1, "store": "store"}

@@ -1,6 +1,5 @@
 """Losses and gradients are those of transformers' own classes, accumulation is exact, the auxiliary stands still."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from toys import FALLING, MASK, METHODS, electra_config, method_of
 from transformers import (
-    ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
     ModernBertConfig,
@@ -20,37 +19,23 @@ from transformers import (
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.methods import (
     Batch,
-    Electra,
     FastElectra,
     MaskedLanguageModel,
     Method,
     Stats,
-    Temperature,
     Totals,
     add_detection_stats,
     detection_metrics,
 )
 
-VOCAB_SIZE, MASK = 40, 4
-FALLING = Temperature("exponential", 2.0, 0.1, 1.0)
-METHODS = ["masked_lm", "fast_electra", "electra"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy sizes are many times slower on several threads where other processes want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
+VOCAB_SIZE = 40
 
 
 def electra_shape(*, dropout: float = 0.0, embedding_size: int = 8) -> Any:
-    return ElectraConfig(
-        vocab_size=VOCAB_SIZE, embedding_size=embedding_size, hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=24, max_position_embeddings=16, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
+    return electra_config(
+        VOCAB_SIZE, dropout=dropout, embedding_size=embedding_size, hidden_size=16, intermediate_size=24
+    )
 
 
 def make(name: str, *, dropout: float = 0.0, seed: int = 0, **arguments: Any) -> Any:
@@ -61,11 +46,7 @@ def make(name: str, *, dropout: float = 0.0, seed: int = 0, **arguments: Any) ->
     with torch.no_grad():
         for parameter in [*discriminator.parameters(), *masked_lm.parameters()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
-    if name == "masked_lm":
-        return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
-    if name == "fast_electra":
-        return FastElectra(discriminator, masked_lm, temperature=FALLING, rtd_weight=50.0, mask_token_id=MASK)
-    return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+    return method_of(name, discriminator, masked_lm)
 
 
 def make_batch(rows: int = 6, length: int = 12, *, seed: int = 0) -> Batch:

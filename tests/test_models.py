@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toys import SPECIAL_IDS
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForTokenClassification,
@@ -26,7 +27,6 @@ from transformers import (
 )
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
-from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import AuxiliaryError, ConfigError
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
@@ -44,7 +44,6 @@ from fast_electra_core.models import (
 )
 
 VOCAB_SIZE = 60
-SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
 TINY: dict[str, Any] = {
     "hidden_size": 16, "embedding_size": 16, "num_heads": 2, "num_layers": 2, "intermediate_size": 24,
 }  # fmt: skip

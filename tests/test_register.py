@@ -389,15 +389,22 @@ def test_versions_without_a_usable_model_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/nothing@champion", r"no registered model 'nothing' at sqlite.*registered: here"),
-        ("models:/here@challenger", r"here has no alias 'challenger'; its aliases: champion \(version 2\)"),
-        ("models:/here/7", "here has no version 7; its versions: 1, 2"),
+        ("models:/nothing@champion", r"no registered model 'nothing' at sqlite.*registered: bare, here\. Run flows/"),
+        ("models:/hare@champion", r"no registered model 'hare' at .*\. Did you mean 'here' or 'bare'\? Run flows/"),
+        (
+            "models:/here@challenger",
+            r"here has no alias 'challenger'; its aliases: champion \(version 2\); its versions: 1, 2$",
+        ),
+        ("models:/here/7", r"here has no version 7; its aliases: champion \(version 2\); its versions: 1, 2$"),
+        ("models:/bare@champion", "bare has no alias 'champion'; its aliases: none; its versions: none$"),
+        ("models:/bare/1", "bare has no version 1; its aliases: none; its versions: none$"),
         ("models:/here", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("models:/here/Production", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
     ],
 )
 def test_an_address_that_leads_nowhere_lists_what_there_is(uri: str, message: str, tmp_path: Path) -> None:
     client().create_registered_model("here")
+    client().create_registered_model("bare")
     for _ in range(2):
         client().create_model_version("here", str(tmp_path))
     client().set_registered_model_alias("here", "champion", "2")

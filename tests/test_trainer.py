@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from toys import METHODS, dataset_of, electra_config, method_of
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import trainer
-from fast_electra_core.checkpoint import list_checkpoints, load_latest
+from fast_electra_core.checkpoint import list_checkpoints, load_latest, save_checkpoint
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
-from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
-from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Temperature
 from fast_electra_core.trainer import (
     WITHOUT_EFFECT_ON_TRAINING,
     Hooks,
@@ -30,23 +30,13 @@ from fast_electra_core.trainer import (
     uses_bf16,
 )
 
-VOCAB_SIZE, MASK, NUM_STEPS = 30, 4, 7
-SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
+pytestmark = pytest.mark.usefixtures("one_thread")
+VOCAB_SIZE, NUM_STEPS = 30, 7
 # Checkpoints and rows in different rhythms, so that a row's window may begin before a checkpoint.
 CONFIG = PretrainConfig(
     num_steps=NUM_STEPS, batch_size=4, micro_batch_size=2, sequence_length=10, dropout=0.2, learning_rate=0.01,
     warmup_fraction=0.3, mask_fraction=0.3, checkpoint_every_steps=2, log_every_steps=3, precision="fp32", seed=5,
 )  # fmt: skip
-METHODS = ["masked_lm", "fast_electra", "electra"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy sizes are many times slower on several threads where other processes want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Killed(BaseException):
@@ -56,27 +46,15 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
     """Eleven sequences: seven steps of four straddle three epochs."""
-    folder = tmp_path_factory.mktemp("shard")
     rng = np.random.default_rng(0)
     documents = [rng.integers(5, VOCAB_SIZE, 21) for _ in range(4)]
-    write_shard(folder, documents, separator_id=3, unknown_id=1, vocab_size=VOCAB_SIZE, heldout_fraction=0.0)
-    return TokenDataset([folder], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+    return dataset_of(tmp_path_factory.mktemp("shard"), documents, vocab_size=VOCAB_SIZE, sequence_length=10)
 
 
 def make(name: str, *, dropout: float = 0.2) -> Any:
-    shape = ElectraConfig(
-        vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=12, max_position_embeddings=16, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
+    shape = electra_config(VOCAB_SIZE, dropout=dropout)
     torch.manual_seed(1)
-    discriminator, masked_lm = ElectraForPreTraining(shape), ElectraForMaskedLM(shape)
-    if name == "masked_lm":
-        return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
-    if name == "fast_electra":
-        temperature = Temperature("exponential", 2.0, 0.1, 1.0)
-        return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
-    return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+    return method_of(name, ElectraForPreTraining(shape), ElectraForMaskedLM(shape))
 
 
 def run(
@@ -356,6 +334,23 @@ def test_rows_hold_the_means_of_their_window_and_come_when_due(dataset: TokenDat
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
+def test_a_row_holds_the_mean_of_its_steps_where_log_every_steps_changed_on_the_way(
+    dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """Begun with a row at step 3, killed behind the checkpoint of step 2, gone on with rows at 5 and 7."""
+    each = run("fast_electra", dataset, tmp_path / "each", config=replace(CONFIG, log_every_steps=1))
+    norms = [row["gradient_norm"] for row in each if "loss" in row]
+    run("fast_electra", dataset, tmp_path / "two", on_step=kill_at(3))
+    rows = run("fast_electra", dataset, tmp_path / "two", config=replace(CONFIG, log_every_steps=5))
+    found = {row["step"]: row["gradient_norm"] for row in rows if "loss" in row}
+    assert found == {5: pytest.approx(sum(norms[:5]) / 5), 7: pytest.approx(sum(norms[5:]) / 2)}
+
+    run("fast_electra", dataset, tmp_path / "three", config=replace(CONFIG, log_every_steps=7), on_step=kill_at(5))
+    rows = run("fast_electra", dataset, tmp_path / "three", config=replace(CONFIG, log_every_steps=3))
+    found = {row["step"]: row["gradient_norm"] for row in rows if "loss" in row}
+    assert found == {6: pytest.approx(sum(norms[:6]) / 6), 7: pytest.approx(norms[6])}
+
+
 class Clock:
     """A clock that stands still until told."""
 
@@ -387,17 +382,44 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     with pytest.raises(Killed):
         train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     rows.append({})
-    train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+    clock.now += 10_000  # between the attempts
+    trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
     assert speeds == [20.0, 20.0, 20.0]
+    # Seven steps and four evaluations; step 5, done twice, counts once.
+    assert trained.seconds == 7 * 2 + 4 * 50
+
+
+def test_a_finished_run_started_again_has_taken_the_time_it_took(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+
+    def on_step(step: int) -> None:
+        clock.now += 2
+
+    for _ in range(2):
+        hooks = Hooks(on_step=on_step)
+        trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+        assert trained.seconds == 7 * 2
+
+
+def test_a_checkpoint_that_does_not_say_how_long_it_took_is_good_all_the_same(
+    dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
+) -> None:
+    run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    del newest.state["seconds"]
+    save_checkpoint(tmp_path, newest)
+    run("masked_lm", dataset, tmp_path)
+    assert final_tensors(tmp_path) == uninterrupted["masked_lm"][0]
 
 
 def test_training_learns(tmp_path: Path) -> None:
     """Two words in strict alternation: the masked language model soon knows which one is missing."""
-    folder = tmp_path / "shard"
-    folder.mkdir()
-    write_shard(folder, [np.array([10, 11] * 200)], separator_id=3, unknown_id=1, vocab_size=30, heldout_fraction=0.0)
-    data = TokenDataset([folder], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+    data = dataset_of(tmp_path / "shard", [np.array([10, 11] * 200)], vocab_size=VOCAB_SIZE, sequence_length=10)
     config = replace(
         CONFIG, num_steps=60, dropout=0.0, log_every_steps=20, batch_size=8, micro_batch_size=None, learning_rate=0.02
     )

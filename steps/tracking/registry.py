@@ -1,5 +1,6 @@
 """The model registry: versions, their tags and aliases, and the files of a version."""
 
+import difflib
 import json
 import re
 import shutil
@@ -93,23 +94,28 @@ def model_version_info(uri: str) -> dict[str, Any]:
         raise TrackingError(f"{uri!r} is no registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, wanted = match.groups()
     if not ask("list models", mlflow_client().search_registered_models, f"name='{name}'"):
-        names = sorted(model.name for model in ask("list models", mlflow_client().search_registered_models))
-        raise TrackingError(
-            f"no registered model {name!r} at {connected_uri()}; registered: {', '.join(names) or 'none'}. "
-            "Run flows/auxiliary_flow.py to make an auxiliary"
-        )
+        raise _no_such_model(name)
     known = aliases(name)
-    if alias is not None and alias not in known:
-        listed = ", ".join(f"{key} (version {value})" for key, value in sorted(known.items())) or "none"
-        raise TrackingError(f"{name} has no alias {alias!r}; its aliases: {listed}")
-    number = wanted if alias is None else known[alias]
+    number = wanted if alias is None else known.get(alias)
     found = ask("list model versions", mlflow_client().search_model_versions, f"name='{name}'")
     for version in found:
         if str(version.version) == number:
             of_version = sorted(key for key, value in known.items() if value == number)
             return {**_version_dict(version, reused=True), "tags": dict(version.tags), "aliases": of_version}
-    listed = ", ".join(sorted((str(version.version) for version in found), key=int)) or "none"
-    raise TrackingError(f"{name} has no version {number}; its versions: {listed}")
+    numbers = ", ".join(sorted((str(version.version) for version in found), key=int)) or "none"
+    named = ", ".join(f"{key} (version {value})" for key, value in sorted(known.items())) or "none"
+    missing = f"version {wanted}" if alias is None else f"alias {alias!r}"
+    raise TrackingError(f"{name} has no {missing}; its aliases: {named}; its versions: {numbers}")
+
+
+def _no_such_model(name: str) -> TrackingError:
+    names = sorted(model.name for model in ask("list models", mlflow_client().search_registered_models))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return TrackingError(
+        f"no registered model {name!r} at {connected_uri()}; registered: {', '.join(names) or 'none'}. {hint}"
+        "Run flows/auxiliary_flow.py to make an auxiliary"
+    )
 
 
 def download_model(uri: str, destination: Path) -> Path:

@@ -1,0 +1,109 @@
+"""What becomes of a flow's MLflow run when a step fails and is done again, on a real SQLite file."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_electra_core.errors import ConfigError, TrackingError
+from steps import lifecycle, planning, tracking
+from steps.trace import Plain, attempt, running
+from steps.tracking import connection
+
+WORK = {
+    name: function
+    for name, function in vars(lifecycle).items()
+    if inspect.isfunction(function)
+    and function.__module__ == lifecycle.__name__
+    and not name.startswith("_")
+    and "plan" in inspect.signature(function).parameters
+}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    return uri
+
+
+@pytest.fixture
+def plan(database: str) -> Plain:
+    """Of a flow whose MLflow run has just been opened; too little for any step to succeed."""
+    run_id = tracking.start_parent(database, "tests", name="flow", tags={}, params={})
+    return {"config": {"tracking_uri": database, "unknown": 0}, "mlflow_run_id": run_id}
+
+
+def status(plan: Plain) -> str:
+    from mlflow import MlflowClient
+
+    return str(MlflowClient(connection.connected_uri()).get_run(plan["mlflow_run_id"]).info.status)
+
+
+def test_every_step_of_both_flows_is_among_the_work() -> None:
+    flows = Path(lifecycle.__file__).parent.parent / "flows"
+    source = "".join(path.read_text() for path in flows.glob("*.py"))
+    assert {name for name in WORK if f"lifecycle.{name}(" in source} == set(WORK)
+    assert len(WORK) >= 14
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+def test_an_error_in_any_step_marks_the_flows_run_failed(work: Callable[..., Any], plan: Plain) -> None:
+    names = [name for name in inspect.signature(work).parameters if name != "plan"]
+    with pytest.raises((KeyError, TypeError, ConfigError)):  # of an incomplete plan
+        work(plan, **dict.fromkeys(names))
+    assert status(plan) == "FAILED"
+
+
+@attempt
+def status_within(plan: Plain) -> str:
+    return status(plan)
+
+
+@pytest.mark.parametrize("before", ["FAILED", "KILLED", "FINISHED"])
+def test_the_next_attempt_at_a_step_marks_the_run_running_again(before: str, plan: Plain) -> None:
+    tracking.finish(plan["mlflow_run_id"], before)
+    assert status_within(plan) == "RUNNING"
+    assert status(plan) == "RUNNING"  # only the last step finishes it
+
+
+def test_an_interrupted_step_marks_the_run_killed(plan: Plain) -> None:
+    with pytest.raises(KeyboardInterrupt), running(plan):
+        raise KeyboardInterrupt
+    assert status(plan) == "KILLED"
+
+
+def test_the_error_of_a_step_is_the_one_that_is_seen_where_mlflow_is_away(
+    plan: Plain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.0)
+    plan["mlflow_run_id"] = "0" * 32  # unknown: the server refuses
+    with pytest.raises(ZeroDivisionError), running(plan):
+        raise ZeroDivisionError
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"the MLflow run {'0' * 32} is not marked RUNNING",
+        f"the MLflow run {'0' * 32} is not marked FAILED",
+    ]
+
+
+@pytest.fixture
+def broken_inputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TrackingError("no inputs here")
+
+    monkeypatch.setattr(tracking, "log_input", refuse)
+    yield
+
+
+def test_an_error_in_start_after_the_run_was_opened_marks_it_failed(database: str, broken_inputs: None) -> None:
+    plan = {
+        "config": {"tracking_uri": database, "experiment": "tests"},
+        "config_digest": "d",
+        "pathspec": "PretrainFlow/1",
+        "corpus": {"address": "a", "digest": "d", "num_bytes": 1, "num_files": 1, "shards": []},
+    }
+    with pytest.raises(TrackingError, match="no inputs here"):
+        planning._open_run(plan)
+    assert status(plan) == "FAILED"

@@ -1,0 +1,61 @@
+"""Toy models, ids and data that several test files build."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import ElectraConfig, ElectraForMaskedLM, PreTrainedModel
+
+from fast_electra_core.data import Ids, SpecialIds, TokenDataset, write_shard
+from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Temperature
+from fast_electra_core.tokenizer import train_tokenizer
+
+MASK = 4
+SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
+FALLING = Temperature("exponential", 2.0, 0.1, 1.0)
+METHODS = ["masked_lm", "fast_electra", "electra"]
+
+
+def electra_config(vocab_size: int, *, dropout: float = 0.0, **changes: Any) -> ElectraConfig:
+    """One layer of width 8 with two heads."""
+    shape = {"embedding_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 12, "max_position_embeddings": 16}
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return ElectraConfig(**{"vocab_size": vocab_size, **shape, **dropouts, **changes})
+
+
+def method_of(
+    name: str, discriminator: PreTrainedModel, masked_lm: PreTrainedModel, *, temperature: Temperature = FALLING
+) -> Any:
+    """One of METHODS, as its paper weighs the losses."""
+    if name == "masked_lm":
+        return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
+    if name == "fast_electra":
+        return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
+    return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+
+
+def dataset_of(folder: Path, documents: Iterable[Ids], *, vocab_size: int, sequence_length: int) -> TokenDataset:
+    """The documents written as one shard into the folder, all of them for training."""
+    folder.mkdir(exist_ok=True)
+    write_shard(folder, documents, separator_id=3, unknown_id=1, vocab_size=vocab_size, heldout_fraction=0.0)
+    return TokenDataset([folder], "train", sequence_length=sequence_length, special_ids=SPECIAL_IDS)
+
+
+def save_auxiliary(folder: Path, documents: Iterable[str]) -> Path:
+    """An untrained masked language model of one layer, with a tokenizer that knows the documents."""
+    tokenizer = train_tokenizer(iter(documents), vocab_size=300)
+    tokenizer.save_pretrained(folder)
+    ElectraForMaskedLM(electra_config(len(tokenizer), max_position_embeddings=512)).save_pretrained(folder)
+    return folder
+
+
+class Terminal(io.StringIO):
+    """Takes what a progress bar draws; `shown` has it once the bar is closed."""
+
+    shown = ""
+
+    def close(self) -> None:
+        self.shown = self.getvalue()
+        super().close()
