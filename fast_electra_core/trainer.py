@@ -48,6 +48,9 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
         "finetune_max_examples",
         "layer_decay",
         "untrained_baseline",
+        # Bit for bit the same on the same device; where a store was filled by another, it says so.
+        "corruption",
+        "num_nodes",
     ]
 )
 _STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together

@@ -51,6 +51,8 @@ PRETRAIN = {
     **SHARED,
     "warm_start": "embeddings",
     "method": "electra",
+    "corruption": "offline",
+    "num_nodes": 2,
     "auxiliary": "folder",
     "max_auxiliary_fraction": 0.5,
     "schedule": "linear",
