@@ -1,4 +1,4 @@
-"""Time of one optimiser step: Fast-ELECTRA beside joint ELECTRA, and the main model alone.
+"""Time of one optimiser step: Fast-ELECTRA, its corruption online and offline, beside joint ELECTRA.
 
     python benchmarks/step.py [--rounds 15] [--size small]
 
@@ -8,15 +8,19 @@ the noise as half the interquartile range. Random tokens: what they say does not
 
 import argparse
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from fast_electra_core.config import PretrainConfig
+from fast_electra_core.corruption import place
+from fast_electra_core.corruption_store import StoredSamples, write_samples
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.methods import Batch, Electra, FastElectra, Method, Temperature, Totals
-from fast_electra_core.models import build_discriminator, build_masked_lm, detector_logits, encoder_config
+from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
 from fast_electra_core.trainer import build_optimizer
 
 SIZES = {
@@ -24,23 +28,8 @@ SIZES = {
     "base": {"num_layers": 12, "hidden_size": 768, "embedding_size": 768, "num_heads": 12, "intermediate_size": 3072},
 }
 AUXILIARY_LAYERS = 4
+OFFLINE = "Fast-ELECTRA, offline"
 SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
-
-
-class DiscriminatorAlone(Method):
-    """The main model on text that was corrupted beforehand: what no corruption scheme can beat."""
-
-    def __init__(self, fast: FastElectra) -> None:
-        super().__init__()
-        self.discriminator = fast.discriminator
-
-    def loss(self, batch, totals, *, progress, stats):
-        logits = detector_logits(self.discriminator, batch.input_ids)
-        target = batch.is_selected.float()
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / totals.num_tokens
-
-    def summarise(self, sums, *, progress):
-        return {}
 
 
 def main() -> None:
@@ -59,12 +48,15 @@ def main() -> None:
     methods = _build(config, given.vocab_size)
     optimizers = {name: build_optimizer(method, config) for name, method in methods.items()}
     times: dict[str, list[float]] = {name: [] for name in methods}
-    for round_number in range(given.rounds + 1):
-        batch = _batch(config, given.vocab_size, seed=round_number)
-        for name, method in methods.items():
-            seconds = _step(method, optimizers[name], batch)
-            if round_number:
-                times[name].append(seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = _store(Path(folder), config, given.vocab_size, rounds=given.rounds + 1)
+        for round_number in range(given.rounds + 1):
+            batch = _batch(config, given.vocab_size, seed=round_number)
+            for name, method in methods.items():
+                samples = stored if name == OFFLINE else None
+                seconds = _step(method, optimizers[name], batch, step=round_number, samples=samples)
+                if round_number:
+                    times[name].append(seconds)
     joint = statistics.median(times["joint ELECTRA"])
     shape = f"batch {given.batch_size} x {given.sequence_length}"
     print(f"ELECTRA-{given.size}, auxiliary of {AUXILIARY_LAYERS} layers, {shape}")
@@ -79,7 +71,8 @@ def main() -> None:
         num_tokens=1,
         is_frozen=True,
     )
-    print(f"by FLOPs, Fast-ELECTRA is {1 - plan.saving_fraction:.3f} of joint ELECTRA")
+    print(f"by FLOPs, Fast-ELECTRA is {1 - plan.saving_fraction:.3f} of joint ELECTRA, ", end="")
+    print(f"offline {(plan.total - plan.auxiliary) / plan.joint_total:.3f}")
 
 
 def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:
@@ -89,12 +82,15 @@ def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:
         vocab_size=vocab_size,
         special_ids=SPECIAL,
     )
-    fast = FastElectra(
-        build_discriminator(shape, seed=0),
-        build_masked_lm(shallow, seed=1),
-        temperature=Temperature("exponential", 2.0, 0.1, 1.0),
-        rtd_weight=50.0,
-        mask_token_id=SPECIAL.mask,
+    fast, offline = (
+        FastElectra(
+            build_discriminator(shape, seed=0),
+            auxiliary,
+            temperature=Temperature("exponential", 2.0, 0.1, 1.0),
+            rtd_weight=50.0,
+            mask_token_id=SPECIAL.mask,
+        )
+        for auxiliary in (build_masked_lm(shallow, seed=1), None)
     )
     joint = Electra(
         build_discriminator(shape, seed=0),
@@ -102,7 +98,16 @@ def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:
         rtd_weight=50.0,
         mask_token_id=SPECIAL.mask,
     )
-    return {"joint ELECTRA": joint, "Fast-ELECTRA": fast, "main model alone": DiscriminatorAlone(fast)}
+    return {"joint ELECTRA": joint, "Fast-ELECTRA": fast, OFFLINE: offline}
+
+
+def _store(folder: Path, config: PretrainConfig, vocab_size: int, *, rounds: int) -> StoredSamples:
+    """Random ids for every round, on the disk as offline corruption leaves them."""
+    rng = torch.Generator().manual_seed(0)
+    counts = [int(_batch(config, vocab_size, seed=round_number).is_selected.sum()) for round_number in range(rounds)]
+    samples = [torch.randint(5, vocab_size, (count,), generator=rng) for count in counts]
+    write_samples(folder, samples, first_step=0, vocab_size=vocab_size, identity={}, made_by={})
+    return StoredSamples(lambda step: folder, identity={})
 
 
 def _batch(config: PretrainConfig, vocab_size: int, *, seed: int) -> Batch:
@@ -113,8 +118,13 @@ def _batch(config: PretrainConfig, vocab_size: int, *, seed: int) -> Batch:
     return Batch(input_ids, is_selected, torch.rand(shape, generator=rng, dtype=torch.float64))
 
 
-def _step(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+def _step(
+    method: Method, optimizer: torch.optim.Optimizer, batch: Batch, *, step: int, samples: StoredSamples | None
+) -> float:
     start = time.process_time()
+    if samples is not None:
+        corruption = place(batch.input_ids, batch.is_selected, samples.at(step))
+        batch = batch._replace(corrupted_ids=corruption.corrupted_ids)
     totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
     method.loss(batch, totals, progress=0.5, stats={}).backward()
     torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)

@@ -17,6 +17,7 @@ from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
 METHODS = ("fast_electra", "electra")
+CORRUPTIONS = ("online", "offline")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
 WARM_STARTS = ("none", "embeddings", "layers")
@@ -278,6 +279,11 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     method: str = "fast_electra"
     """fast_electra (frozen auxiliary, annealed temperature), or electra: the joint baseline, which starts a generator
     of the auxiliary's shape from scratch and trains it alongside."""
+    corruption: str = "online"
+    """When replacements are drawn: online, in each training step, or offline: ahead of training, in tasks of their own,
+    and kept in the store for every run with the same text, auxiliary, schedule, batches and seed. fast_electra only."""
+    num_nodes: int = 1
+    """Machines that train together. 1: more are not available yet, and are refused when the run starts."""
     auxiliary: str = "models:/fast-electra-auxiliary@champion"
     """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
     `hub:NAME`. One is chosen by held-out masked loss."""
@@ -301,6 +307,13 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("method", self.method, METHODS)
+        check_choice("corruption", self.corruption, CORRUPTIONS)
+        if self.corruption == "offline" and self.method == "electra":
+            raise ConfigError(
+                "corruption must be online with method electra, got offline: its generator is trained alongside, so "
+                "what it will draw cannot be known ahead. Leave --corruption out, or give --method fast_electra"
+            )
+        _check_at_least("num_nodes", self.num_nodes, 1)
         check_choice("warm_start", self.warm_start, WARM_STARTS)
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):

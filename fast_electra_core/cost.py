@@ -36,9 +36,12 @@ class Plan(NamedTuple):
 
     total: float
     auxiliary: float
-    """Of which the frozen auxiliary's forward passes; 0 where a generator is trained instead."""
+    """Of which the frozen auxiliary's forward passes, in training or ahead of it; 0 where a generator is trained
+    instead."""
     joint_total: float
     """The same run with the auxiliary's shape trained alongside, as ELECTRA does."""
+    auxiliary_reused: float
+    """The auxiliary's forward passes that an earlier run has done; not in total."""
 
     @property
     def saving_fraction(self) -> float:
@@ -46,17 +49,28 @@ class Plan(NamedTuple):
         return 1.0 - self.total / self.joint_total
 
 
-def plan_run(discriminator_flops: float, auxiliary_flops: float, *, num_tokens: int, is_frozen: bool) -> Plan:
+def plan_run(
+    discriminator_flops: float,
+    auxiliary_flops: float,
+    *,
+    num_tokens: int,
+    is_frozen: bool,
+    reused_fraction: float = 0.0,
+) -> Plan:
     """The cost of num_tokens of training; the flops are forward, per token.
+
+    reused_fraction: share of the steps whose corruption is there already, from an earlier run. [0, 1].
 
     >>> plan = plan_run(3.0, 1.0, num_tokens=10, is_frozen=True)
     >>> plan.total, plan.auxiliary, plan.joint_total
     (100.0, 10.0, 120.0)
     """
     joint = 3.0 * (discriminator_flops + auxiliary_flops) * num_tokens
-    frozen = (3.0 * discriminator_flops + auxiliary_flops) * num_tokens
+    drawn = auxiliary_flops * num_tokens if is_frozen else 0.0
+    reused = reused_fraction * drawn
     return Plan(
-        total=frozen if is_frozen else joint,
-        auxiliary=auxiliary_flops * num_tokens if is_frozen else 0.0,
+        total=3.0 * discriminator_flops * num_tokens + drawn - reused if is_frozen else joint,
+        auxiliary=drawn - reused,
         joint_total=joint,
+        auxiliary_reused=reused,
     )

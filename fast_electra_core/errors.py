@@ -2,7 +2,7 @@
 
 FastElectraError (ValueError)
 ├── ConfigError           a parameter outside its range, an unknown name
-├── DataError             text or GLUE files that cannot be used
+├── DataError             text, GLUE files or stored corruption that cannot be used
 ├── AuxiliaryError        a model that cannot serve as auxiliary
 ├── CheckpointError       no usable checkpoint
 ├── TrackingError         the MLflow server does not answer, or refuses
@@ -22,7 +22,7 @@ class ConfigError(FastElectraError):
 
 
 class DataError(FastElectraError):
-    """Text or task files are missing, unreadable or of the wrong form."""
+    """Text, task files or stored corruption are missing, unreadable or of the wrong form."""
 
 
 class AuxiliaryError(FastElectraError):

@@ -132,7 +132,7 @@ def score_detector(
     stats: Stats = {}
     loss, scores, truth = 0.0, [], []
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
-        batch = Batch(*(tensor.to(device) for tensor in batch))
+        batch = batch.to(device)
         corruption = method.corrupt(batch, temperature=temperature)
         logits = detector_logits(method.discriminator, corruption.corrupted_ids)
         loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync

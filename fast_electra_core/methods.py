@@ -28,10 +28,17 @@ class Batch(NamedTuple):
     """(B, L) bool: chosen to be replaced or masked."""
     sample_uniforms: Tensor
     """(B, L) float64 in [0, 1): picks the replacement."""
+    corrupted_ids: Tensor | None = None
+    """(B, L) int64: input_ids with replacements that were drawn ahead of training; None: they are drawn now."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self if tensor is not None))
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
-        return [Batch(*parts) for parts in zip(*(torch.split(tensor, size) for tensor in self), strict=True)]
+        tensors = [torch.split(tensor, size) for tensor in self if tensor is not None]
+        return [Batch(*parts) for parts in zip(*tensors, strict=True)]
 
 
 class Totals(NamedTuple):
@@ -53,6 +60,14 @@ class Temperature(NamedTuple):
     def at(self, progress: float) -> float:
         """Temperature at progress in [0, 1]."""
         return temperature_at(progress, **self._asdict())
+
+
+@torch.no_grad()
+def draw_replacements(model: PreTrainedModel, batch: Batch, *, temperature: float, mask_token_id: int) -> Tensor:
+    """Ids (N,) int64 for the selected positions, row-major, drawn from the masked language model's output."""
+    masked_ids = batch.input_ids.masked_fill(batch.is_selected, mask_token_id)
+    logits = masked_logits(model, masked_ids, batch.is_selected)
+    return sample_replacements(logits, batch.sample_uniforms[batch.is_selected], temperature)
 
 
 Stats = dict[str, Tensor]
@@ -108,15 +123,17 @@ class FastElectra(Method):
     def __init__(
         self,
         discriminator: PreTrainedModel,
-        auxiliary: PreTrainedModel,
+        auxiliary: PreTrainedModel | None,
         *,
         temperature: Temperature,
         rtd_weight: float,
         mask_token_id: int,
     ) -> None:
+        """auxiliary is frozen here; None where every batch brings its corrupted_ids along."""
         super().__init__()
         self.discriminator = discriminator
-        freeze(auxiliary)
+        if auxiliary is not None:
+            freeze(auxiliary)
         # In a tuple, so that nn.Module does not list it: train() must not wake its dropout, checkpoints and
         # optimizer must not hold it.
         self._frozen = (auxiliary,)
@@ -125,16 +142,22 @@ class FastElectra(Method):
         self._mask_token_id = mask_token_id
 
     @property
-    def auxiliary(self) -> PreTrainedModel:
-        """The frozen masked language model."""
+    def auxiliary(self) -> PreTrainedModel | None:
+        """The frozen masked language model, if it is needed."""
         return self._frozen[0]
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
-        """The batch with the auxiliary's samples in the selected places."""
-        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
-        logits = masked_logits(self.auxiliary, masked_ids, batch.is_selected)
-        samples = sample_replacements(logits, batch.sample_uniforms[batch.is_selected], temperature)
+        """The batch with the auxiliary's samples in the selected places: those it brings along, or fresh ones.
+
+        Raises:
+            ValueError: it brings none, and there is no auxiliary to draw them.
+        """
+        if batch.corrupted_ids is not None:
+            return Corruption(batch.corrupted_ids, batch.corrupted_ids != batch.input_ids)
+        if self.auxiliary is None:
+            raise ValueError("without an auxiliary every batch must bring its corrupted_ids")
+        samples = draw_replacements(self.auxiliary, batch, temperature=temperature, mask_token_id=self._mask_token_id)
         return place(batch.input_ids, batch.is_selected, samples)
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:

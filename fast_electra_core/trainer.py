@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fast_electra_core.checkpoint import (
     Checkpoint,
@@ -21,8 +22,9 @@ from fast_electra_core.checkpoint import (
     training_tensors,
 )
 from fast_electra_core.config import ScoringConfig, TrainingConfig
+from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset, batch_index_at
-from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.schedules import learning_rate_at
@@ -30,7 +32,9 @@ from fast_electra_core.schedules import learning_rate_at
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
-    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction"}
+    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes"}
+    # Bit for bit the same on the same device; where a store was filled by another, it says so.
+    | {"corruption"}
 )
 _STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together
 
@@ -66,8 +70,18 @@ class Trained(NamedTuple):
     checkpoint that a run went on from."""
 
 
-def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, checkpoints: Path, hooks: Hooks) -> Trained:
+def train(
+    method: Method,
+    dataset: TokenDataset,
+    *,
+    config: TrainingConfig,
+    checkpoints: Path,
+    hooks: Hooks,
+    samples_at: Callable[[int], Tensor] | None = None,
+) -> Trained:
     """Train `method` (mutated) for config.num_steps steps, going on from the newest checkpoint if there is one.
+
+    samples_at gives a step's replacements where they were drawn ahead; see batch_at.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoint before is kept.
@@ -82,15 +96,14 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
     started = time.perf_counter()
     window_started, window_from = started, first_step
     for step in range(first_step, config.num_steps):
-        batch = _batch_at(step, dataset, config)
-        batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+        batch = batch_at(step, dataset, config, samples_at=samples_at).to(device)
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, config)
         torch.manual_seed(((config.seed + 1) * _STEP_SEED_STRIDE + step) % 2**63)  # dropout
         totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
         for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = method.loss(micro_batch, totals, progress=step / config.num_steps, stats=sums)
+                loss = method.loss(micro_batch, totals, progress=progress_at(step, config), stats=sums)
             loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
@@ -128,6 +141,36 @@ def train(method: Method, dataset: TokenDataset, *, config: TrainingConfig, chec
     return Trained(first_step, config.num_steps, seconds_before + time.perf_counter() - started)
 
 
+def progress_at(step: int, config: TrainingConfig) -> float:
+    """Share of the run done before step `step`, in [0, 1): what the temperature depends on."""
+    return step / config.num_steps
+
+
+def batch_at(
+    step: int,
+    dataset: TokenDataset,
+    config: TrainingConfig,
+    *,
+    samples_at: Callable[[int], Tensor] | None = None,
+) -> Batch:
+    """The whole batch of step `step`, on the CPU; with samples_at, with those ids (N,) in the selected places.
+
+    Raises:
+        DataError: samples_at gives another number of ids than there are selected positions.
+    """
+    index = batch_index_at(step, batch_size=config.batch_size, num_sequences=len(dataset), seed=config.seed)
+    batch = make_batch(dataset, index.sequence, index.epoch, mask_fraction=config.mask_fraction, seed=config.seed)
+    if samples_at is None:
+        return batch
+    samples, num_selected = samples_at(step), int(batch.is_selected.sum())
+    if len(samples) != num_selected:
+        raise DataError(
+            f"{len(samples)} replacements are stored for step {step}, but {num_selected} positions are selected: they "
+            "were drawn for another text or another config"
+        )
+    return batch._replace(corrupted_ids=place(batch.input_ids, batch.is_selected, samples).corrupted_ids)
+
+
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
     """The values of a config that decide what training computes: a checkpoint is good for these and no others."""
     return {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT_ON_TRAINING}
@@ -163,11 +206,6 @@ def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-6, fused=True)
 
 
-def _batch_at(step: int, dataset: TokenDataset, config: TrainingConfig) -> Batch:
-    index = batch_index_at(step, batch_size=config.batch_size, num_sequences=len(dataset), seed=config.seed)
-    return make_batch(dataset, index.sequence, index.epoch, mask_fraction=config.mask_fraction, seed=config.seed)
-
-
 def _learning_rate(step: int, config: TrainingConfig) -> float:
     return learning_rate_at(
         step, peak=config.learning_rate, num_steps=config.num_steps, warmup_fraction=config.warmup_fraction
@@ -176,7 +214,7 @@ def _learning_rate(step: int, config: TrainingConfig) -> float:
 
 def _row(method: Method, sums: Stats, done: int, config: TrainingConfig) -> Row:
     values = {name: float(value) for name, value in sums.items()}
-    metrics = method.summarise(values, progress=(done - 1) / config.num_steps)
+    metrics = method.summarise(values, progress=progress_at(done - 1, config))
     _check_finite(sums, done)
     return {"step": done, **metrics, "learning_rate": _learning_rate(done - 1, config)}
 

@@ -17,9 +17,10 @@ class PretrainFlow(FlowSpec):
     1. start: check everything before anything costs; list the text; open the MLflow run
     2. tokenize, one task per shard of text
     3. score_auxiliary, one task per candidate; freeze_auxiliary chooses
-    4. pretrain, with checkpoints
-    5. finetune on every (task, seed), in packs of about equal work
-    6. register in MLflow, and a report
+    4. corrupt, one task per some ranges of steps; it does nothing with `--corruption online`
+    5. pretrain, with checkpoints
+    6. finetune on every (task, seed), in packs of about equal work
+    7. register in MLflow, and a report
     """
 
     preset = Parameter("preset", type=str, help="tiny, demo, laptop, small, base, large; the rest override it [demo]")
@@ -30,6 +31,8 @@ class PretrainFlow(FlowSpec):
     shard_megabytes = Parameter("shard_megabytes", type=float, help="text per tokenizing task")
     sequence_length = Parameter("sequence_length", type=int, help="tokens per sequence, >= 8")
     method = Parameter("method", type=str, help="fast_electra, or electra: the joint baseline")
+    corruption = Parameter("corruption", type=str, help="replacements are drawn online, or offline: ahead of training")
+    num_nodes = Parameter("num_nodes", type=int, help="machines that train together; only 1 in this version")
     auxiliary = Parameter(
         "auxiliary",
         type=str,
@@ -156,6 +159,35 @@ class PretrainFlow(FlowSpec):
             self.candidates = [each.scored for each in inputs]
             self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.candidates)
         current.card.append(Markdown(lifecycle.as_markdown(self.page)))
+        self.next(self.list_corruptions)
+
+    @step
+    def list_corruptions(self):
+        """One task per some ranges of steps; one without steps with `--corruption online`."""
+        from steps import lifecycle
+
+        self.tasks_of_steps = lifecycle.list_corruptions(self.plan)
+        self.next(self.corrupt, foreach="tasks_of_steps")
+
+    @step
+    def corrupt(self):
+        """Draw the steps' replacements ahead of training, where no run has done so before."""
+        from steps import console, lifecycle
+
+        with console.console():
+            self.drawn = lifecycle.corrupt(self.plan, self.text, self.frozen, self.input)
+        self.next(self.gather_corruptions)
+
+    @step
+    def gather_corruptions(self, inputs):
+        """How the text was corrupted, and at whose cost."""
+        from steps import console, lifecycle
+
+        self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen"])
+        with console.console():
+            self.corrupted = lifecycle.gather_corruptions(
+                self.plan, self.text, self.frozen, [each.drawn for each in inputs]
+            )
         self.next(self.pretrain)
 
     @card(type="blank")
@@ -165,7 +197,7 @@ class PretrainFlow(FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen)
+            self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen, self.corrupted)
         current.card.append(Markdown(lifecycle.as_markdown(self.page)))
         self.packs = lifecycle.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")

@@ -20,6 +20,7 @@ from steps.trace import (
     auxiliary_tags,
     child,
     connect,
+    corruption_tags,
     costs,
     lineage_tags,
     log_corpus,
@@ -30,6 +31,7 @@ from steps.trace import (
 )
 
 _logger = logging.getLogger(__name__)
+_CORRUPTION_METRICS = ("reused_fraction", "bytes_per_token")
 
 
 @attempt
@@ -172,7 +174,44 @@ def _numbers(candidate: Plain, step: int) -> Plain:
 
 
 @attempt
-def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
+def list_corruptions(plan: Plain) -> list[Plain]:
+    """One task per some ranges of steps, or one without steps if nothing is drawn ahead of training."""
+    from steps.corruption_plan import list_tasks
+
+    return list(list_tasks(PretrainConfig.from_dict(plan["config"])))
+
+
+@attempt
+def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain) -> Plain:
+    """Draw the replacements of the task's steps, as far as no run has done so before."""
+    if task["first_step"] == task["end_step"]:
+        return {}
+    from steps.corrupt import corrupt as draw
+
+    run = _training_run(plan, text, plan["mlflow_run_id"])
+    return draw(PretrainConfig.from_dict(plan["config"]), run, task, auxiliary=frozen)
+
+
+@attempt
+def gather_corruptions(plan: Plain, text: Plain, frozen: Plain, results: Sequence[Plain]) -> Plain:
+    """How the text was corrupted, and what of that an earlier run had drawn; also in MLflow."""
+    from steps.corruption_plan import digest_of, identity_of, summarise
+
+    config = PretrainConfig.from_dict(plan["config"])
+    identity = identity_of(
+        config,
+        shard_keys=text["shard_keys"],
+        tokenizer_key=plan["tokenizer_key"],
+        auxiliary_digest=frozen["digest"],
+    )
+    corrupted = summarise(config, results, digest=digest_of(identity))
+    connect(plan)
+    tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
+    return corrupted
+
+
+@attempt
+def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple[Plain, str]:
     """Train the main model; returns the result and its page."""
     from steps import pretrain as training
     from steps import report
@@ -182,14 +221,17 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     store = connect(plan)
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
-        result = training.train_discriminator(config, _training_run(plan, text, run_id), auxiliary=frozen)
+        result = training.train_discriminator(
+            config, _training_run(plan, text, run_id), auxiliary=frozen, corruption=corrupted
+        )
         check_frozen(frozen, store)
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
-        tracking.log_dict(run_id, result["plan"], "cost.json")
-        tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result)}])
-        tracking.set_tags(run_id, auxiliary_tags(frozen))
-    return {**result, "mlflow_run_id": run_id}, page
+        tracking.log_dict(run_id, result["plan"] | corrupted, "cost.json")
+        numbers = {f"corruption.{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
+        tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result), **numbers}])
+        tracking.set_tags(run_id, auxiliary_tags(frozen) | corruption_tags(corrupted))
+    return {**result, "mlflow_run_id": run_id, "corruption": corruption_tags(corrupted)}, page
 
 
 @attempt
@@ -336,6 +378,7 @@ def register_discriminator(
         tags={
             **lineage_tags(plan, pathspec),
             **auxiliary_tags(frozen),
+            **trained["corruption"],
             "weights.digest": trained["digest"],
             "corpus.num_tokens": text["num_train_tokens"],
             "method": plan["config"]["method"],
@@ -376,7 +419,10 @@ def close_pretrain(
                 "rule": frozen["rule"],
             },
             "text": {**plan["corpus"], **text},
-            "lineage": lineage_tags(plan, plan["pathspec"]) | auxiliary_tags(frozen) | trained["plan"],
+            "lineage": lineage_tags(plan, plan["pathspec"])
+            | auxiliary_tags(frozen)
+            | trained["corruption"]
+            | trained["plan"],
         }
     )  # fmt: skip
     table = report.closing_table(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import RunConfig, TrainingConfig
+from fast_electra_core.errors import ConfigError
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 from steps.store import Store
@@ -43,6 +44,12 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     from steps.tasks import check_tasks
 
     config = resolve_pretrain(given)
+    if config.num_nodes != 1:
+        raise ConfigError(
+            f"num_nodes must be 1, got {config.num_nodes}: training on several machines is not available in this "
+            "version. Leave it out; --micro_batch_size fits a large batch into one machine, and --corruption offline "
+            "takes the auxiliary's work off it"
+        )
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)

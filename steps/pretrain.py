@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.cooccurrence import cooccurrence_embeddings
+from fast_electra_core.corruption_store import StoredSamples, maker
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.evaluation import score_detector, score_masked_lm, unigram_counts
@@ -38,6 +39,7 @@ from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
 from steps.auxiliary import load_masked_lm
 from steps.console import ProgressBar
+from steps.corruption_plan import identity_of, range_key, range_of
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import open_dataset
@@ -62,6 +64,8 @@ class TrainingRun:
     mlflow_run_id: str
     shard_keys: Sequence[str]
     tokenizer_key: str
+    samples: StoredSamples | None = None
+    """Replacements drawn ahead of training."""
 
     @property
     def checkpoint_prefix(self) -> str:
@@ -107,19 +111,38 @@ def train_auxiliary(config: AuxiliaryConfig, run: TrainingRun) -> dict[str, Any]
     }
 
 
-def train_discriminator(config: PretrainConfig, run: TrainingRun, *, auxiliary: dict[str, Any]) -> dict[str, Any]:
-    """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores."""
+def train_discriminator(
+    config: PretrainConfig, run: TrainingRun, *, auxiliary: dict[str, Any], corruption: dict[str, Any]
+) -> dict[str, Any]:
+    """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores.
+
+    corruption is corruption_plan.summarise's. Where it was drawn ahead, the auxiliary is in memory while the main model
+    is set up and while held-out text is scored, not while it trains.
+    """
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
-    masked_lm = load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
+
+    def load_auxiliary() -> PreTrainedModel:
+        return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"]).to(device())
+
+    masked_lm = load_auxiliary()
     shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
     discriminator = build_discriminator(shape, seed=config.seed)
     if config.warm_start != "none":
         warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
-    method = _method(config, discriminator, masked_lm, mask_token_id=dataset.special_ids.mask).to(device())
-    masked_lm.to(device())
+    discriminator.to(device())
+    mask_token_id = dataset.special_ids.mask
+    is_offline = config.corruption == "offline"
+    if is_offline:
+        run = replace(run, samples=_stored_samples(config, run, auxiliary))
+        _mention_other_devices(corruption["devices"])
+    method = _method(config, discriminator, None if is_offline else masked_lm, mask_token_id=mask_token_id)
+    method.to(device())
+    if is_offline:
+        del masked_lm
 
     def evaluate() -> Row:
-        return score_detector(method, heldout, temperature=config.temperature_end, mask_fraction=config.mask_fraction)
+        scored = _method(config, discriminator, load_auxiliary(), mask_token_id=mask_token_id) if is_offline else method
+        return score_detector(scored, heldout, temperature=config.temperature_end, mask_fraction=config.mask_fraction)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="pre-training")
     plan = plan_run(
@@ -127,6 +150,7 @@ def train_discriminator(config: PretrainConfig, run: TrainingRun, *, auxiliary: 
         auxiliary["flops_per_token"],
         num_tokens=config.num_steps * config.batch_size * config.sequence_length,
         is_frozen=config.method == "fast_electra",
+        reused_fraction=corruption["reused_fraction"],
     )
     return {
         **result,
@@ -136,22 +160,49 @@ def train_discriminator(config: PretrainConfig, run: TrainingRun, *, auxiliary: 
     }
 
 
+def corruption_identity(config: PretrainConfig, run: TrainingRun, auxiliary: dict[str, Any]) -> dict[str, Any]:
+    """What the replacements of the run's steps are a function of."""
+    return identity_of(
+        config, shard_keys=run.shard_keys, tokenizer_key=run.tokenizer_key, auxiliary_digest=auxiliary["digest"]
+    )
+
+
+def _stored_samples(config: PretrainConfig, run: TrainingRun, auxiliary: dict[str, Any]) -> StoredSamples:
+    identity = corruption_identity(config, run, auxiliary)
+    return StoredSamples(
+        lambda step: run.store.get_folder(range_key(identity, range_of(step, config))), identity=identity
+    )
+
+
+def _mention_other_devices(devices: Sequence[str]) -> None:
+    ours = maker(device())["device"]
+    others = [name for name in devices if name != ours]
+    if others:
+        _logger.info(
+            "corruption was drawn on %s, training is on %s: a few of the samples may not be those of online corruption",
+            ", ".join(others), ours,
+        )  # fmt: skip
+
+
+def temperature_of(config: PretrainConfig) -> Temperature:
+    """The schedule that a config describes."""
+    return Temperature(config.schedule, config.temperature_start, config.temperature_decay, config.temperature_end)
+
+
 def _method(
-    config: PretrainConfig, discriminator: PreTrainedModel, masked_lm: PreTrainedModel, *, mask_token_id: int
+    config: PretrainConfig, discriminator: PreTrainedModel, masked_lm: PreTrainedModel | None, *, mask_token_id: int
 ) -> FastElectra | Electra:
     if config.method == "electra":
+        assert masked_lm is not None  # the config refuses it with corruption ahead of training
         # The joint baseline trains a generator of the auxiliary's shape from its own random start.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
             generator = type(masked_lm)(masked_lm.config)
         return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
-    temperature = Temperature(
-        config.schedule, config.temperature_start, config.temperature_decay, config.temperature_end
-    )
     return FastElectra(
         discriminator,
         masked_lm,
-        temperature=temperature,
+        temperature=temperature_of(config),
         rtd_weight=config.rtd_weight,
         mask_token_id=mask_token_id,
     )
@@ -199,6 +250,7 @@ def _train(
             config=config,
             checkpoints=checkpoints,
             hooks=Hooks(on_metrics, on_checkpoint, bar.update, evaluate, stopped.is_set),
+            samples_at=run.samples.at if run.samples else None,
         )
     num_tokens = trained.num_steps * config.batch_size * config.sequence_length
     return {

@@ -147,6 +147,17 @@ def auxiliary_tags(chosen: Plain) -> dict[str, str]:
     }
 
 
+def corruption_tags(corrupted: Plain) -> dict[str, str]:
+    """How the text was corrupted; offline also which corruption that is, and which share of it an earlier run drew."""
+    if corrupted["corruption"] == "online":
+        return {"corruption": "online"}
+    return {
+        "corruption": "offline",
+        "corruption.digest": corrupted["digest"],
+        "corruption.reused": f"{corrupted['reused_fraction']:g}",
+    }
+
+
 def costs(result: Plain) -> dict[str, float]:
     names = ("seconds", "tokens_per_second", "peak_memory_megabytes", "num_parameters")
     return {f"cost.{name}": result[name] for name in names}

@@ -19,7 +19,7 @@ TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--heldout_fraction", "0.1")
 TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1")
 LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "300", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
 
-FLOW_FILES = ("test_flow.py", "test_flow_resume.py")
+FLOW_FILES = ("test_flow.py", "test_flow_offline.py", "test_flow_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

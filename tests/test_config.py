@@ -27,12 +27,12 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
 PRETRAIN: dict[str, Any] = {
-    "warm_start": "layers", "method": "electra", "auxiliary": "a,b", "max_auxiliary_fraction": 2.0,
-    "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3, "temperature_end": 0.5,
-    "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1, "finetune_learning_rate": 1e-5,
-    "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512, "finetune_max_examples": 1,
-    "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert", "finetune_grid": "1e-4,3e-4",
-    "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
+    "warm_start": "layers", "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
+    "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
+    "temperature_end": 0.5, "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1,
+    "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
+    "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
+    "finetune_grid": "1e-4,3e-4", "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
 }  # fmt: skip
 CHANGES = [
     *((AuxiliaryConfig, name, value) for name, value in (SHARED | AUXILIARY).items()),
@@ -117,7 +117,10 @@ OUT_OF_PRETRAIN_RANGE = [
         )
         for value in (0.0, -1.0)
     ),
-    *((name, 0, "must be >= 1, got 0") for name in ("seeds", "finetune_batch_size", "finetune_max_examples")),
+    *(
+        (name, 0, "must be >= 1, got 0")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes")
+    ),
     ("finetune_max_length", 7, r"must be in \[8, 512\], got 7"),
     ("finetune_max_length", 513, r"must be in \[8, 512\], got 513"),
     ("layer_decay", 0.0, r"must be in \(0, 1\], got 0.0"),
@@ -190,6 +193,12 @@ def test_a_batch_must_be_divisible_into_its_micro_batches() -> None:
         PretrainConfig(batch_size=12, micro_batch_size=5)
 
 
+def test_a_generator_that_is_still_learning_cannot_corrupt_ahead() -> None:
+    assert PretrainConfig(corruption="offline").method == "fast_electra"
+    with pytest.raises(ConfigError, match=r"corruption must be online with method electra, got offline: its generator"):
+        PretrainConfig(corruption="offline", method="electra")
+
+
 def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
     with pytest.raises(ConfigError, match=r"embedding_size must equal hidden_size \(256\) in a modernbert, got 128"):
         PretrainConfig(architecture="modernbert")
@@ -201,6 +210,7 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("schedule", "exponental", "exponential"),
         ("schedule", "cosinus", "cosine"),
         ("method", "fastelectra", "fast_electra"),
+        ("corruption", "ofline", "offline"),
         ("tasks", "sst2,colaa", "cola"),
         ("on_bad_text", "skp", "skip"),
         ("precision", "bf_16", "bf16"),

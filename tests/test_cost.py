@@ -77,11 +77,19 @@ def test_plans_match_the_table_of_the_method(
 def test_a_frozen_plan_by_hand() -> None:
     """Main model 4 forward, 8 backward; auxiliary 2 forward, and 4 backward only if it is trained."""
     plan = plan_run(4.0, 2.0, num_tokens=100, is_frozen=True)
-    assert plan == (1400.0, 200.0, 1800.0)
+    assert plan == (1400.0, 200.0, 1800.0, 0.0)
     assert plan.saving_fraction == pytest.approx(400 / 1800)
 
 
 def test_a_joint_plan_by_hand() -> None:
     plan = plan_run(4.0, 2.0, num_tokens=100, is_frozen=False)
-    assert plan == (1800.0, 0.0, 1800.0)
+    assert plan == (1800.0, 0.0, 1800.0, 0.0)
     assert plan.saving_fraction == 0.0
+
+
+def test_corruption_that_an_earlier_run_has_drawn_costs_nothing_again() -> None:
+    """Main model 12 per token, auxiliary 2: 1200 and 200 for 100 tokens, of which three quarters are there already."""
+    assert plan_run(4.0, 2.0, num_tokens=100, is_frozen=True, reused_fraction=0.75) == (1250.0, 50.0, 1800.0, 150.0)
+    whole = plan_run(4.0, 2.0, num_tokens=100, is_frozen=True, reused_fraction=1.0)
+    assert whole == (1200.0, 0.0, 1800.0, 200.0)
+    assert whole.saving_fraction == pytest.approx(600 / 1800)

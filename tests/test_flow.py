@@ -213,7 +213,7 @@ def test_nothing_that_a_run_leaves_is_a_pickle(finished: Finished) -> None:
     for path in files:
         assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".ckpt"), path
         head = path.read_bytes()[:2]
-        is_token_ids = path.name in ("train.bin", "heldout.bin")
+        is_token_ids = path.name in ("train.bin", "heldout.bin", "samples.bin", "counts.bin")
         assert is_token_ids or (path.suffix != ".bin" and head not in (b"\x80\x02", b"\x80\x04", b"\x80\x05")), path
         assert head != b"PK", f"{path} is an archive, as torch.save writes them"
 

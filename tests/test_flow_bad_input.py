@@ -64,6 +64,16 @@ def place(made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         ({"preset": "demmo"}, "preset must be one of tiny, demo, .*; got 'demmo'. Did you mean 'demo'"),
         ({"schedule": "exponental"}, "schedule must be one of .*; got 'exponental'. Did you mean 'exponential'"),
         ({"tasks": "rte,colla"}, "tasks must be one of .*; got 'colla'. Did you mean 'cola'"),
+        ({"corruption": "ahead"}, "corruption must be one of online, offline; got 'ahead'"),
+        (
+            {"corruption": "offline", "method": "electra"},
+            "corruption must be online with method electra, got offline: its generator is trained alongside",
+        ),
+        ({"num_nodes": 0}, "num_nodes must be >= 1, got 0"),
+        (
+            {"num_nodes": 2},
+            "num_nodes must be 1, got 2: training on several machines is not available in this version. Leave it out",
+        ),
         ({"method": "fast-electra"}, "method must be one of .*; got 'fast-electra'. Did you mean 'fast_electra'"),
         (
             {"architecture": "bert"},

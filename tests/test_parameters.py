@@ -69,6 +69,8 @@ PRETRAIN = {
     **SCORING,
     "warm_start": "embeddings",
     "method": "electra",
+    "corruption": "offline",
+    "num_nodes": 2,
     "auxiliary": "folder",
     "max_auxiliary_fraction": 0.5,
     "schedule": "linear",
