@@ -1,11 +1,20 @@
 """Which fine-tunings there are, in which packs; and what becomes of those that fail."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import ElectraConfig, ElectraForPreTraining
 
 from fast_electra_core.config import PretrainConfig
-from steps.finetune import PACK_PASSES, job_key, job_name, list_packs
+from fast_electra_core.sample_tasks import sample_task
+from fast_electra_core.tokenizer import train_tokenizer
+from steps import finetune, lifecycle, tracking
+from steps.finetune import PACK_PASSES, in_turn, job_key, job_name, list_packs
+from steps.store import Store
+from steps.tasks import check_tasks
 
 SIZES = {"rte": 2490, "cola": 8551, "mrpc": 3668, "mnli": 392_702, "sst2": 67_349, "stsb": 5749, "ax": 0}
 TASKS = {task: {"train": size} for task, size in SIZES.items()}
@@ -62,3 +71,94 @@ def test_a_grid_multiplies_the_jobs_and_names_the_rate() -> None:
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_packs_are_the_same_every_time(seeds: int) -> None:
     assert packs_of(seeds=seeds) == packs_of(seeds=seeds)
+
+
+CHAIN = [{"task": task, "seed": 0, "untrained": False, "rate": None} for task in ("mnli", "rte", "mrpc")]
+
+
+def test_what_an_earlier_attempt_began_and_did_not_end_comes_last(tmp_path: Path) -> None:
+    config, store = PretrainConfig(glue="folder", tasks="mnli,rte,mrpc"), Store(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    for job in CHAIN[:2]:
+        store.put_folder(tmp_path / "empty", f"{job_key('runs/1', job)}-begun")
+    store.put_folder(tmp_path / "empty", job_key("runs/1", CHAIN[0]))  # begun and ended
+    order = in_turn(CHAIN, config, store=store, run_key="runs/1")
+    assert [job["task"] for job in order] == ["mnli", "mrpc", "rte"]
+
+
+def test_what_starts_from_an_mnli_that_was_cut_off_stays_behind_it(tmp_path: Path) -> None:
+    config, store = PretrainConfig(glue="folder", tasks="mnli,rte,mrpc", mnli_transfer=True), Store(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    store.put_folder(tmp_path / "empty", f"{job_key('runs/1', CHAIN[0])}-begun")
+    other = {"task": "sst2", "seed": 0, "untrained": False, "rate": None}
+    order = in_turn([*CHAIN, other], config, store=store, run_key="runs/1")
+    assert [job["task"] for job in order] == ["sst2", "mnli", "rte", "mrpc"]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> dict[str, Any]:
+    """A run at the point where its fine-tunings begin, with a tiny encoder under the key `encoder`."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = PretrainConfig(
+        tasks="mnli,rte,mrpc", mnli_transfer=True, finetune_max_examples=16, finetune_epochs=1.0,
+        finetune_max_length=32, store=str(tmp_path / "store"), tracking_uri=uri, experiment="tests",
+    )  # fmt: skip
+    tokenizer = train_tokenizer(iter([example.text_a for example in sample_task("sst2").train]), vocab_size=300)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes))
+    model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    Store(config.store).put_folder(tmp_path / "encoder", "encoder")
+    tracking.check_server(uri, "tests")
+    return {
+        "config": config.to_dict(),
+        "tasks": check_tasks(config),
+        "run_key": "runs/1",
+        "pathspec": "PretrainFlow/1",
+        "code": {},
+        "corpus": {"digest": "d", "address": "a"},
+        "tokenizer_key": "tokenizers/t",
+        "mlflow_run_id": tracking.start_parent(uri, "tests", name="flow", tags={}, params={}),
+    }
+
+
+def test_rte_starts_from_the_encoder_fine_tuned_on_mnli(
+    plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fast_electra_core import finetuning
+
+    begun: list[dict[str, torch.Tensor]] = []
+    really = finetuning.finetune
+
+    def watch(model: Any, *args: Any, **more: Any) -> Any:
+        begun.append({name: value.clone() for name, value in model.base_model.state_dict().items()})
+        return really(model, *args, **more)
+
+    monkeypatch.setattr(finetuning, "finetune", watch)
+    results = lifecycle.finetune(plan, "encoder", CHAIN)
+    assert [result["task"] for result in results if "scores" in result] == ["mnli", "rte", "mrpc"]
+    store = Store(plan["config"]["store"])
+    mnli = load_file(store.get_folder(job_key("runs/1", CHAIN[0])) / "model.safetensors")
+    first, *others = begun
+    assert len(others) == 2
+    for name, value in first.items():
+        start = load_file(tmp_path / "encoder" / "model.safetensors")[f"electra.{name}"]
+        assert torch.equal(value, start), name
+    for weights in others:
+        for name, value in weights.items():
+            assert torch.equal(value, mnli[f"electra.{name}"]), name
+    assert not torch.equal(first["embeddings.word_embeddings.weight"], others[0]["embeddings.word_embeddings.weight"])
+
+
+def test_where_mnli_failed_what_starts_from_it_says_so(plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(finetune, "finetune_settings", broken)
+    results = lifecycle.finetune(plan, "encoder", CHAIN)
+    assert results[0]["failed"] == "RuntimeError: no memory"
+    assert results[1]["failed"] == "DataError: it starts from mnli seed 0, which failed"
+    with pytest.raises(ValueError, match=r"every fine-tuning failed, first mnli seed 0 \(RuntimeError: no memory\)"):
+        lifecycle.gather_scores(
+            {**plan, "config": {**plan["config"], "seeds": 1, "untrained_baseline": False}}, results
+        )

@@ -110,3 +110,17 @@ def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
         load_task("s3://no-such-bucket", "cola")
     with pytest.raises(DataError, match="glue must be s3://BUCKET/PREFIX, got 's3://'"):
         load_task("s3://", "cola")
+
+
+def test_what_datasets_saved_is_read_from_s3_with_its_folders(s3: Any, tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"sentence": "a good code", "label": 1, "idx": 0}]
+    splits = {name: datasets.Dataset.from_list(rows) for name in ("train", "validation")}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    for path in (tmp_path / "saved").rglob("*"):
+        if path.is_file():
+            key = f"arrow/sst2/{path.relative_to(tmp_path / 'saved').as_posix()}"
+            s3.put_object(Bucket="glue-data", Key=key, Body=path.read_bytes())
+    found = load_task("s3://glue-data/arrow", "sst2", cache=tmp_path / "cache")
+    assert found.train == [Example("a good code", None, 1)]
