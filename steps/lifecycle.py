@@ -194,7 +194,7 @@ def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain) -> Plain:
 
 @attempt
 def gather_corruptions(plan: Plain, text: Plain, frozen: Plain, results: Sequence[Plain]) -> Plain:
-    """How the text was corrupted, and what of that an earlier run had drawn; also in MLflow."""
+    """How the text was corrupted, and what of that an earlier run had drawn."""
     from steps.corruption_plan import digest_of, identity_of, summarise
 
     config = PretrainConfig.from_dict(plan["config"])
@@ -204,10 +204,7 @@ def gather_corruptions(plan: Plain, text: Plain, frozen: Plain, results: Sequenc
         tokenizer_key=plan["tokenizer_key"],
         auxiliary_digest=frozen["digest"],
     )
-    corrupted = summarise(config, results, digest=digest_of(identity))
-    connect(plan)
-    tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
-    return corrupted
+    return summarise(config, results, digest=digest_of(identity))
 
 
 @attempt
@@ -219,6 +216,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
 
     config = PretrainConfig.from_dict(plan["config"])
     store = connect(plan)
+    tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
         result = training.train_discriminator(
