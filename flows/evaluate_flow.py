@@ -52,12 +52,12 @@ class EvaluateFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, fetch the model, read the tasks, open the MLflow run."""
-        from steps import console, lifecycle, planning
+        from steps import console, planning, scoring
 
         with console.console():
             given = {name: getattr(self, name) for name in current.parameter_names}
             self.plan = planning.begin_evaluate(given, flow=current.flow_name, run_id=current.run_id)
-        self.packs = lifecycle.list_packs(self.plan)
+        self.packs = scoring.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")
 
     @catch(var="lost")
@@ -65,32 +65,32 @@ class EvaluateFlow(FlowSpec):
     @step
     def finetune(self):
         """Fine-tune on some tasks and seeds; what was done before a machine was lost is not done again."""
-        from steps import console, lifecycle
+        from steps import console, scoring
 
         with console.console():
-            self.results = lifecycle.finetune(self.plan, self.plan["model"]["key"], self.input)
+            self.results = scoring.finetune(self.plan, self.plan["model"]["key"], self.input)
         self.next(self.gather_scores)
 
     @card(type="blank")
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import console, lifecycle
+        from steps import console, report, scoring
 
         self.merge_artifacts(inputs, include=["plan"])
         with console.console():
             results = [result for each in inputs if not each.lost for result in each.results]
-            self.scores, self.page = lifecycle.gather_scores(self.plan, results)
-        current.card.append(Markdown(lifecycle.as_markdown(self.page)))
+            self.scores, self.page = scoring.gather_scores(self.plan, results)
+        current.card.append(Markdown(report.as_card(self.page)))
         self.next(self.end)
 
     @step
     def end(self):
         """The closing table."""
-        from steps import console, lifecycle
+        from steps import console, scoring
 
         with console.console():
-            print(lifecycle.close_evaluate(self.plan, self.scores))
+            print(scoring.close_evaluate(self.plan, self.scores))
 
 
 if __name__ == "__main__":

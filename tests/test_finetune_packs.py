@@ -11,7 +11,7 @@ from transformers import ElectraConfig, ElectraForPreTraining
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.tokenizer import train_tokenizer
-from steps import finetune, lifecycle, tracking
+from steps import finetune, scoring, tracking
 from steps.finetune import PACK_PASSES, in_turn, job_key, job_name, list_packs
 from steps.store import Store
 from steps.tasks import check_tasks
@@ -135,7 +135,7 @@ def test_rte_starts_from_the_encoder_fine_tuned_on_mnli(
         return really(model, *args, **more)
 
     monkeypatch.setattr(finetuning, "finetune", watch)
-    results = lifecycle.finetune(plan, "encoder", CHAIN)
+    results = scoring.finetune(plan, "encoder", CHAIN)
     assert [result["task"] for result in results if "scores" in result] == ["mnli", "rte", "mrpc"]
     store = Store(plan["config"]["store"])
     mnli = load_file(store.get_folder(job_key("runs/1", CHAIN[0])) / "model.safetensors")
@@ -155,10 +155,8 @@ def test_where_mnli_failed_what_starts_from_it_says_so(plan: dict[str, Any], mon
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(finetune, "finetune_settings", broken)
-    results = lifecycle.finetune(plan, "encoder", CHAIN)
+    results = scoring.finetune(plan, "encoder", CHAIN)
     assert results[0]["failed"] == "RuntimeError: no memory"
     assert results[1]["failed"] == "DataError: it starts from mnli seed 0, which failed"
     with pytest.raises(ValueError, match=r"every fine-tuning failed, first mnli seed 0 \(RuntimeError: no memory\)"):
-        lifecycle.gather_scores(
-            {**plan, "config": {**plan["config"], "seeds": 1, "untrained_baseline": False}}, results
-        )
+        scoring.gather_scores({**plan, "config": {**plan["config"], "seeds": 1, "untrained_baseline": False}}, results)

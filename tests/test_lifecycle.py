@@ -1,6 +1,7 @@
 """What becomes of a flow's MLflow run when a step fails and is done again, on a real SQLite file."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 import pytest
 
 from fast_electra_core.errors import ConfigError, TrackingError
-from steps import lifecycle, planning, tracking
+from steps import lifecycle, planning, scoring, tracking
 from steps.trace import Plain, attempt, running
 from steps.tracking import connection
 
 WORK = {
     name: function
-    for name, function in vars(lifecycle).items()
+    for module in (lifecycle, scoring)
+    for name, function in vars(module).items()
     if inspect.isfunction(function)
-    and function.__module__ == lifecycle.__name__
+    and function.__module__ == module.__name__
     and not name.startswith("_")
     and "plan" in inspect.signature(function).parameters
 }
@@ -42,10 +44,10 @@ def status(plan: Plain) -> str:
     return str(MlflowClient(connection.connected_uri()).get_run(plan["mlflow_run_id"]).info.status)
 
 
-def test_every_step_of_both_flows_is_among_the_work() -> None:
+def test_every_step_of_the_flows_is_among_the_work() -> None:
     flows = Path(lifecycle.__file__).parent.parent / "flows"
     source = "".join(path.read_text() for path in flows.glob("*.py"))
-    assert {name for name in WORK if f"lifecycle.{name}(" in source} == set(WORK)
+    assert {name for name in WORK if re.search(rf"(lifecycle|scoring)\.{name}\(", source)} == set(WORK)
     assert len(WORK) >= 14
 
 

@@ -1,0 +1,164 @@
+"""What PretrainFlow and EvaluateFlow do to score an encoder: fine-tune in packs, gather, report. As in steps.lifecycle,
+each is one attempt: an error in it marks the flow's MLflow run FAILED, the next attempt RUNNING again.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fast_electra_core.config import ScoringConfig
+from fast_electra_core.errors import DataError
+from steps import tracking
+from steps.store import Store
+from steps.trace import (
+    Plain,
+    attempt,
+    child,
+    connect,
+    log_task,
+    model_tags,
+    suite,
+)
+
+_logger = logging.getLogger(__name__)
+_CORRUPTION_METRICS = ("reused_fraction", "bytes_per_token")
+
+
+@attempt
+def list_packs(plan: Plain) -> list[list[Plain]]:
+    """The fine-tunings, in packs of about equal work."""
+    from steps.finetune import list_packs
+
+    return list_packs(ScoringConfig.part_of(plan["config"]), plan["tasks"])
+
+
+@attempt
+def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain]) -> list[Plain]:
+    """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on."""
+    from steps.finetune import in_turn
+
+    store, config = connect(plan), ScoringConfig.part_of(plan["config"])
+    return [_twice(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]
+
+
+def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+    from steps.finetune import job_name
+
+    reason = ""
+    for turn in ("first", "second"):
+        try:
+            return _finetune(plan, encoder_key, job)
+        except Exception as error:  # whatever it was is reported by name at the end
+            reason = f"{type(error).__name__}: {error}"
+            _logger.warning("%s failed at the %s attempt: %s", job_name(job), turn, reason, exc_info=error)
+    return {**job, "failed": reason}
+
+
+def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+    from steps.finetune import follows_mnli, job_key, job_name, mnli_job, run
+
+    store = connect(plan)
+    config = ScoringConfig.part_of(plan["config"])
+    if follows_mnli(job["task"], config):
+        encoder_key = job_key(plan["run_key"], mnli_job(job))
+        if not store.has(encoder_key):
+            raise DataError(f"it starts from {job_name(mnli_job(job))}, which failed")
+    name = job_name(job)
+    with child(plan, name, params=job) as run_id:
+        log_task(plan, run_id, job["task"])
+        result = run(
+            plan["config"],
+            encoder_folder=store.get_folder(encoder_key),
+            job=job,
+            store=store,
+            key=job_key(plan["run_key"], job),
+            digest=plan["tasks"][job["task"]]["digest"],
+        )
+        rows = [{"step": step, **values} for step, values in _curve_rows(result["curve"])]
+        tracking.log_metrics(run_id, [*rows, {"step": result["num_steps"], **result["scores"]}])
+    scores = ", ".join(f"{metric} {value:.3f}" for metric, value in result["scores"].items())
+    _logger.info("%s: %s (%.0f s)", name, scores, result["seconds"])
+    return result
+
+
+def _curve_rows(curve: Sequence[Mapping[str, float]]) -> list[tuple[int, dict[str, float]]]:
+    return [(int(row["step"]), {key: row[key] for key in row if key != "step"}) for row in curve]
+
+
+@attempt
+def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
+    """All fine-tunings as rows per task and metric, with averages, failures and the leaderboard's files; their page.
+
+    A fine-tuning whose machine was lost is looked up in the store, and counts as failed if it is not there.
+
+    Raises:
+        DataError: every one of them failed.
+    """
+    from steps import report
+    from steps.scores import as_markdown, averages, failure_text, failures, optimism, submit, summarise
+
+    store = connect(plan)
+    results = _with_lost_ones(plan, results, store)
+    failed = failures(results)
+    for failure in failed:
+        _logger.warning("left out: %s", failure_text(failure))
+    if len(failed) == len(results):
+        raise DataError(f"every fine-tuning failed, first {failure_text(failed[0])}; mend the cause, then resume")
+    rows = summarise(results)
+    scores: Plain = {
+        "suite": suite(plan),
+        "rows": rows,
+        "averages": averages(results),
+        "failures": failed,
+        "optimism": optimism(plan["config"]),
+    }
+    run_id = plan["mlflow_run_id"]
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+        zipped = Path(scratch) / "submission.zip"
+        scores["submission"] = submit(zipped, results)
+        if zipped.is_file():
+            tracking.log_artifacts(run_id, zipped)
+    suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
+    page = report.glue_page(scores, suite_name)
+    tracking.log_text(run_id, page, "pages/scores.html")
+    tracking.log_dict(run_id, scores, "scores.json")
+    tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")
+    metrics = {
+        f"{row['task']}.{row['metric']}.{start}": row[start]["median"]
+        for row in rows
+        for start in ("pretrained", "untrained")
+        if row[start] is not None
+    }
+    metrics["finetunings.failed"] = len(failed)
+    metrics["finetunings.degenerate"] = sum(bool(result.get("degenerate")) for result in results)
+    tracking.log_metrics(run_id, [{"step": 0, **metrics}])
+    return scores, page
+
+
+def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list[Plain]:
+    from steps.finetune import job_key, job_name, stored_result
+
+    found = {job_name(result): result for result in results}
+    for job in [job for pack in list_packs(plan) for job in pack]:
+        if job_name(job) not in found:
+            key = job_key(plan["run_key"], job)
+            lost = {**job, "failed": "its machine was lost, twice"}
+            found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
+    return list(found.values())
+
+
+@attempt
+def close_evaluate(plan: Plain, scores: Plain) -> str:
+    """End the MLflow run of an evaluation; returns the closing words."""
+    from steps import report
+
+    connect(plan)
+    run_id = plan["mlflow_run_id"]
+    table = report.closing_table(
+        auxiliary=None, scores=scores, suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"])
+    )
+    tracking.log_text(run_id, table, "report.txt")
+    tracking.set_tags(run_id, model_tags(plan))
+    tracking.finish(run_id)
+    return table
