@@ -254,13 +254,10 @@ def test_help_lists_the_parameters_at_once_and_without_torch(flow: str, last: st
     command = [sys.executable, "-X", "importtime", str(ROOT / "flows" / flow), "run", "--help"]
     seconds = []
     for _ in range(3):
-        process = subprocess.Popen(
-            command,
-            cwd=workspace.folder,
-            env=workspace.environment(),
-            stdout=(workspace.folder / "out").open("w"),
-            stderr=(workspace.folder / "imports").open("w"),
-        )
+        with (workspace.folder / "out").open("w") as out, (workspace.folder / "imports").open("w") as imports:
+            process = subprocess.Popen(
+                command, cwd=workspace.folder, env=workspace.environment(), stdout=out, stderr=imports
+            )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
@@ -268,6 +265,7 @@ def test_help_lists_the_parameters_at_once_and_without_torch(flow: str, last: st
     assert min(seconds) < 2.0
     shown = (workspace.folder / "out").read_text()
     assert all(f"--{name}" in shown for name in ("preset", "corpus", "num_steps", "seed", "tracking_uri", last))
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in (workspace.folder / "imports").open()}
+    lines = (workspace.folder / "imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
     assert "metaflow" in imported
     assert not imported & {"torch", "transformers", "mlflow", "datasets", "sklearn", "pyarrow", "matplotlib", "boto3"}
