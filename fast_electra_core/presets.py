@@ -1,6 +1,6 @@
 """Named starting points. An auxiliary's preset and the main model's of the same name belong together.
 
-tiny: seconds, for tests. demo: minutes on two CPU cores. laptop: about an hour on two CPU cores. small, base, large:
+tiny: seconds, for tests. demo: minutes on two CPU cores. laptop: a little over an hour on one. small, base, large:
 ELECTRA's sizes and recipes (arXiv 2003.10555, table 6) with an auxiliary of the same width and a third of the depth, as
 Fast-ELECTRA has it (`Unverified:` second-hand).
 """

@@ -76,13 +76,13 @@ class AuxiliaryFlow(FlowSpec):
     @step
     def train(self, inputs):
         """Train the masked language model; resumes from its newest checkpoint."""
-        from steps import console, lifecycle, report
+        from steps import cards, console, lifecycle
 
         self.plan = inputs[0].plan
         with console.console():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
             self.trained, self.page = lifecycle.train_auxiliary(self.plan, self.text)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.register)
 
     @step

@@ -75,13 +75,13 @@ class EvaluateFlow(FlowSpec):
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import console, report, scoring
+        from steps import cards, console, scoring
 
         self.merge_artifacts(inputs, include=["plan"])
         with console.console():
             results = [result for each in inputs if not each.lost for result in each.results]
             self.scores, self.page = scoring.gather_scores(self.plan, results)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.end)
 
     @step

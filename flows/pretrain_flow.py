@@ -124,13 +124,13 @@ class PretrainFlow(FlowSpec):
     @step
     def gather_tokens(self, inputs):
         """Count the text and see that it is enough."""
-        from steps import console, lifecycle, report
+        from steps import cards, console, lifecycle
 
         self.plan = inputs[0].plan
         with console.console():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
             self.page = lifecycle.text_page(self.plan, self.text)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.list_candidates)
 
     @step
@@ -152,13 +152,13 @@ class PretrainFlow(FlowSpec):
     @step
     def freeze_auxiliary(self, inputs):
         """Choose the auxiliary by the stated rule; from here on it does not change by a bit."""
-        from steps import console, lifecycle, report
+        from steps import cards, console, lifecycle
 
         self.plan, self.text = inputs[0].plan, inputs[0].text
         with console.console():
             self.candidates = [each.scored for each in inputs]
             self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.candidates)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.list_corruptions)
 
     @step
@@ -194,11 +194,11 @@ class PretrainFlow(FlowSpec):
     @step
     def pretrain(self):
         """Train the main model; resumes from its newest checkpoint."""
-        from steps import console, lifecycle, report, scoring
+        from steps import cards, console, lifecycle, scoring
 
         with console.console():
             self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen, self.corrupted)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.packs = scoring.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")
 
@@ -217,13 +217,13 @@ class PretrainFlow(FlowSpec):
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import console, report, scoring
+        from steps import cards, console, scoring
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
         with console.console():
             results = [result for each in inputs if not each.lost for result in each.results]
             self.scores, self.page = scoring.gather_scores(self.plan, results)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.register)
 
     @step
@@ -241,14 +241,14 @@ class PretrainFlow(FlowSpec):
     @step
     def end(self):
         """The report: curves, tables, cost."""
-        from steps import console, lifecycle, report
+        from steps import cards, console, lifecycle
 
         with console.console():
             table, self.page = lifecycle.close_pretrain(
                 self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
             )
             print(table)
-        current.card.append(Markdown(report.as_card(self.page)))
+        current.card.append(Markdown(cards.as_card(self.page)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ are inline SVG; every word from outside is escaped by jinja2.
 """
 
 import functools
-import html
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,13 +86,6 @@ def final_page(everything: Mapping[str, Any]) -> str:
     }
     sections = [make(everything[key]) for key, make in makers.items() if everything.get(key) is not None]
     return _page(str(everything.get("title", "Fast-ELECTRA")), sections, str(everything.get("subtitle", "")))
-
-
-def as_card(page: str) -> str:
-    """A page as one line of HTML, which is what a Markdown component of a Metaflow card shows untouched."""
-    source = html.escape(page).replace("\n", "&#10;")
-    fit = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
-    return f'<iframe srcdoc="{source}" style="width:100%;height:90vh;border:0" onload="{fit}"></iframe>'
 
 
 def closing_table(

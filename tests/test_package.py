@@ -102,7 +102,7 @@ def test_every_module_of_the_package_imports_there_from_the_unpacked_copy(packag
 def test_a_flow_describes_itself_from_the_unpacked_package(package: Package) -> None:
     flow = package.folder / "pretrain_flow.py"
     output = package.workspace.run(flow, "show", **package.environment)
-    assert "Fine-tune on one task with one seed." in output
+    assert "Fine-tune on some tasks and seeds" in output
 
 
 def test_a_flow_file_imports_nothing_that_is_not_shipped(package: Package) -> None:

@@ -1,0 +1,73 @@
+"""A run that breaks in one step after another, each time resumed, ends well and is one run in MLflow."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TEXT, Workspace
+from toys import save_auxiliary
+
+import fast_electra_core
+import steps
+
+pytestmark = pytest.mark.slow
+
+BREAKS = {
+    "tokenize": "fast_electra_core/data.py",
+    "gather_tokens": "steps/text_summary.py",
+    "score_auxiliary": "steps/auxiliary.py",
+    "freeze_auxiliary": "steps/auxiliary.py",
+    "gather_scores": "steps/scores.py",
+    "end": "steps/report.py",
+}
+"""A file that each step imports. It breaks there, before the import of torch: a step that fails early costs little."""
+_BREAK = """
+import os, sys
+if os.environ.get("BREAK_AT") in sys.argv:  # a task's command line names its step
+    raise OSError("broken in this step")
+"""
+
+
+@pytest.fixture
+def breakable(tmp_path: Path) -> Workspace:
+    """A workspace with packages of its own, in which the step that the variable BREAK_AT names raises."""
+    workspace = Workspace(tmp_path)
+    save_auxiliary(tmp_path / "auxiliary", (tmp_path / "text.txt").read_text().split("\n\n"))
+    for package in (steps, fast_electra_core):
+        copy = workspace.packages / package.__name__
+        copy.unlink()
+        shutil.copytree(Path(str(package.__file__)).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in set(BREAKS.values()):
+        path = workspace.packages / file
+        path.write_text(_BREAK + path.read_text())
+    return workspace
+
+
+def test_a_run_that_breaks_once_in_each_of_six_steps_ends_well_and_is_one_run(breakable: Workspace) -> None:
+    quick = ("--num_steps", "4", "--tasks", "rte", "--seeds", "1", "--finetune_max_examples", "16")
+    auxiliary = ("--auxiliary", "auxiliary", "--max_auxiliary_fraction", "2")
+    command: tuple[str, ...] = ("run", *TEXT, *quick, *auxiliary, "--untrained_baseline", "false")
+    statuses = {}
+    for step in BREAKS:
+        output = breakable.run("pretrain_flow.py", *command, succeeds=False, BREAK_AT=step)
+        assert re.search(rf"{step}/.* OSError: broken in this step", output), output
+        (parent,) = parents(breakable)
+        statuses[step] = parent.info.status
+        command = ("resume", "--origin-run-id", breakable.latest("PretrainFlow").id)
+    assert statuses == dict.fromkeys(BREAKS, "FAILED")
+    breakable.run("pretrain_flow.py", *command)
+    last = breakable.latest("PretrainFlow")
+    (parent,) = parents(breakable)
+    assert last.successful
+    assert parent.info.run_id == last["start"].task["plan"].data["mlflow_run_id"]
+    assert parent.info.status == "FINISHED"
+    assert last["register"].task["version"].data["version"] == "1"
+
+
+def parents(workspace: Workspace) -> list[Any]:
+    """The runs of the workspace's only experiment that are nobody's children."""
+    client = workspace.mlflow()
+    experiment = client.get_experiment_by_name("fast-electra").experiment_id
+    return [run for run in client.search_runs([experiment]) if "mlflow.parentRunId" not in run.data.tags]
