@@ -22,7 +22,6 @@ from steps.trace import (
 )
 
 _logger = logging.getLogger(__name__)
-_CORRUPTION_METRICS = ("reused_fraction", "bytes_per_token")
 
 
 @attempt
