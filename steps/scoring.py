@@ -144,7 +144,8 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
             key = job_key(plan["run_key"], job)
             lost = {**job, "failed": "its machine was lost, twice"}
             found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
-    return list(found.values())
+    tasks = list(plan["tasks"])
+    return sorted(found.values(), key=lambda result: (tasks.index(result["task"]), result["seed"], result["untrained"]))
 
 
 @attempt

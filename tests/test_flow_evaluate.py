@@ -101,6 +101,7 @@ def test_what_failed_is_tried_again_then_left_out_by_name(evaluated: Evaluated) 
     assert "failed and left out: sst2 seed 0 (its machine was lost, twice)" in evaluated.output
     scores = json.loads((evaluated.artifacts / "scores.json").read_text())
     counts = {row["task"]: row["pretrained"]["n"] for row in scores["rows"]}
+    assert [row["task"] for row in scores["rows"]] == ["rte", "cola", "sst2", "mood"]  # as they were asked for
     assert counts == {"rte": 1, "cola": 2, "sst2": 1, "mood": 2}  # cola's first attempt was killed, its second not
     assert {(each["task"], each["seed"]) for each in scores["failures"]} == {("rte", 1), ("sst2", 0)}
 
