@@ -257,38 +257,30 @@ def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] =
 
 
 def _glue_section(scores: Row, suite_name: str) -> Section:
-    columns = [
-        "task",
-        "metric",
-        "n",
-        "pre-trained",
-        "95 %",
-        "median",
-        "best",
-        "untrained",
-        "majority",
-        "margin",
-        "95 %",
-    ]
     summary = scores["rows"]
-    rows = []
+    columns = ["task", "metric", "n", "mean", "95 %", "median", "best", "majority"]
+    rows, margins = [], []
     for row in summary:
         trained = row.get("pretrained") or {}
+        names = [row["task"], row["metric"]]
         rows.append(
             [
-                row["task"],
-                row["metric"],
+                *names,
                 _number(trained.get("n")),
                 _spread(trained) + (" *" if trained.get("num_degenerate") else ""),
                 _interval(trained.get("low"), trained.get("high")),
                 _number(trained.get("median")),
                 _number(trained.get("best")),
-                _spread(row.get("untrained")),
                 _number(row.get("majority")),
-                _number(row.get("margin"), signed=True),
-                _interval(row.get("margin_low"), row.get("margin_high"), signed=True),
             ]
         )
+        if row.get("untrained"):
+            interval = _interval(row.get("margin_low"), row.get("margin_high"), signed=True)
+            margin = _number(row.get("margin"), signed=True)
+            margins.append([*names, _spread(trained), _spread(row["untrained"]), margin, interval])
+    tables = [Table(columns, rows)]
+    if margins:
+        tables.append(Table(["task", "metric", "pre-trained", "untrained", "margin", "95 %"], margins))
     note = (
         "Mean ± standard deviation over seeds, with the mean's 95 % interval (Student's); margin is pre-trained less "
         "untrained, with its own (Welch's)."
@@ -302,7 +294,7 @@ def _glue_section(scores: Row, suite_name: str) -> Section:
         (f"average as {name}'s, {_average_hint(average)}", f"{average['value']:.4f}")
         for name, average in scores["averages"].items()
     ]
-    return Section(heading, note, facts, charts=[bars(main)] if main else [], tables=[Table(columns, rows)])
+    return Section(heading, note, facts, charts=[bars(main)] if main else [], tables=tables)
 
 
 def _registered_section(registered: Row) -> Section:

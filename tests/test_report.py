@@ -273,19 +273,9 @@ def test_only_real_glue_is_called_glue() -> None:
 def test_the_task_table_gives_mean_deviation_margin_and_interval() -> None:
     page = report.glue_page(scores_of(task_row()), "GLUE")
 
-    assert Reader(page).words["td"] == [
-        "sst2",
-        "accuracy",
-        "3",
-        "0.7500 ± 0.0100",
-        "0.7400 to 0.7600",
-        "0.7500",
-        "0.7600",
-        "0.6250 ± 0.0200",
-        "0.5000",
-        "+0.1250",
-        "+0.0625 to +0.1875",
-    ]
+    scores = ["sst2", "accuracy", "3", "0.7500 ± 0.0100", "0.7400 to 0.7600", "0.7500", "0.7600", "0.5000"]
+    margin = ["sst2", "accuracy", "0.7500 ± 0.0100", "0.6250 ± 0.0200", "+0.1250", "+0.0625 to +0.1875"]
+    assert Reader(page).words["td"] == [*scores, *margin]
 
 
 def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_terminal() -> None:
@@ -316,7 +306,7 @@ def test_a_task_with_one_seed_and_no_baseline_has_dashes() -> None:
     nothing = dict.fromkeys(("untrained", "margin", "margin_low", "margin_high", "is_outside_noise"))
     page = report.glue_page(scores_of(task_row(pretrained=statistics(0.75, None), **nothing)), "GLUE")
 
-    assert Reader(page).words["td"][3:11] == ["0.7500", "–", "0.7500", "0.7500", "–", "0.5000", "–", "–"]
+    assert Reader(page).words["td"] == ["sst2", "accuracy", "3", "0.7500", "–", "0.7500", "0.7500", "0.5000"]
 
 
 def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
