@@ -23,6 +23,7 @@ LINEAGE_TAGS = (
 SCHEDULE_TAGS = ("schedule", "temperature_start", "temperature_decay", "temperature_end")
 _SCORE = "glue.average"
 _SUITE = "glue.suite"
+_PARENT = "mlflow.parent_run_id"
 
 
 def register_auxiliary(
@@ -159,6 +160,9 @@ def _beats_champion(tags: Mapping[str, Any]) -> tuple[bool, str]:
     if number is None:
         return True, "champion: there was none"
     champion = tracking.model_version_info(f"models:/{MODEL_NAME}/{number}")["tags"]
+    if tags.get(_PARENT) and champion.get(_PARENT) == tags[_PARENT]:
+        before = champion.get("promotion.reason", "")  # this version's own: the step is done again
+        return True, before if before.startswith(CHAMPION) else "champion: it is already"
     ours, theirs = tags.get(_SUITE), champion.get(_SUITE)
     who = f"the champion, version {number}"
     if _SCORE not in tags or _SCORE not in champion:

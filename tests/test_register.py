@@ -265,6 +265,26 @@ def test_an_auxiliary_with_weights_that_are_not_finite_gets_no_alias(
     assert (made["aliases"], made["reason"]) == ([], "no alias: weights are not finite")
 
 
+def test_a_champion_whose_step_is_done_again_stays_champion_and_keeps_its_reason(
+    config: dict[str, Any], discriminator: Path
+) -> None:
+    run_id = new_run(config)
+    made = [
+        register.register_discriminator(
+            config,
+            folder=discriminator,
+            run_id=run_id,
+            tags={**LINEAGE, **SUITE, "mlflow.parent_run_id": "p"},
+            metrics={"glue.average": 0.6},
+        )
+        for _ in range(2)
+    ]
+    assert [each["version"] for each in made] == [made[0]["version"]] * 2
+    assert [(each["aliases"], each["reason"]) for each in made] == [
+        (["challenger", "champion"], "champion: there was none")
+    ] * 2
+
+
 def test_a_higher_average_on_the_same_suite_takes_the_championship(config: dict[str, Any], discriminator: Path) -> None:
     reasons = []
     for average in (0.60, 0.60, 0.59, 0.61):
