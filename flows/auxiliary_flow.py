@@ -55,13 +55,13 @@ class AuxiliaryFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, list the text, open the MLflow run."""
-        from steps import console, planning
+        from steps import console, lifecycle, planning
 
         with console.console():
             given = {name: getattr(self, name) for name in current.parameter_names}
             self.plan = planning.begin_auxiliary(given, flow=current.flow_name, run_id=current.run_id)
-        self.shards = self.plan["corpus"]["shards"]
-        self.next(self.tokenize, foreach="shards")
+        self.tokenizings = lifecycle.list_tokenizings(self.plan)
+        self.next(self.tokenize, foreach="tokenizings")
 
     @step
     def tokenize(self):
@@ -69,7 +69,7 @@ class AuxiliaryFlow(FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.manifest = lifecycle.tokenize(self.plan, self.input)
+            self.manifests = lifecycle.tokenize(self.plan, self.input)
         self.next(self.train)
 
     @card(type="blank")
@@ -80,7 +80,7 @@ class AuxiliaryFlow(FlowSpec):
 
         self.plan = inputs[0].plan
         with console.console():
-            self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
+            self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
             self.trained, self.page = lifecycle.train_auxiliary(self.plan, self.text)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.register)

@@ -103,13 +103,13 @@ class PretrainFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, fetch the candidates, list the text, open the MLflow run."""
-        from steps import console, planning
+        from steps import console, lifecycle, planning
 
         with console.console():
             given = {name: getattr(self, name) for name in current.parameter_names}
             self.plan = planning.begin_pretrain(given, flow=current.flow_name, run_id=current.run_id)
-        self.shards = self.plan["corpus"]["shards"]
-        self.next(self.tokenize, foreach="shards")
+        self.tokenizings = lifecycle.list_tokenizings(self.plan)
+        self.next(self.tokenize, foreach="tokenizings")
 
     @step
     def tokenize(self):
@@ -117,7 +117,7 @@ class PretrainFlow(FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.manifest = lifecycle.tokenize(self.plan, self.input)
+            self.manifests = lifecycle.tokenize(self.plan, self.input)
         self.next(self.gather_tokens)
 
     @card(type="blank")
@@ -128,7 +128,7 @@ class PretrainFlow(FlowSpec):
 
         self.plan = inputs[0].plan
         with console.console():
-            self.text = lifecycle.gather_tokens(self.plan, [each.manifest for each in inputs])
+            self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
             self.page = lifecycle.text_page(self.plan, self.text)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.list_candidates)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fast_electra_core.config import PretrainConfig
+from steps.fan_out import in_groups
 
 CORRUPTION_FORMAT = 1
 """Part of every identity; raise it when the ids that a step draws, or their bytes, change."""
 _RANGE_TOKENS = 1 << 23
 """Tokens per range: 2.5 MB, and minutes of an auxiliary on an old GPU."""
 _MAX_TASKS = 32
-"""Metaflow's own limit on a fan-out is 100."""
 
 
 def list_tasks(config: PretrainConfig) -> list[dict[str, int]]:
@@ -22,9 +22,7 @@ def list_tasks(config: PretrainConfig) -> list[dict[str, int]]:
     and a conditional path would keep the flow off AWS Step Functions."""
     if config.corruption == "online":
         return [{"first_step": 0, "end_step": 0}]
-    ranges = list_ranges(config)
-    per_task = -(-len(ranges) // _MAX_TASKS)
-    groups = [ranges[first : first + per_task] for first in range(0, len(ranges), per_task)]
+    groups = in_groups(list_ranges(config), _MAX_TASKS)
     return [{"first_step": group[0].start, "end_step": group[-1].stop} for group in groups]
 
 

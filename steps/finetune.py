@@ -17,6 +17,7 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.glue import DIAGNOSTIC, SPECS, Example, TaskData, summarise_task
 from fast_electra_core.glue_metrics import majority_score
 from fast_electra_core.recipes import finetune_settings
+from steps.fan_out import MAX_TASKS
 from steps.store import Store
 from steps.tasks import bad_row_choice, load_task
 
@@ -50,19 +51,17 @@ def list_packs(config: ScoringConfig, tasks: Mapping[str, Mapping[str, Any]]) ->
                     chains.append([first, *chain])
                 chains += [[job] for job in jobs]
     work = [sum(_passes(job, config, tasks) for job in chain) for chain in chains]
-    large = [chain for chain, size in zip(chains, work, strict=True) if size >= PACK_PASSES]
-    small = sorted(  # the largest first, onto the lightest pack; equal work stays in order
-        ((size, chain) for chain, size in zip(chains, work, strict=True) if size < PACK_PASSES),
-        key=lambda each: -each[0],
-    )
-    number = max(math.ceil(sum(size for size, _ in small) / PACK_PASSES), LEAST_PACKS - len(large))
-    packs: list[list[Job]] = [[] for _ in range(min(number, len(small)))]
+    small = [size for size in work if size < PACK_PASSES]
+    num_large = len(work) - len(small)
+    num_small = min(max(math.ceil(sum(small) / PACK_PASSES), LEAST_PACKS - num_large), len(small))
+    packs: list[list[Job]] = [[] for _ in range(min(num_large + num_small, MAX_TASKS))]
     loads = [0.0] * len(packs)
-    for size, chain in small:
+    # The largest first, each onto the lightest pack, so that large ones stay alone; equal work stays in order.
+    for size, chain in sorted(zip(work, chains, strict=True), key=lambda each: -each[0]):
         lightest = loads.index(min(loads))
         packs[lightest] += chain
         loads[lightest] += size
-    return large + packs
+    return packs
 
 
 def follows_mnli(task: str, config: ScoringConfig) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from steps import tracking
+from steps.fan_out import in_groups
 from steps.store import Store
 from steps.trace import (
     Plain,
@@ -28,17 +29,23 @@ _CORRUPTION_METRICS = ("reused_fraction", "bytes_per_token")
 
 
 @attempt
-def tokenize(plan: Plain, shard: Plain) -> Plain:
-    """Tokenize one shard; returns its manifest with its key."""
-    from steps.tokenization import tokenize_shard
-
-    store = Store(plan["config"]["store"])
-    return tokenize_shard(shard, plan["config"], tokenizer_key=plan["tokenizer_key"], store=store)
+def list_tokenizings(plan: Plain) -> list[list[Plain]]:
+    """The shards of text, one per task as far as Metaflow allows so many tasks."""
+    return in_groups(plan["corpus"]["shards"])
 
 
 @attempt
-def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
-    """Counts over all shards, and their keys in order.
+def tokenize(plan: Plain, shards: Sequence[Plain]) -> list[Plain]:
+    """Tokenize some shards; returns the manifest of each, with its key."""
+    from steps.tokenization import tokenize_shard
+
+    store, key = Store(plan["config"]["store"]), plan["tokenizer_key"]
+    return [tokenize_shard(shard, plan["config"], tokenizer_key=key, store=store) for shard in shards]
+
+
+@attempt
+def gather_tokens(plan: Plain, tokenized: Sequence[Sequence[Plain]]) -> Plain:
+    """Counts over the shards of all tasks, and their keys in order.
 
     Raises:
         DataError: the text is not enough, or not for this tokenizer.
@@ -46,6 +53,7 @@ def gather_tokens(plan: Plain, manifests: Sequence[Plain]) -> Plain:
     from steps.text_summary import summarise
 
     connect(plan)
+    manifests = [manifest for task in tokenized for manifest in task]
     text = summarise(manifests, plan["config"])
     numbers = {f"text.{name}": value for name, value in text.items()}
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **numbers}])

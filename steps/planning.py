@@ -121,7 +121,7 @@ def _open_run(plan: Plain) -> None:
             log_task(plan, plan["mlflow_run_id"], task)
     if corpus:
         _logger.info(
-            "%s: %.1f MB of text in %d files, %d tokenizing tasks; MLflow run %s",
+            "%s: %.1f MB of text in %d files, %d shards; MLflow run %s",
             plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]),
             plan["mlflow_run_id"],
         )  # fmt: skip

@@ -12,6 +12,7 @@ from toys import Terminal
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
 from steps.corpus import Corpus, local_piece, resolve_corpus
+from steps.fan_out import in_groups
 from steps.store import Store
 
 
@@ -203,3 +204,12 @@ def test_pydocs_of_other_packages_are_another_text(store: Store, monkeypatch: py
     monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
     resolve("pydocs", store)
     assert len(store.list_keys("corpora")) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, [1]), (96, [1] * 96), (97, [2] * 48 + [1]), (1000, [11] * 90 + [10])]
+)
+def test_any_number_of_shards_is_at_most_96_tasks_in_order(number: int, expected: list[int]) -> None:
+    groups = in_groups(range(number))
+    assert [len(group) for group in groups] == expected
+    assert [item for group in groups for item in group] == list(range(number))

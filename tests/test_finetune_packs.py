@@ -58,6 +58,13 @@ def test_what_starts_from_mnli_follows_it_in_its_pack() -> None:
     assert not any(job["task"] == "ax" for pack in packs for job in pack)
 
 
+def test_there_are_never_more_packs_than_metaflow_allows() -> None:
+    # mnli alone, 1.2 million passes each, 30 seeds, two starts and three rates: 180 jobs that each deserve a pack.
+    packs = packs_of(tasks="mnli", seeds=30, finetune_grid="1e-5,3e-5,1e-4")
+    assert [len(pack) for pack in packs] == [2] * 84 + [1] * 12
+    assert len({job_name(job) for pack in packs for job in pack}) == 180
+
+
 def test_a_grid_multiplies_the_jobs_and_names_the_rate() -> None:
     jobs = [job for pack in packs_of(tasks="rte", seeds=1, finetune_grid="1e-4,3e-4") for job in pack]
     assert sorted(job_name(job) for job in jobs) == [
