@@ -29,7 +29,7 @@ class RunConfig:
     """What every flow shares: where things are kept, and what to do with bad input."""
 
     preset: str = "demo"
-    """Name of the preset that the other values start from."""
+    """What the other values start from: tiny, demo, laptop, small, base or large."""
     on_bad_text: str = "error"
     """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
     out broken rows of GLUE files, and counts them."""
@@ -294,7 +294,8 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
 
     schedule: str = "exponential"
-    """Shape of the temperature over progress; see fast_electra_core.schedules."""
+    """Shape of the temperature over progress: exponential, exponential_exact, linear, polynomial, cosine, step or
+    constant; see fast_electra_core.schedules."""
     temperature_start: float = 2.0
     """Temperature at progress 0. > 0."""
     temperature_decay: float = 0.1

@@ -5,13 +5,15 @@ python flows/pretrain_flow.py run --preset laptop --corpus my_text/ --glue glue_
 python flows/pretrain_flow.py resume
 """
 
-from metaflow import FlowSpec, Parameter, card, catch, current, retry, step
+from metaflow import FlowSpec, card, catch, current, retry, step
 from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
+from fast_electra_core.config import PretrainConfig
+from parameters import parameters_of
 
 
-class PretrainFlow(FlowSpec):
+class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     """Pre-train a text encoder by replaced token detection against a frozen auxiliary.
 
     1. start: check everything before anything costs; list the text; open the MLflow run
@@ -22,83 +24,6 @@ class PretrainFlow(FlowSpec):
     6. finetune on every (task, seed), in packs of about equal work
     7. register in MLflow, and a report
     """
-
-    preset = Parameter("preset", type=str, help="tiny, demo, laptop, small, base, large; the rest override it [demo]")
-    corpus = Parameter("corpus", type=str, help="pydocs, a file, folder, glob, s3:// prefix or hub:NAME[/CONFIG]")
-    text_field = Parameter("text_field", type=str, help="field of .jsonl, .parquet and hub rows with the text")
-    on_bad_text = Parameter("on_bad_text", type=str, help="bytes or lines that cannot be read: error, replace, skip")
-    heldout_fraction = Parameter("heldout_fraction", type=float, help="share of the text kept for scoring, (0, 0.5]")
-    shard_megabytes = Parameter("shard_megabytes", type=float, help="text per tokenizing task")
-    sequence_length = Parameter("sequence_length", type=int, help="tokens per sequence, >= 8")
-    method = Parameter("method", type=str, help="fast_electra, or electra: the joint baseline")
-    corruption = Parameter("corruption", type=str, help="replacements are drawn online, or offline: ahead of training")
-    num_nodes = Parameter("num_nodes", type=int, help="machines that train together; only 1 in this version")
-    auxiliary = Parameter(
-        "auxiliary",
-        type=str,
-        help="candidates A[,B...]: models:/NAME@alias, a folder, s3:// prefix or hub:NAME",
-    )
-    max_auxiliary_fraction = Parameter(
-        "max_auxiliary_fraction",
-        type=float,
-        help="dearest auxiliary, as a share of the main model's forward FLOPs",
-    )
-    schedule = Parameter(
-        "schedule",
-        type=str,
-        help="of the temperature: exponential, exponential_exact, linear, polynomial, cosine, step, constant",
-    )
-    temperature_start = Parameter("temperature_start", type=float, help="temperature at the beginning, > 0")
-    temperature_decay = Parameter("temperature_decay", type=float, help="decay of the schedule, > 0")
-    temperature_end = Parameter("temperature_end", type=float, help="temperature that it descends to, > 0")
-    rtd_weight = Parameter("rtd_weight", type=float, help="weight of the replaced-token-detection loss")
-    architecture = Parameter("architecture", type=str, help="electra or modernbert")
-    warm_start = Parameter("warm_start", type=str, help="taken over from the auxiliary: none, embeddings, layers")
-    num_layers = Parameter("num_layers", type=int, help="transformer layers")
-    hidden_size = Parameter("hidden_size", type=int, help="width, a multiple of num_heads")
-    embedding_size = Parameter("embedding_size", type=int, help="width of the embedding table")
-    num_heads = Parameter("num_heads", type=int, help="attention heads")
-    intermediate_size = Parameter("intermediate_size", type=int, help="width of the feed-forward layer")
-    dropout = Parameter("dropout", type=float, help="[0, 1)")
-    mask_fraction = Parameter("mask_fraction", type=float, help="share of the tokens chosen to be replaced, (0, 1)")
-    num_steps = Parameter("num_steps", type=int, help="optimiser steps")
-    batch_size = Parameter("batch_size", type=int, help="sequences per step")
-    micro_batch_size = Parameter("micro_batch_size", type=int, help="sequences per forward pass; divides batch_size")
-    learning_rate = Parameter("learning_rate", type=float, help="peak learning rate")
-    warmup_fraction = Parameter("warmup_fraction", type=float, help="share of the steps with a rising rate, [0, 1)")
-    weight_decay = Parameter("weight_decay", type=float, help="AdamW's, on matrices")
-    max_gradient_norm = Parameter("max_gradient_norm", type=float, help="gradients are clipped to this norm")
-    precision = Parameter("precision", type=str, help="auto, fp32, bf16")
-    seed = Parameter("seed", type=int, help="of initialisation, order, masks and samples")
-    checkpoint_every_steps = Parameter("checkpoint_every_steps", type=int, help="steps between checkpoints and scores")
-    log_every_steps = Parameter("log_every_steps", type=int, help="steps that a row of metrics is averaged over")
-    glue = Parameter("glue", type=str, help="sample, a folder or s3:// prefix with a folder per task, hub:nyu-mll/glue")
-    tasks = Parameter("tasks", type=str, help="of cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,ax, and the folder's own")
-    seeds = Parameter("seeds", type=int, help="fine-tunings per task")
-    untrained_baseline = Parameter(
-        "untrained_baseline",
-        type=bool,
-        default=None,
-        help="also fine-tune the same encoder without pre-training",
-    )
-    finetune_recipe = Parameter("finetune_recipe", type=str, help="electra or modernbert; the rest override it")
-    finetune_learning_rate = Parameter("finetune_learning_rate", type=float, help="peak learning rate of fine-tuning")
-    finetune_grid = Parameter(
-        "finetune_grid", type=str, help="learning rates to choose from by the dev score: 1e-4,3e-4"
-    )
-    finetune_batch_size = Parameter("finetune_batch_size", type=int, help="examples per step of fine-tuning")
-    finetune_epochs = Parameter("finetune_epochs", type=float, help="passes over a task's training set")
-    finetune_max_length = Parameter("finetune_max_length", type=int, help="tokens per example, 8..512")
-    finetune_max_examples = Parameter("finetune_max_examples", type=int, help="training examples used per task")
-    layer_decay = Parameter("layer_decay", type=float, help="learning-rate factor per layer below the head, (0, 1]")
-    best_epoch = Parameter("best_epoch", type=bool, default=None, help="score the best epoch on dev, not the last")
-    mnli_transfer = Parameter("mnli_transfer", type=bool, default=None, help="start mrpc, stsb and rte from mnli")
-    test_predictions = Parameter(
-        "test_predictions", type=bool, default=None, help="also answer the test sets, as files for the leaderboard"
-    )
-    store = Parameter("store", type=str, help="folder or s3:// prefix for shards, checkpoints and models")
-    tracking_uri = Parameter("tracking_uri", type=str, help="MLflow server or database [sqlite:///mlflow.db]")
-    experiment = Parameter("experiment", type=str, help="MLflow experiment [fast-electra]")
 
     @step
     def start(self):

@@ -114,7 +114,8 @@ def test_a_flow_file_imports_nothing_that_is_not_shipped(package: Package) -> No
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        assert {name.partition(".")[0] for name in imported} <= {"metaflow", *PACKAGES}
+        beside = {path.stem for path in package.folder.glob("*.py")}
+        assert {name.partition(".")[0] for name in imported} <= {"metaflow", *PACKAGES, *beside}
 
 
 @pytest.mark.slow
@@ -173,7 +174,7 @@ def test_every_library_that_is_imported_is_asked_for(project: dict[str, list[str
         "markupsafe": "jinja2",
         "sklearn": "scikit-learn",
     }
-    missing = set()
+    missing, ours = set(), set(PACKAGES)
     for path in [path for folder in (*PACKAGES, "flows") for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -182,7 +183,8 @@ def test_every_library_that_is_imported_is_asked_for(project: dict[str, list[str
                 names = [str(node.module)]
             else:
                 continue
-            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - set(PACKAGES):
+            beside = {each.stem for each in path.parent.glob("*.py")} if path.parent.name == "flows" else set()
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - ours - beside:
                 if canonicalize_name(comes_with.get(name, name)) not in asked_for:
                     missing.add((path.name, name))
     assert missing == set()

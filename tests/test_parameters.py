@@ -3,7 +3,7 @@
 import ast
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
+from fast_electra_core.fields import describe_fields
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,19 +120,53 @@ FLOWS = [
 
 
 @pytest.mark.parametrize("file, name, config", FLOWS)
-def test_the_parameters_of_a_flow_are_the_fields_of_its_config(file: str, name: str, config: Config) -> None:
-    parameters = parameters_of(getattr(load_flow(file), name))
-    assert set(parameters) == {field.name for field in fields(config)}
-
-
-@pytest.mark.parametrize("file, name, config", FLOWS)
-def test_a_parameter_has_its_fields_type_no_default_of_its_own_and_a_help(file: str, name: str, config: Config) -> None:
-    parameters = {key: given_to(value) for key, value in parameters_of(getattr(load_flow(file), name)).items()}
-    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(config)}
+def test_a_parameter_has_its_fields_type_and_words_and_no_default(file: str, name: str, config: Config) -> None:
+    given = {key: given_to(value) for key, value in parameters_of(getattr(load_flow(file), name)).items()}
+    types = {field.name: str(getattr(field.type, "__name__", field.type)) for field in fields(config)}
     types = {name: kind.removesuffix(" | None") for name, kind in types.items()}
-    assert {key: given["type"].__name__ for key, given in parameters.items()} == types
-    assert [key for key, given in parameters.items() if given["default"] is not None] == []
-    assert [key for key, given in parameters.items() if not given["help"]] == []
+    assert {key: each["type"].__name__ for key, each in given.items()} == types
+    assert [key for key, each in given.items() if each["default"] is not None] == []
+    source = "".join((ROOT / "fast_electra_core/config.py").read_text(encoding="utf-8").split())
+    for key, each in given.items():
+        assert len(each["help"]) > 10, key
+        assert f'"""{"".join(each["help"].split())}"""' in source, key
+
+
+@dataclass
+class Base:
+    size: int = 1
+    """Of the base."""
+    rate: float | None = None
+    """One
+    rate."""
+
+
+@dataclass
+class Derived(Base):
+    size: int = 2
+    name: str = ""
+    """A name."""
+    rate: float | None = 0.5
+    """Another rate."""
+
+
+@dataclass
+class Untold(Base):
+    colour: str = "red"
+
+
+def test_a_field_is_told_by_its_own_docstring_or_by_that_of_the_field_it_overrides() -> None:
+    assert describe_fields(Derived) == {
+        "size": (int, "Of the base."),
+        "rate": (float, "Another rate."),
+        "name": (str, "A name."),
+    }
+    assert describe_fields(Base)["rate"] == (float, "One rate.")
+
+
+def test_a_field_without_a_docstring_is_refused() -> None:
+    with pytest.raises(LookupError, match="fields without a docstring in Untold: colour"):
+        describe_fields(Untold)
 
 
 @pytest.mark.parametrize(
