@@ -59,7 +59,7 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         described = check_folder(folder, address=address, sequence_length=config.sequence_length)
         model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
         if config.warm_start != "none":
-            discriminator = _outline(config, vocab_size=model.config.vocab_size, folder=folder)
+            discriminator = outline(config, vocab_size=model.config.vocab_size, folder=folder)
             try:
                 check_warm_start(discriminator, model, with_layers=config.warm_start == "layers")
             except ConfigError as error:
@@ -153,7 +153,7 @@ def score_candidate(
     freeze(model)
     vocab_size = model.config.vocab_size
     scores = score_masked_lm(model, heldout, counts=unigram_counts(train, vocab_size))
-    discriminator = _outline(settings, vocab_size=vocab_size, folder=store.get_folder(tokenizer_key))
+    discriminator = outline(settings, vocab_size=vocab_size, folder=store.get_folder(tokenizer_key))
     length = settings.sequence_length
     flops = forward_flops_per_token(model, sequence_length=length, head_fraction=settings.mask_fraction)
     main_flops = forward_flops_per_token(discriminator, sequence_length=length)
@@ -179,7 +179,7 @@ def score_candidate(
     }
 
 
-def _outline(config: PretrainConfig, *, vocab_size: int, folder: Path) -> PreTrainedModel:
+def outline(config: PretrainConfig, *, vocab_size: int, folder: Path) -> PreTrainedModel:
     """The main model without its weights; folder holds the tokenizer."""
     with torch.device("meta"):
         return build_discriminator(

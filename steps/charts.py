@@ -108,6 +108,46 @@ def bars(summary: Sequence[Row]) -> Chart:
     return Chart("Scores by task (bars: mean over seeds; whiskers: standard deviation)", _svg(9.4, 2.9, paint))
 
 
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, x: str, y: str, log_x: bool = False
+) -> Chart | None:
+    """One line per name through its (x, y) points; None where there are none."""
+    if not any(series.values()):
+        return None
+
+    def paint(axes: Any) -> None:
+        from matplotlib import colormaps
+
+        colours = [*colormaps["tab10"].colors, *colormaps["Set2"].colors]  # type: ignore[attr-defined]
+        for colour, (name, points) in zip(itertools.cycle(colours), series.items(), strict=False):
+            if points:
+                _draw_line(axes, list(points), name, colour)
+        if log_x:
+            axes.set_xscale("log")
+        axes.set(xlabel=x, ylabel=y)
+        axes.figure.legend(loc="outside right upper")
+
+    return Chart(title, _svg(9.4, 3.2, paint))
+
+
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], title: str) -> Chart | None:
+    """A dot with its interval per (name, value, low, high), beside zero; None where there are none."""
+    if not rows:
+        return None
+
+    def paint(axes: Any) -> None:
+        for place, (_, value, low, high) in enumerate(reversed(rows)):
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=_BLUE, linewidth=2.0, alpha=0.5)
+            axes.plot([value], [place], "o", color=_BLUE, markersize=5)
+        axes.axvline(0, color=_SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+        axes.grid(visible=False)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+
+    return Chart(title, _svg(9.4, 0.8 + 0.32 * len(rows), paint))
+
+
 def _draw_line(
     axes: Any, points: list[tuple[float, float]], label: str, colour: str, *, dashes: tuple[int, ...] = ()
 ) -> None:

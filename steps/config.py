@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from fast_electra_core.arms import CompareConfig
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig, RunConfig
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
@@ -27,6 +28,11 @@ def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
             f"vocab_size has no effect with the given tokenizer {given['tokenizer']!r}; leave one of the two out"
         )
     return AuxiliaryConfig(**_merge(given, AUXILIARY_PRESETS, AuxiliaryConfig))
+
+
+def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
+    """The config of CompareFlow, likewise; the presets are PretrainFlow's."""
+    return CompareConfig(**_merge(given, PRETRAIN_PRESETS, CompareConfig))
 
 
 def resolve_evaluate(given: Mapping[str, Any]) -> EvaluateConfig:

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_electra_core.config import RunConfig, TrainingConfig
+from fast_electra_core.config import PretrainConfig, RunConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError
 from steps import tracking
-from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
 from steps.store import Store
 from steps.trace import Plain, log_corpus, log_task, running
 
@@ -31,7 +31,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     corpus = _readable_corpus(config, store)
     tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
-    _open_run(plan)
+    _open_run(plan, params=plan["config"])
     return plan
 
 
@@ -40,10 +40,32 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
 
     Raises: as begin_auxiliary.
     """
+    plan = _training_plan(resolve_pretrain(given), flow=flow, run_id=run_id)
+    _open_run(plan, params=plan["config"])
+    return plan
+
+
+def begin_compare(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
+    """Check everything about a CompareFlow run, each arm too; fetch the candidates, and open its MLflow run.
+
+    The plan's config is what all arms share, its `comparison` the whole CompareConfig.
+
+    Raises: as begin_auxiliary.
+    """
+    from steps.compare import check_arms
+
+    config = resolve_compare(given)
+    plan = _training_plan(PretrainConfig.part_of(config.to_dict()), flow=flow, run_id=run_id)
+    plan |= {"comparison": config.to_dict(), "config_digest": config.digest()}
+    check_arms(plan)
+    _open_run(plan, params=plan["comparison"])
+    return plan
+
+
+def _training_plan(config: PretrainConfig, *, flow: str, run_id: str) -> Plain:
     from steps.auxiliary import fetch_candidates
     from steps.tasks import check_tasks
 
-    config = resolve_pretrain(given)
     if config.num_nodes != 1:
         raise ConfigError(
             f"num_nodes must be 1, got {config.num_nodes}: training on several machines is not available in this "
@@ -57,9 +79,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     corpus = _readable_corpus(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
-    plan |= {"candidates": candidates, "tasks": tasks}
-    _open_run(plan)
-    return plan
+    return plan | {"candidates": candidates, "tasks": tasks}
 
 
 def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
@@ -75,7 +95,7 @@ def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tracking.check_server(config.tracking_uri, config.experiment)
     plan = _plan(config, flow=flow, run_id=run_id)
     plan |= {"tasks": check_tasks(config), "model": fetch_model(config, store)}
-    _open_run(plan)
+    _open_run(plan, params=plan["config"])
     _logger.info("%s: model %s; MLflow run %s", plan["pathspec"], plan["model"]["address"], plan["mlflow_run_id"])
     return plan
 
@@ -101,7 +121,7 @@ def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
     }
 
 
-def _open_run(plan: Plain) -> None:
+def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
     from steps.register import code_version
 
     config = plan["config"]
@@ -111,7 +131,7 @@ def _open_run(plan: Plain) -> None:
         config["experiment"],
         name=plan["pathspec"],
         tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
-        params=config,
+        params=params,
     )
     corpus = plan.get("corpus")
     with running(plan):

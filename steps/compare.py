@@ -1,0 +1,263 @@
+"""What CompareFlow does beyond PretrainFlow: arms as tasks, one arm's run, and all of them as one result.
+
+A run of an arm is a run of PretrainFlow from `pretrain` to its scores, under a folder and an MLflow run of its own.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fast_electra_core.arms import Arm, CompareConfig, list_arms, reference_of
+from fast_electra_core.comparison import compare
+from fast_electra_core.config import PretrainConfig, ScoringConfig
+from fast_electra_core.cost import plan_run
+from fast_electra_core.errors import ConfigError, NonFiniteLossError
+from fast_electra_core.models import check_warm_start
+from steps import lifecycle, scoring, tracking
+from steps.fan_out import in_groups
+from steps.store import Store
+from steps.trace import Plain, attempt, connect, made_of
+
+_logger = logging.getLogger(__name__)
+_NUMBERS = ("heldout_auc", "heldout_rtd_loss", "heldout_majority_loss", "heldout_recall_replaced")
+_MAX_POINTS = 100  # of a run's curve in the result: more cannot be seen
+
+
+def check_arms(plan: Plain) -> None:
+    """Every arm can be trained with the auxiliary that it names.
+
+    Raises:
+        ConfigError: one cannot; it names the arm.
+    """
+    from steps.auxiliary import load_masked_lm, outline
+
+    config, store = CompareConfig.from_dict(plan["comparison"]), Store(plan["config"]["store"])
+    for arm in list_arms(config):
+        settings = config.of_arm(arm)
+        for candidate in _candidates_of(arm, plan["candidates"]):
+            if settings.warm_start == "none":
+                continue
+            model = load_masked_lm(store.get_folder(candidate["key"]), address=candidate["address"])
+            main = outline(settings, vocab_size=model.config.vocab_size, folder=store.get_folder(candidate["key"]))
+            try:
+                check_warm_start(main, model, with_layers=settings.warm_start == "layers")
+            except ConfigError as error:
+                raise ConfigError(f"arm {arm.name}: auxiliary {candidate['address']}: {error}") from error
+
+
+def _candidates_of(arm: Arm, candidates: Sequence[Plain]) -> list[Plain]:
+    """All of them, or the one that the arm names."""
+    if "auxiliary" not in arm.values:
+        return list(candidates)
+    found = [each for each in candidates if each["address"] == arm.values["auxiliary"]]
+    if not found:
+        known = ", ".join(each["address"] for each in candidates)
+        raise ConfigError(
+            f"arm {arm.name}: its auxiliary must be one of those in --auxiliary ({known}), got "
+            f"{arm.values['auxiliary']!r}"
+        )
+    return found
+
+
+@attempt
+def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[list[Plain]]:
+    """The runs of all arms, in tasks: first every arm's first seed, then every arm's second, and so on, so that what is
+    done at any time can be compared. Opens each arm's MLflow run.
+
+    candidates are scored; frozen is the one for the arms that name none.
+    """
+    connect(plan)
+    config = CompareConfig.from_dict(plan["comparison"])
+    arms = list_arms(config)
+    frozen_of = {
+        arm.name: {**_candidates_of(arm, candidates)[0], "rule": "named by the arm"}
+        if "auxiliary" in arm.values
+        else dict(frozen)
+        for arm in arms
+    }
+    num_steps = _num_steps(config, arms, frozen_of)
+    runs = []
+    for turn in range(config.pretrain_seeds):
+        for arm in arms:
+            settings = config.of_arm(arm, turn=turn).to_dict() | {"num_steps": num_steps[arm.name]}
+            if arm.base != reference_of(arms, arm).base or arm.point != arms[0].point:
+                settings["untrained_baseline"] = False  # the same for every arm: once is enough
+            run: Plain = {"arm": arm.name, "base": arm.base, "point": arm.point, "turn": turn, "config": settings}
+            run |= {"reference": reference_of(arms, arm).name, "frozen": frozen_of[arm.name]}
+            runs.append(run | {"mlflow_run_id": _open_arm(plan, arm, settings)})
+    tokens = config.batch_size * config.sequence_length * sum(run["config"]["num_steps"] for run in runs)
+    _logger.info(
+        "%d arms × %d seeds = %d runs of %s steps, %.3g tokens in all; each is fine-tuned on %s × %d seeds",
+        len(arms), config.pretrain_seeds, len(runs), ", ".join(sorted({str(n) for n in num_steps.values()})), tokens,
+        config.tasks, config.seeds,
+    )  # fmt: skip
+    return in_groups(runs)
+
+
+def _num_steps(config: CompareConfig, arms: Sequence[Arm], frozen_of: Mapping[str, Plain]) -> dict[str, int]:
+    """Optimiser steps of each arm: all the same, or such that each costs what its reference costs."""
+    if config.equal == "tokens":
+        return {arm.name: config.of_arm(arm).num_steps for arm in arms}
+    price = {arm.name: _flops_per_step(config.of_arm(arm), frozen_of[arm.name]) for arm in arms}
+    budget = {arm.name: price[arm.name] * config.of_arm(arm).num_steps for arm in arms}
+    return {arm.name: max(1, round(budget[reference_of(arms, arm).name] / price[arm.name])) for arm in arms}
+
+
+def _flops_per_step(config: PretrainConfig, frozen: Plain) -> float:
+    plan = plan_run(
+        frozen["discriminator_flops_per_token"],
+        frozen["flops_per_token"],
+        num_tokens=config.batch_size * config.sequence_length,
+        is_frozen=config.method == "fast_electra",
+    )
+    return plan.total
+
+
+def _open_arm(plan: Plain, arm: Arm, settings: Plain) -> str:
+    tags = {"role": "arm", "arm": arm.name, "metaflow.pathspec": plan["pathspec"], **plan["code"], **made_of(plan)}
+    return tracking.start_child(
+        plan["config"]["tracking_uri"],
+        plan["mlflow_run_id"],
+        name=arm.name,
+        tags=tags | {name: str(value) for name, value in arm.values.items()},
+        params={name: value for name, value in settings.items() if name != "seed"},
+        key=f"arm {arm.name}",
+    )
+
+
+@attempt
+def run_arms(plan: Plain, text: Plain, runs: Sequence[Plain]) -> list[Plain]:
+    """Train and score some runs, one after another; a loss that is not finite is a result, not an error."""
+    return [_run_arm(plan, text, run) for run in runs]
+
+
+def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
+    name = f"{run['arm']} seed {run['turn']}"
+    with tracking.child_run(
+        plan["config"]["tracking_uri"],
+        run["mlflow_run_id"],
+        name=name,
+        tags={"role": "run of an arm", "arm": run["arm"], "metaflow.pathspec": plan["pathspec"]},
+        params=run["config"],
+        key=name,
+    ) as run_id:
+        ours = {
+            **plan,
+            "config": run["config"],
+            "config_digest": PretrainConfig.from_dict(run["config"]).digest(),
+            "run_key": f"{plan['run_key']}/arms/{_slug(name)}",
+            "mlflow_run_id": run_id,
+        }
+        result = {key: run[key] for key in ("arm", "base", "point", "turn", "reference", "mlflow_run_id")}
+        try:
+            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], {"corruption": "online", "reused_fraction": 0.0})
+        except NonFiniteLossError as error:
+            _logger.warning("%s diverged: %s", name, error)
+            return result | _nothing(f"diverged: {error}")
+        jobs = [job for pack in scoring.list_packs(ours) for job in pack]
+        finetuned = scoring.finetune(ours, trained["key"], jobs)
+        found = result | _summary(trained, finetuned)
+        tracking.log_metrics(run_id, [{"step": 0, **_as_metrics(found)}])
+        return found
+
+
+def _nothing(failure: str) -> Plain:
+    none: Plain = {"scores": {}, "untrained": {}, "numbers": {}, "curve": [], "notes": []}
+    return none | {"failure": failure, "is_majority": False}
+
+
+def _summary(trained: Plain, finetuned: Sequence[Plain]) -> Plain:
+    from steps.scores import failure_text, failures, summarise
+
+    rows = [row for row in summarise(finetuned) if row["is_main"]]
+    numbers = {name: trained["scores"][name] for name in _NUMBERS if name in trained["scores"]}
+    numbers |= {name: trained[name] for name in ("seconds", "peak_memory_megabytes")}
+    numbers |= {"total_flops": trained["plan"]["total"]}
+    degenerate = sum(bool(each.get("degenerate")) for each in finetuned)
+    notes = [f"left out: {failure_text(each)}" for each in failures(finetuned)]
+    notes += [f"{degenerate} fine-tunings predict one class only"] if degenerate else []
+    scores = trained["scores"]
+    return {
+        "scores": {row["task"]: row["pretrained"]["mean"] for row in rows if row["pretrained"]},
+        "untrained": {row["task"]: row["untrained"]["mean"] for row in rows if row["untrained"]},
+        "numbers": numbers,
+        "curve": _thinned(trained["curve"]),
+        "notes": notes,
+        "failure": "",
+        "is_majority": scores["heldout_rtd_loss"] >= scores["heldout_majority_loss"],
+    }
+
+
+def _as_metrics(found: Plain) -> dict[str, float]:
+    return {**found["numbers"], **{f"score.{task}": value for task, value in found["scores"].items()}}
+
+
+def _thinned(curve: Sequence[Plain]) -> list[Plain]:
+    """The held-out rows, and as many of the others as can be seen."""
+    stride = -(-len(curve) // _MAX_POINTS) or 1
+    return [row for index, row in enumerate(curve) if index % stride == 0 or "heldout_auc" in row]
+
+
+def _slug(name: str) -> str:
+    """A name as a folder: odd letters become dashes, and a digest tells apart what would fall together."""
+    plain = "".join(letter if letter.isalnum() or letter in "_-.=" else "-" for letter in name)
+    return f"{plain}-{ScoringConfig.digest_of({'name': name})[:6]}"
+
+
+@attempt
+def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
+    """All runs as one result, its page and the table for the terminal; ends the arms' MLflow runs."""
+    from steps import comparison_page
+
+    connect(plan)
+    runs = sorted(results, key=lambda result: result["turn"])
+    runs += [_untrained(result) for result in runs if result["untrained"]]
+    found: Plain = {"comparison": plan["comparison"], "runs": runs, "arms": _as_plain(compare(runs))}
+    for row in found["arms"]:
+        ids = {result["mlflow_run_id"] for result in runs if result["arm"] == row["arm"] and "mlflow_run_id" in result}
+        for run_id in ids:
+            tracking.log_metrics(run_id, [{"step": 0, **_arm_metrics(row)}])
+            tracking.finish(run_id)
+    run_id = plan["mlflow_run_id"]
+    page, table = comparison_page.page(found), comparison_page.as_markdown(found)
+    tracking.log_dict(run_id, found, "comparison.json")
+    tracking.log_text(run_id, page, "comparison.html")
+    tracking.log_text(run_id, table, "comparison.md")
+    tracking.finish(run_id)
+    return found, page, table
+
+
+def _untrained(result: Plain) -> Plain:
+    """The same main model without pre-training, as one more arm."""
+    return {
+        "arm": "untrained",
+        "base": "untrained",
+        "point": "",
+        "turn": result["turn"],
+        "reference": result["arm"],
+        **_nothing(""),
+        "scores": result["untrained"],
+    }
+
+
+def _as_plain(rows: Sequence[Mapping[str, Any]]) -> list[Plain]:
+    """Rows with dicts in place of named tuples, as JSON and artifacts keep them."""
+    return [
+        {
+            **row,
+            "scores": {name: each._asdict() if each else None for name, each in row["scores"].items()},
+            "margins": {name: each._asdict() if each else None for name, each in row["margins"].items()},
+        }
+        for row in rows
+    ]
+
+
+def _arm_metrics(row: Plain) -> dict[str, float]:
+    found = {f"{name}.median": value for name, value in row["numbers"].items()}
+    found |= {f"num_{name}": float(row[f"num_{name}"]) for name in ("runs", "failed", "majority")}
+    for kind in ("scores", "margins"):
+        for task, values in row[kind].items():
+            found |= {
+                f"{kind}.{task}.{key}": float(value) for key, value in (values or {}).items() if value is not None
+            }
+    return found
