@@ -14,12 +14,12 @@ pytestmark = pytest.mark.slow
 _BREAK = """
 import os
 if os.environ.get("BREAK"):
-    _train = train_discriminator
+    _really = train_discriminator
 
     def train_discriminator(config, *arguments, **more):
         if config.method == "fast_electra":
             raise OSError("broken in this arm")
-        return _train(config, *arguments, **more)
+        return _really(config, *arguments, **more)
 """
 
 
