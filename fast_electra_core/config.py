@@ -18,6 +18,7 @@ from fast_electra_core.schedules import SCHEDULES
 
 METHODS = ("fast_electra", "electra")
 CORRUPTIONS = ("online", "offline")
+MASKINGS = ("tokens", "whole_words", "spans")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
 WARM_STARTS = ("none", "embeddings", "layers")
@@ -109,6 +110,12 @@ class TrainingConfig(RunConfig):
     mask_fraction: float = 0.15
     """Share of each sequence's ordinary tokens that is chosen to be replaced (or, for an auxiliary, to be masked),
     as an exact count. (0, 1)."""
+    masking: str = "tokens"
+    """How they are chosen, always as many and every position as likely: tokens, each for itself; whole_words, a word's
+    pieces together; spans of 1 to 10 words, 3.8 on average. Held-out text is always masked by tokens."""
+    keep_fraction: float = 0.0
+    """Chance of a chosen token to be shown to the masked language model as it is instead of as [MASK]; ELECTRA has
+    0.15. Held-out text keeps none. [0, 1)."""
 
     num_steps: int = 1_000_000
     """Optimiser steps. >= 1."""
@@ -151,6 +158,8 @@ class TrainingConfig(RunConfig):
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
         _check_interval("dropout", self.dropout, 0.0, 1.0, "[)")
         _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
+        check_choice("masking", self.masking, MASKINGS)
+        _check_interval("keep_fraction", self.keep_fraction, 0.0, 1.0, "[)")
         for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps"):
             _check_at_least(name, getattr(self, name), 1)
         if self.micro_batch_size is not None:

@@ -112,9 +112,20 @@ class SpecialIds(NamedTuple):
 class TokenDataset:
     """Sequences of L tokens over the concatenated streams of shards; opening and seeking cost nothing."""
 
-    def __init__(self, folders: Sequence[Path], part: str, *, sequence_length: int, special_ids: SpecialIds) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        part: str,
+        *,
+        sequence_length: int,
+        special_ids: SpecialIds,
+        continues_word: Tensor | None = None,
+    ) -> None:
+        """continues_word (V,) bool: entries of the vocabulary that go on with the word before them; masking by words
+        needs it."""
         self.sequence_length = sequence_length
         self.special_ids = special_ids
+        self.continues_word = continues_word
         self.streams: list[npt.NDArray[np.uint16 | np.uint32]] = []
         for folder in folders:
             manifest = read_manifest(folder)

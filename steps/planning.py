@@ -23,13 +23,14 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
-    from steps.tokenization import prepare_tokenizer
+    from steps.tokenization import check_masking, prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
     corpus = _readable_corpus(config, store)
     tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
+    check_masking(config.masking, store.get_folder(tokenizer_key))
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     _open_run(plan)
     return plan
@@ -42,6 +43,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     """
     from steps.auxiliary import fetch_candidates
     from steps.tasks import check_tasks
+    from steps.tokenization import check_masking
 
     config = resolve_pretrain(given)
     if config.num_nodes != 1:
@@ -54,8 +56,9 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)
     candidates = fetch_candidates(config, store)
-    corpus = _readable_corpus(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
+    check_masking(config.masking, store.get_folder(tokenizer_key))
+    corpus = _readable_corpus(config, store)
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan |= {"candidates": candidates, "tasks": tasks}
     _open_run(plan)

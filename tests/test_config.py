@@ -20,7 +20,8 @@ SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "text_field": "body", "on_bad_text": "skip", "heldout_fraction": 0.5,
     "shard_megabytes": 0.5, "sequence_length": 8, "architecture": "modernbert", "num_layers": 1,
     "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
-    "mask_fraction": 0.5, "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
+    "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
+    "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
@@ -102,6 +103,8 @@ OUT_OF_RANGE = [
     ("dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("mask_fraction", 0.0, r"must be in \(0, 1\), got 0.0"),
     ("mask_fraction", 1.0, r"must be in \(0, 1\), got 1.0"),
+    ("keep_fraction", -0.1, r"must be in \[0, 1\), got -0.1"),
+    ("keep_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("warmup_fraction", -0.1, r"must be in \[0, 1\), got -0.1"),
     ("warmup_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("seed", -1, r"must be in \[0, 1.15292e\+18\), got -1"),
@@ -216,6 +219,7 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("precision", "bf_16", "bf16"),
         ("architecture", "modern_bert", "modernbert"),
         ("warm_start", "layer", "layers"),
+        ("masking", "wholewords", "whole_words"),
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: Any, nearest: str) -> None:

@@ -31,7 +31,7 @@ ALL = {"first_step": 0, "end_step": NUM_STEPS}
 DECIDING = {
     "sequence_length": 16, "batch_size": 4, "micro_batch_size": 2, "num_steps": 8, "seed": 1, "mask_fraction": 0.3,
     "schedule": "linear", "temperature_start": 3.0, "temperature_decay": 0.5, "temperature_end": 0.9,
-    "precision": "fp32",
+    "precision": "fp32", "masking": "spans", "keep_fraction": 0.15,
 }  # fmt: skip
 SHARING = {
     "architecture": "modernbert", "num_layers": 3, "hidden_size": 64, "embedding_size": 16, "num_heads": 4,

@@ -32,6 +32,8 @@ SHARED = {
     "intermediate_size": 77,
     "dropout": 0.3,
     "mask_fraction": 0.4,
+    "masking": "spans",
+    "keep_fraction": 0.15,
     "num_steps": 7,
     "batch_size": 6,
     "micro_batch_size": 2,
