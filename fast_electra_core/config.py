@@ -30,7 +30,7 @@ class RunConfig:
     """What every flow shares: where things are kept, and what to do with bad input."""
 
     preset: str = "demo"
-    """What the other values start from: tiny, demo, laptop, small, base or large."""
+    """What the other values start from: tiny, demo, laptop, small, base, large or modernbert_base."""
     on_bad_text: str = "error"
     """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
     out broken rows of GLUE files, and counts them."""

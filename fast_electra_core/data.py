@@ -2,7 +2,8 @@
 
 A shard is a folder: train.bin and heldout.bin (little-endian ids, uint16 where the vocabulary allows; each document is
 followed by the separator), and manifest.json, written last, with counts and digests. A corpus is a list of shards
-whose streams are read as one. A training sequence is [CLS] + L-2 tokens of the stream + [SEP]: no padding anywhere.
+whose streams are read as one. A training sequence is [CLS] + L-2 tokens of the stream + [SEP]: no padding anywhere, so
+there is nothing to mask from attention or to leave out ("unpadded"); documents in one sequence see each other.
 
 Shapes: B sequences, L tokens per sequence.
 """

@@ -14,7 +14,7 @@ import fast_electra_core
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
-from steps.config import resolve_auxiliary, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
 SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "text_field": "body", "on_bad_text": "skip", "heldout_fraction": 0.5,
@@ -297,6 +297,21 @@ def test_the_large_presets_are_electras_recipes(preset: str, expected: tuple[flo
     assert (config.rtd_weight, config.weight_decay, config.dropout) == (50.0, 0.01, 0.1)
     assert round(config.warmup_fraction * config.num_steps) == pytest.approx(10_000, rel=0.01)
     assert config.intermediate_size == 4 * config.hidden_size
+
+
+def test_modernbert_base_has_the_originals_shape_and_an_auxiliary_of_a_third_of_its_depth() -> None:
+    """The original's: AnswerDotAI/ModernBERT, yamls/modernbert/modernbert-base-pretrain.yaml."""
+    main, auxiliary = (resolve({"preset": "modernbert_base"}) for resolve in (resolve_pretrain, resolve_auxiliary))
+    for config in (main, auxiliary):
+        assert (config.architecture, config.hidden_size, config.num_heads) == ("modernbert", 768, 12)
+        assert (config.intermediate_size, config.dropout, config.learning_rate) == (1152, 0.0, 8e-4)
+    assert (main.num_layers, auxiliary.num_layers) == (22, round(22 / 3))
+    assert auxiliary.vocab_size == 50_368
+    assert main.finetune_recipe == resolve_evaluate({"preset": "modernbert_base"}).finetune_recipe == "modernbert"
+    # Warm-up over 3e9 tokens.
+    assert main.warmup_fraction * main.num_steps * main.batch_size * main.sequence_length == pytest.approx(
+        3e9, rel=0.01
+    )
 
 
 def test_without_a_preset_it_is_demo() -> None:
