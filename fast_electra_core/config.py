@@ -301,6 +301,10 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     warm_start: str = "none"
     """What the main model takes over from the auxiliary before it is trained: none, embeddings, or layers: the
     embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
+    initial_model: str = ""
+    """A model that the whole main model starts from (continual pre-training, another domain), instead of warm_start:
+    `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`; electra or modernbert, of
+    the main model's sizes, with the auxiliary's tokenizer. Empty: none, it starts from random weights."""
 
     schedule: str = "exponential"
     """Shape of the temperature over progress: exponential, exponential_exact, linear, polynomial, cosine, step or
@@ -325,6 +329,11 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
             )
         _check_at_least("num_nodes", self.num_nodes, 1)
         check_choice("warm_start", self.warm_start, WARM_STARTS)
+        if self.initial_model and self.warm_start != "none":
+            raise ConfigError(
+                f"initial_model and warm_start exclude each other: the whole main model starts from "
+                f"{self.initial_model}. Leave --warm_start {self.warm_start} out, or --initial_model"
+            )
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
             _check_positive(name, getattr(self, name))

@@ -44,26 +44,29 @@ def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: Spec
     }
     if config.architecture == "electra":
         return ElectraConfig(
-            **sizes,
-            embedding_size=config.embedding_size,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
+            **sizes, **dropouts(config.architecture, config.dropout), embedding_size=config.embedding_size
         )
     return ModernBertConfig(
         **sizes,
+        **dropouts(config.architecture, config.dropout),
         cls_token_id=special_ids.cls,
         sep_token_id=special_ids.sep,
         bos_token_id=special_ids.cls,
         eos_token_id=special_ids.sep,
-        embedding_dropout=config.dropout,
-        mlp_dropout=config.dropout,
-        attention_dropout=config.dropout,
         # Sequences are short enough for every layer to attend to all of them.
         global_attn_every_n_layers=1,
         # Nothing in replaced token detection asks the first position for a summary of the sequence.
         classifier_pooling="mean",
         num_labels=1,
     )
+
+
+def dropouts(architecture: str, dropout: float) -> dict[str, float]:
+    """transformers' names of an architecture's dropouts, hidden and attention, each with this value."""
+    names = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+    if architecture == "modernbert":
+        names = ["embedding_dropout", "mlp_dropout", "attention_dropout"]
+    return dict.fromkeys(names, dropout)
 
 
 def build_discriminator(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:

@@ -50,4 +50,6 @@ def _merge(
         base = {name: value for name, value in base.items() if name not in _OF_A_RECIPE}
     if values.get("finetune_grid"):
         base.pop("finetune_learning_rate", None)
+    if values.get("initial_model"):  # what the preset would take over from the auxiliary gives way
+        base.pop("warm_start", None)
     return {**base, "preset": preset, **values}

@@ -221,7 +221,11 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
         result = training.train_discriminator(
-            config, _training_run(plan, text, run_id), auxiliary=frozen, corruption=corrupted
+            config,
+            _training_run(plan, text, run_id),
+            auxiliary=frozen,
+            corruption=corrupted,
+            initial_model=plan["initial_model"],
         )
         check_frozen(frozen, store)
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))

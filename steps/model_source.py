@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import safe_open
 
 from fast_electra_core.errors import AuxiliaryError
 from steps import tracking
-from steps.store import download_prefix
+from steps.store import Store, download_prefix
 
 _FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -78,6 +79,14 @@ def copy_files(source: Path, target: Path) -> None:
     for pattern in _FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, target / path.name)
+
+
+def keep_copy(folder: Path, store: Store, key: str) -> None:
+    """Copy weights, config and tokenizer into the store, unless the key, which should name their content, is there."""
+    if not store.has(key):
+        with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+            copy_files(folder, Path(scratch) / "clean")
+            store.put_folder(Path(scratch) / "clean", key)
 
 
 def weights_digest(folder: Path) -> str:

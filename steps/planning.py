@@ -9,7 +9,7 @@ from fast_electra_core.errors import ConfigError
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 from steps.store import Store
-from steps.trace import Plain, log_corpus, log_task, running
+from steps.trace import Plain, log_corpus, log_task, origin_tags, running
 
 if TYPE_CHECKING:
     from fast_electra_core.text_shards import Corpus
@@ -42,6 +42,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     Raises: as begin_auxiliary.
     """
     from steps.auxiliary import fetch_candidates
+    from steps.initial_model import fetch_initial_model
     from steps.tasks import check_tasks
     from steps.tokenization import check_masking
 
@@ -58,9 +59,10 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     candidates = fetch_candidates(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     check_masking(config.masking, store.get_folder(tokenizer_key))
+    initial_model = fetch_initial_model(config, store, candidates=candidates)
     corpus = _readable_corpus(config, store)
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
-    plan |= {"candidates": candidates, "tasks": tasks}
+    plan |= {"candidates": candidates, "tasks": tasks, "initial_model": initial_model}
     _open_run(plan)
     return plan
 
@@ -113,7 +115,12 @@ def _open_run(plan: Plain) -> None:
         config["tracking_uri"],
         config["experiment"],
         name=plan["pathspec"],
-        tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
+        tags={
+            "metaflow.pathspec": plan["pathspec"],
+            "config.digest": plan["config_digest"],
+            **plan["code"],
+            **origin_tags(plan),
+        },
         params=config,
     )
     corpus = plan.get("corpus")

@@ -40,6 +40,7 @@ from steps import tracking
 from steps.auxiliary import load_masked_lm
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
+from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import open_dataset
@@ -112,21 +113,34 @@ def train_auxiliary(config: AuxiliaryConfig, run: TrainingRun) -> dict[str, Any]
 
 
 def train_discriminator(
-    config: PretrainConfig, run: TrainingRun, *, auxiliary: dict[str, Any], corruption: dict[str, Any]
+    config: PretrainConfig,
+    run: TrainingRun,
+    *,
+    auxiliary: dict[str, Any],
+    corruption: dict[str, Any],
+    initial_model: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores.
 
     corruption is corruption_plan.summarise's. Where it was drawn ahead, the auxiliary is in memory while the main model
-    is set up and while held-out text is scored, not while it trains.
+    is set up and while held-out text is scored, not while it trains. initial_model is fetch_initial_model's.
+
+    Raises:
+        CheckpointError: the newest checkpoint is of another run, for instance of one that started from other weights.
     """
+    if initial_model:  # the weights, not their address, are what a checkpoint must agree with
+        config = replace(config, initial_model=initial_model["digest"])
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
 
     def load_auxiliary() -> PreTrainedModel:
         return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"]).to(device())
 
     masked_lm = load_auxiliary()
-    shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
-    discriminator = build_discriminator(shape, seed=config.seed)
+    if initial_model:
+        discriminator = load_initial_model(initial_model, config, run.store).model
+    else:
+        shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
+        discriminator = build_discriminator(shape, seed=config.seed)
     if config.warm_start != "none":
         warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
     discriminator.to(device())
@@ -198,6 +212,9 @@ def _method(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
             generator = type(masked_lm)(masked_lm.config)
+        theirs, ours = generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight
+        if config.initial_model and theirs.shape == ours.shape:  # they will be shared, and are to be the main model's
+            theirs.data.copy_(ours)
         return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
     return FastElectra(
         discriminator,

@@ -106,8 +106,24 @@ def suite(plan: Plain) -> str:
 
 
 def made_of(plan: Plain) -> dict[str, str]:
-    """Tags of what the run works on: text, or a model to score."""
-    return text_tags(plan) if "corpus" in plan else model_tags(plan)
+    """Tags of what the run works on: text and the model it goes on from, or a model to score."""
+    return text_tags(plan) | origin_tags(plan) if "corpus" in plan else model_tags(plan)
+
+
+def origin_tags(plan: Plain) -> dict[str, str]:
+    """The model that the main model starts from, if one was given."""
+    initial = plan.get("initial_model")
+    if initial is None:
+        return {}
+    return {
+        "initial_model.digest": initial["digest"],
+        "initial_model.address": initial["address"],
+        "initial_model.version": _version(initial["registry"]),
+    }
+
+
+def _version(registered: Plain | None) -> str:
+    return f"{registered['name']}/{registered['version']}" if registered else "not registered"
 
 
 def model_tags(plan: Plain) -> dict[str, str]:
@@ -135,15 +151,15 @@ def lineage_tags(plan: Plain, pathspec: str) -> Plain:
         "config.digest": plan["config_digest"],
         **plan["code"],
         **text_tags(plan),
+        **origin_tags(plan),
     }
 
 
 def auxiliary_tags(chosen: Plain) -> dict[str, str]:
-    registered = chosen["registry"] or {}
     return {
         "auxiliary.digest": chosen["digest"],
         "auxiliary.address": chosen["address"],
-        "auxiliary.version": f"{registered['name']}/{registered['version']}" if registered else "not registered",
+        "auxiliary.version": _version(chosen["registry"]),
     }
 
 

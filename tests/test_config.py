@@ -28,7 +28,8 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
 PRETRAIN: dict[str, Any] = {
-    "warm_start": "layers", "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
+    "warm_start": "layers", "initial_model": "folder",
+    "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
     "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
     "temperature_end": 0.5, "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
@@ -200,6 +201,15 @@ def test_a_generator_that_is_still_learning_cannot_corrupt_ahead() -> None:
     assert PretrainConfig(corruption="offline").method == "fast_electra"
     with pytest.raises(ConfigError, match=r"corruption must be online with method electra, got offline: its generator"):
         PretrainConfig(corruption="offline", method="electra")
+
+
+def test_a_whole_start_and_a_warm_one_exclude_each_other_and_a_presets_gives_way() -> None:
+    with pytest.raises(
+        ConfigError, match=r"initial_model and warm_start exclude each other: .* starts from folder\. Le"
+    ):
+        resolve_pretrain({"initial_model": "folder", "warm_start": "embeddings"})
+    assert resolve_pretrain({}).warm_start == "layers"
+    assert resolve_pretrain({"initial_model": "folder"}).warm_start == "none"
 
 
 def test_a_modernbert_has_embeddings_of_its_own_width() -> None:

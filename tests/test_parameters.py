@@ -71,6 +71,7 @@ PRETRAIN = {
     **SHARED,
     **SCORING,
     "warm_start": "embeddings",
+    "initial_model": "folder",
     "method": "electra",
     "corruption": "offline",
     "num_nodes": 2,
@@ -89,6 +90,8 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
     "hidden_size": {"embedding_size": 256},
     "embedding_size": {"hidden_size": 256},
     "mnli_transfer": {"tasks": "mnli"},
+    # What the preset would take over from the auxiliary gives way.
+    "initial_model": {"warm_start": "none"},
     # What the preset says of these gives way to a recipe, or to a grid, that was asked for.
     "finetune_recipe": {"finetune_learning_rate": None, "finetune_epochs": None, "layer_decay": None},
     "finetune_grid": {"finetune_learning_rate": None},
