@@ -188,11 +188,20 @@ class AuxiliaryConfig(TrainingConfig):
     model past the unigram plateau at once."""
     vocab_size: int = 8192
     """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. >= 256."""
+    distill_from: str = ""
+    """A larger masked language model to learn from besides the text: `models:/NAME@alias` or `models:/NAME/VERSION`, a
+    folder or `s3://` prefix, `hub:NAME`. Its tokenizer is the trained model's too. Empty: none."""
+    distill_share: float = 0.5
+    """Share of the loss that is the distance from that model's output; the rest is the masked tokens' own. (0, 1]."""
+    distill_temperature: float = 2.0
+    """Temperature of both outputs in that distance. > 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("embedding_init", self.embedding_init, ("random", "cooccurrence"))
         _check_at_least("vocab_size", self.vocab_size, 256)
+        _check_interval("distill_share", self.distill_share, 0.0, 1.0, "(]")
+        _check_positive("distill_temperature", self.distill_temperature)
         if not self.tokenizer.strip():
             raise ConfigError("tokenizer must not be empty; `train` trains one on the corpus")
 

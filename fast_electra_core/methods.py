@@ -103,6 +103,9 @@ class MaskedLanguageModel(Method):
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
         logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.is_selected)
+        return self._loss_sum(logits, batch, stats) / totals.num_selected
+
+    def _loss_sum(self, logits: Tensor, batch: Batch, stats: Stats) -> Tensor:
         original_ids = batch.input_ids[batch.is_selected]
         loss_sum = masked_lm_loss_sum(logits, original_ids)
         _add(
@@ -111,7 +114,7 @@ class MaskedLanguageModel(Method):
             num_correct=(logits.argmax(dim=1) == original_ids).sum(),
             num_selected=batch.is_selected.sum(),
         )
-        return loss_sum / totals.num_selected
+        return loss_sum
 
     def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
         return {

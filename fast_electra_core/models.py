@@ -204,13 +204,26 @@ def masked_logits(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor
     Raises:
         AuxiliaryError: a model type whose head is not known.
     """
+    return vocabulary_logits(model, masked_hidden(model, input_ids, is_selected))
+
+
+def masked_hidden(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor) -> Tensor:
+    """The encoder's output (N, D) at the selected positions; arguments as masked_logits has them."""
+    hidden: Tensor = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
+    return hidden[is_selected]
+
+
+def vocabulary_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits (N, V) of the masked language model's head on rows (N, D) of its encoder's output.
+
+    Raises: as masked_logits.
+    """
     model_type = model.config.model_type
     if model_type not in MASKED_LM_HEADS:
         raise AuxiliaryError(
             f"model type {model_type!r} cannot serve as auxiliary; known are {', '.join(MASKED_LM_HEADS)}"
         )
-    hidden = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
-    return MASKED_LM_HEADS[model_type](model, hidden[is_selected])
+    return MASKED_LM_HEADS[model_type](model, hidden)
 
 
 def freeze(model: nn.Module) -> None:

@@ -22,6 +22,16 @@ def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
 
 def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
     """The config of AuxiliaryFlow, likewise."""
+    named = {name for name, value in given.items() if value is not None}
+    for name in ("distill_share", "distill_temperature"):
+        if name in named and not given.get("distill_from"):
+            raise ConfigError(f"{name} has no effect without distill_from; name a model there, or leave --{name} out")
+    for name in ("tokenizer", "vocab_size"):
+        if name in named and given.get("distill_from"):
+            raise ConfigError(
+                f"{name} has no effect with distill_from: the tokenizer is that of {given['distill_from']}. "
+                f"Leave --{name} out"
+            )
     if given.get("vocab_size") is not None and given.get("tokenizer") not in (None, "train"):
         raise ConfigError(
             f"vocab_size has no effect with the given tokenizer {given['tokenizer']!r}; leave one of the two out"

@@ -10,7 +10,7 @@ from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError, DataError
 from fast_electra_core.initial_model import Start, initial_shape, start_from
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
-from steps.model_source import check_weights, download, keep_copy, read_config, weights_digest
+from steps.model_source import check_unmoved, check_weights, download, keep_copy, read_config, weights_digest
 from steps.store import Store
 
 _logger = logging.getLogger(__name__)
@@ -77,11 +77,5 @@ def load_initial_model(initial: dict[str, Any], config: PretrainConfig, store: S
     Raises:
         CheckpointError: its weights are not those that were checked.
     """
-    folder = store.get_folder(initial["key"])
-    digest = weights_digest(folder)
-    if digest != initial["digest"]:
-        raise CheckpointError(
-            f"initial_model {initial['address']} has moved: its weights' digest was {initial['digest']}, now it is "
-            f"{digest}. Delete {store.address(initial['key'])} and run again"
-        )
+    folder = check_unmoved(initial, store, what=f"initial_model {initial['address']}")
     return start_from(folder, initial_shape(folder, config), seed=config.seed)

@@ -23,15 +23,19 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
+    from steps.distill import fetch_teacher
     from steps.tokenization import check_masking, prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
+    teacher = fetch_teacher(config, store)
     corpus = _readable_corpus(config, store)
-    tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
+    tokenizer = str(store.get_folder(teacher["key"])) if teacher else config.tokenizer
+    tokenizer_key = prepare_tokenizer(tokenizer, config.to_dict(), corpus.shards, store)
     check_masking(config.masking, store.get_folder(tokenizer_key))
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
+    plan["teacher"] = teacher
     _open_run(plan)
     return plan
 

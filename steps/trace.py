@@ -106,19 +106,21 @@ def suite(plan: Plain) -> str:
 
 
 def made_of(plan: Plain) -> dict[str, str]:
-    """Tags of what the run works on: text and the model it goes on from, or a model to score."""
+    """Tags of what the run works on: text and the models it goes on from, or a model to score."""
     return text_tags(plan) | origin_tags(plan) if "corpus" in plan else model_tags(plan)
 
 
 def origin_tags(plan: Plain) -> dict[str, str]:
-    """The model that the main model starts from, if one was given."""
-    initial = plan.get("initial_model")
-    if initial is None:
-        return {}
+    """The models that were given to go on from: the main model's start, an auxiliary's teacher."""
+    given = {role: plan[role] for role in ("initial_model", "teacher") if plan.get(role)}
     return {
-        "initial_model.digest": initial["digest"],
-        "initial_model.address": initial["address"],
-        "initial_model.version": _version(initial["registry"]),
+        f"{role}.{name}": value
+        for role, model in given.items()
+        for name, value in (
+            ("digest", model["digest"]),
+            ("address", model["address"]),
+            ("version", _version(model["registry"])),
+        )
     }
 
 

@@ -26,7 +26,10 @@ SHARED: dict[str, Any] = {
     "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
-AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
+AUXILIARY: dict[str, Any] = {
+    "embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256, "distill_from": "folder",
+    "distill_share": 1.0, "distill_temperature": 1.0,
+}  # fmt: skip
 PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
@@ -184,6 +187,19 @@ def test_numbers_must_be_finite(name: str, value: Any) -> None:
 def test_a_trained_vocabulary_has_at_least_256_entries() -> None:
     with pytest.raises(ConfigError, match=r"^vocab_size must be >= 256, got 255"):
         AuxiliaryConfig(vocab_size=255)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("distill_share", 0.0, r"must be in \(0, 1\], got 0.0"),
+        ("distill_share", 1.1, r"must be in \(0, 1\], got 1.1"),
+        ("distill_temperature", 0.0, "must be > 0, got 0.0"),
+    ],
+)
+def test_values_of_distillation_out_of_range_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} {message}"):
+        AuxiliaryConfig(**{name: value})
 
 
 def test_a_tokenizer_must_be_named() -> None:
