@@ -18,6 +18,7 @@ from fast_electra_core.schedules import SCHEDULES
 
 METHODS = ("fast_electra", "electra")
 CORRUPTIONS = ("online", "offline")
+MASKINGS = ("tokens", "whole_words", "spans")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
 WARM_STARTS = ("none", "embeddings", "layers")
@@ -29,7 +30,7 @@ class RunConfig:
     """What every flow shares: where things are kept, and what to do with bad input."""
 
     preset: str = "demo"
-    """What the other values start from: tiny, demo, laptop, small, base or large."""
+    """What the other values start from: tiny, demo, laptop, small, base, large or modernbert_base."""
     on_bad_text: str = "error"
     """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
     out broken rows of GLUE files, and counts them."""
@@ -109,6 +110,12 @@ class TrainingConfig(RunConfig):
     mask_fraction: float = 0.15
     """Share of each sequence's ordinary tokens that is chosen to be replaced (or, for an auxiliary, to be masked),
     as an exact count. (0, 1)."""
+    masking: str = "tokens"
+    """How they are chosen, always as many and every position as likely: tokens, each for itself; whole_words, a word's
+    pieces together; spans of 1 to 10 words, 3.8 on average. Held-out text is always masked by tokens."""
+    keep_fraction: float = 0.0
+    """Chance of a chosen token to be shown to the masked language model as it is instead of as [MASK]; ELECTRA has
+    0.15. Held-out text keeps none. [0, 1)."""
 
     num_steps: int = 1_000_000
     """Optimiser steps. >= 1."""
@@ -151,6 +158,8 @@ class TrainingConfig(RunConfig):
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
         _check_interval("dropout", self.dropout, 0.0, 1.0, "[)")
         _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
+        check_choice("masking", self.masking, MASKINGS)
+        _check_interval("keep_fraction", self.keep_fraction, 0.0, 1.0, "[)")
         for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps"):
             _check_at_least(name, getattr(self, name), 1)
         if self.micro_batch_size is not None:
@@ -179,11 +188,20 @@ class AuxiliaryConfig(TrainingConfig):
     model past the unigram plateau at once."""
     vocab_size: int = 8192
     """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. >= 256."""
+    distill_from: str = ""
+    """A larger masked language model to learn from besides the text: `models:/NAME@alias` or `models:/NAME/VERSION`, a
+    folder or `s3://` prefix, `hub:NAME`. Its tokenizer is the trained model's too. Empty: none."""
+    distill_share: float = 0.5
+    """Share of the loss that is the distance from that model's output; the rest is the masked tokens' own. (0, 1]."""
+    distill_temperature: float = 2.0
+    """Temperature of both outputs in that distance. > 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("embedding_init", self.embedding_init, ("random", "cooccurrence"))
         _check_at_least("vocab_size", self.vocab_size, 256)
+        _check_interval("distill_share", self.distill_share, 0.0, 1.0, "(]")
+        _check_positive("distill_temperature", self.distill_temperature)
         if not self.tokenizer.strip():
             raise ConfigError("tokenizer must not be empty; `train` trains one on the corpus")
 
@@ -292,6 +310,10 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     warm_start: str = "none"
     """What the main model takes over from the auxiliary before it is trained: none, embeddings, or layers: the
     embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
+    initial_model: str = ""
+    """A model that the whole main model starts from (continual pre-training, another domain), instead of warm_start:
+    `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`; electra or modernbert, of
+    the main model's sizes, with the auxiliary's tokenizer. Empty: none, it starts from random weights."""
 
     schedule: str = "exponential"
     """Shape of the temperature over progress: exponential, exponential_exact, linear, polynomial, cosine, step or
@@ -316,6 +338,11 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
             )
         _check_at_least("num_nodes", self.num_nodes, 1)
         check_choice("warm_start", self.warm_start, WARM_STARTS)
+        if self.initial_model and self.warm_start != "none":
+            raise ConfigError(
+                f"initial_model and warm_start exclude each other: the whole main model starts from "
+                f"{self.initial_model}. Leave --warm_start {self.warm_start} out, or --initial_model"
+            )
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
             _check_positive(name, getattr(self, name))

@@ -1,4 +1,4 @@
-"""Choosing positions and replacing their tokens: exact, without replacement, and the same wherever it is computed.
+"""Replacing the tokens of chosen positions: exact, and the same wherever it is computed.
 
 Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 """
@@ -19,22 +19,6 @@ class Corruption(NamedTuple):
     """(B, L) int64: input_ids with the selected tokens replaced by samples."""
     is_replaced: Tensor
     """(B, L) bool: selected and really different. A sample equal to the original is not replaced."""
-
-
-def select_positions(is_ordinary: Tensor, uniform: Tensor, mask_fraction: float) -> Tensor:
-    """Choose positions (B, L) bool: in each row exactly round(mask_fraction × ordinary tokens), at least 1 if there is
-    any, uniformly and without replacement.
-
-    is_ordinary is bool (B, L), true where the token is neither special nor padding; uniform is (B, L) in [0, 1).
-    Halves round up. The row's smallest numbers win; equal ones in order of position.
-    """
-    num_ordinary = is_ordinary.sum(dim=1, keepdim=True)
-    count = torch.floor(num_ordinary.double() * mask_fraction + 0.5).long()  # in float32, 50 × .53 is below 26.5
-    count = torch.minimum(count.clamp(min=1), num_ordinary)
-    order = torch.argsort(uniform.masked_fill(~is_ordinary, 2.0), dim=1, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return (rank < count) & is_ordinary
 
 
 def sample_replacements(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:

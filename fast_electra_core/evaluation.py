@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fast_electra_core.corruption import select_positions
 from fast_electra_core.data import TokenDataset, is_ordinary
 from fast_electra_core.errors import DataError
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
+from fast_electra_core.masking import PLAIN, Masking, choose_positions
 from fast_electra_core.methods import (
     Batch,
     Electra,
@@ -49,17 +49,36 @@ class MaskedScores(NamedTuple):
     seconds_per_1k_tokens: float
 
 
-def make_batch(dataset: TokenDataset, sequence: Tensor, epoch: Tensor, *, mask_fraction: float, seed: int) -> Batch:
-    """The sequences (B,) with their selected positions and sampling numbers; a pure function of the arguments."""
-    input_ids = dataset.batch(sequence)
-    length = dataset.sequence_length
-    select = uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=Stream.SELECT)
-    is_selected = select_positions(is_ordinary(input_ids, dataset.special_ids), select, mask_fraction)
-    return Batch(
-        input_ids,
-        is_selected,
-        uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=Stream.SAMPLE),
+def make_batch(
+    dataset: TokenDataset,
+    sequence: Tensor,
+    epoch: Tensor,
+    *,
+    mask_fraction: float,
+    seed: int,
+    masking: Masking = PLAIN,
+) -> Batch:
+    """The sequences (B,) with their selected positions and sampling numbers; a pure function of the arguments.
+
+    Raises:
+        ValueError: masking is by words, which the dataset does not know.
+    """
+
+    def draw(stream: Stream, length: int) -> Tensor:
+        return uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=stream)
+
+    input_ids, length, vocabulary = dataset.batch(sequence), dataset.sequence_length, dataset.continues_word
+    is_selected = choose_positions(
+        is_ordinary(input_ids, dataset.special_ids),
+        None if vocabulary is None or masking.scheme == "tokens" else vocabulary[input_ids],
+        scheme=masking.scheme,
+        mask_fraction=mask_fraction,
+        draw=draw,
     )
+    is_masked = None
+    if masking.keep_fraction > 0:
+        is_masked = is_selected & (draw(Stream.KEEP, length) >= masking.keep_fraction)
+    return Batch(input_ids, is_selected, draw(Stream.SAMPLE, length), is_masked=is_masked)
 
 
 def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int64]:

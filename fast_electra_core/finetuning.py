@@ -4,19 +4,17 @@ Everything follows from the seed.
 Shapes: B sequences, L tokens per sequence, C outputs of the classifier.
 """
 
-import contextlib
 import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,6 +26,7 @@ from transformers import (
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from fast_electra_core.glue import Example, TaskData, TaskSpec
 from fast_electra_core.glue_metrics import score
+from fast_electra_core.quiet import quiet
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 
@@ -77,7 +76,7 @@ def build_classifier(encoder_folder: Path, *, num_labels: int, seed: int, untrai
     Raises:
         CheckpointError: no usable config or safetensors; encoder weights missing or unknown.
     """
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         try:
             config = AutoConfig.from_pretrained(encoder_folder, num_labels=num_labels, trust_remote_code=False)
@@ -313,18 +312,3 @@ def _is_degenerate(data: TaskData, predictions: Mapping[str, Predictions]) -> bo
         return spread == 0
     labels = _labels(data.dev[split])
     return spread < 0.01 * (max(labels) - min(labels))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No table of new weights (the head is always new; what else is missing is an error) and no bar."""
-    log = transformers.utils.logging
-    verbosity, has_bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if has_bar:
-            log.enable_progress_bar()

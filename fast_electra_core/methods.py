@@ -30,15 +30,23 @@ class Batch(NamedTuple):
     """(B, L) float64 in [0, 1): picks the replacement."""
     corrupted_ids: Tensor | None = None
     """(B, L) int64: input_ids with replacements that were drawn ahead of training; None: they are drawn now."""
+    is_masked: Tensor | None = None
+    """(B, L) bool: of the selected, those that a masked language model sees as [MASK]; None: all of them."""
+
+    def masked_ids(self, mask_token_id: int) -> Tensor:
+        """(B, L) int64: input_ids as a masked language model sees them."""
+        is_masked = self.is_selected if self.is_masked is None else self.is_masked
+        return self.input_ids.masked_fill(is_masked, mask_token_id)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self if tensor is not None))
+        return Batch._make(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self)
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
-        tensors = [torch.split(tensor, size) for tensor in self if tensor is not None]
-        return [Batch(*parts) for parts in zip(*tensors, strict=True)]
+        num_parts = -(-len(self.input_ids) // size)
+        columns = ([None] * num_parts if tensor is None else torch.split(tensor, size) for tensor in self)
+        return [Batch._make(parts) for parts in zip(*columns, strict=True)]
 
 
 class Totals(NamedTuple):
@@ -65,8 +73,7 @@ class Temperature(NamedTuple):
 @torch.no_grad()
 def draw_replacements(model: PreTrainedModel, batch: Batch, *, temperature: float, mask_token_id: int) -> Tensor:
     """Ids (N,) int64 for the selected positions, row-major, drawn from the masked language model's output."""
-    masked_ids = batch.input_ids.masked_fill(batch.is_selected, mask_token_id)
-    logits = masked_logits(model, masked_ids, batch.is_selected)
+    logits = masked_logits(model, batch.masked_ids(mask_token_id), batch.is_selected)
     return sample_replacements(logits, batch.sample_uniforms[batch.is_selected], temperature)
 
 
@@ -87,7 +94,7 @@ class Method(nn.Module, ABC):
 
 
 class MaskedLanguageModel(Method):
-    """Predict the selected tokens, all of them shown as [MASK]: how an auxiliary is made."""
+    """Predict the selected tokens, shown as [MASK] but for those that are kept: how an auxiliary is made."""
 
     def __init__(self, model: PreTrainedModel, *, mask_token_id: int) -> None:
         super().__init__()
@@ -95,8 +102,10 @@ class MaskedLanguageModel(Method):
         self._mask_token_id = mask_token_id
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
-        logits = masked_logits(self.model, masked_ids, batch.is_selected)
+        logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.is_selected)
+        return self._loss_sum(logits, batch, stats) / totals.num_selected
+
+    def _loss_sum(self, logits: Tensor, batch: Batch, stats: Stats) -> Tensor:
         original_ids = batch.input_ids[batch.is_selected]
         loss_sum = masked_lm_loss_sum(logits, original_ids)
         _add(
@@ -105,7 +114,7 @@ class MaskedLanguageModel(Method):
             num_correct=(logits.argmax(dim=1) == original_ids).sum(),
             num_selected=batch.is_selected.sum(),
         )
-        return loss_sum / totals.num_selected
+        return loss_sum
 
     def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
         return {
@@ -206,8 +215,7 @@ class Electra(Method):
         return self
 
     def _generate(self, batch: Batch) -> Tensor:
-        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
-        return masked_logits(self.generator, masked_ids, batch.is_selected)  # (N, V)
+        return masked_logits(self.generator, batch.masked_ids(self._mask_token_id), batch.is_selected)  # (N, V)
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:

@@ -44,26 +44,29 @@ def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: Spec
     }
     if config.architecture == "electra":
         return ElectraConfig(
-            **sizes,
-            embedding_size=config.embedding_size,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
+            **sizes, **dropouts(config.architecture, config.dropout), embedding_size=config.embedding_size
         )
     return ModernBertConfig(
         **sizes,
+        **dropouts(config.architecture, config.dropout),
         cls_token_id=special_ids.cls,
         sep_token_id=special_ids.sep,
         bos_token_id=special_ids.cls,
         eos_token_id=special_ids.sep,
-        embedding_dropout=config.dropout,
-        mlp_dropout=config.dropout,
-        attention_dropout=config.dropout,
         # Sequences are short enough for every layer to attend to all of them.
         global_attn_every_n_layers=1,
         # Nothing in replaced token detection asks the first position for a summary of the sequence.
         classifier_pooling="mean",
         num_labels=1,
     )
+
+
+def dropouts(architecture: str, dropout: float) -> dict[str, float]:
+    """transformers' names of an architecture's dropouts, hidden and attention, each with this value."""
+    names = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+    if architecture == "modernbert":
+        names = ["embedding_dropout", "mlp_dropout", "attention_dropout"]
+    return dict.fromkeys(names, dropout)
 
 
 def build_discriminator(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
@@ -201,13 +204,26 @@ def masked_logits(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor
     Raises:
         AuxiliaryError: a model type whose head is not known.
     """
+    return vocabulary_logits(model, masked_hidden(model, input_ids, is_selected))
+
+
+def masked_hidden(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor) -> Tensor:
+    """The encoder's output (N, D) at the selected positions; arguments as masked_logits has them."""
+    hidden: Tensor = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
+    return hidden[is_selected]
+
+
+def vocabulary_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits (N, V) of the masked language model's head on rows (N, D) of its encoder's output.
+
+    Raises: as masked_logits.
+    """
     model_type = model.config.model_type
     if model_type not in MASKED_LM_HEADS:
         raise AuxiliaryError(
             f"model type {model_type!r} cannot serve as auxiliary; known are {', '.join(MASKED_LM_HEADS)}"
         )
-    hidden = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
-    return MASKED_LM_HEADS[model_type](model, hidden[is_selected])
+    return MASKED_LM_HEADS[model_type](model, hidden)
 
 
 def freeze(model: nn.Module) -> None:

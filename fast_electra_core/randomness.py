@@ -26,6 +26,8 @@ class Stream(IntEnum):
     SAMPLE = 2
     KEEP = 3
     FLIP = 4
+    SPAN = 5
+    RING = 6
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

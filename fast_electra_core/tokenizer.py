@@ -24,6 +24,7 @@ BATCH_CHARACTERS = 1 << 20
 """Text held in memory at once while encoding or training."""
 BATCH_DOCUMENTS = 2048
 
+_BYTES_OF_SPACE = ("Ġ", "Ċ", "ĉ", "č")  # space, line feed, tab and carriage return, as byte-level BPE writes them
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 
@@ -104,6 +105,39 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str
     for batch in _batches(documents):
         for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
             yield np.array(encoding.ids, dtype=np.uint32)
+
+
+def word_continuations(tokenizer: PreTrainedTokenizerFast) -> npt.NDArray[np.bool_]:
+    """(V,) bool: entries of the vocabulary that go on with the word before them; added and special tokens do not.
+
+    WordPiece: those with the prefix, "##". Byte-level BPE and SentencePiece: those that do not begin with the sign of a
+    space ("Ġ", "▁") or another white space, so a comma goes on with the word before it. One entry a word: none.
+
+    Raises:
+        DataError: a tokenizer of another kind.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, split = state["model"], state["pre_tokenizer"] or {"type": None}
+    parts = {part["type"]: part for part in split.get("pretokenizers", [split])}
+    begins_with: tuple[str, ...]
+    if model["type"] == "WordPiece":
+        begins_with, is_continuation = (model["continuing_subword_prefix"],), True
+    elif model["type"] == "WordLevel":
+        begins_with, is_continuation = ("",), False
+    elif "ByteLevel" in parts:
+        begins_with, is_continuation = _BYTES_OF_SPACE, False
+    elif "Metaspace" in parts:
+        begins_with, is_continuation = (parts["Metaspace"]["replacement"],), False
+    else:
+        raise DataError(
+            f"which tokens continue a word is not known for this {model['type']} tokenizer, only for WordPiece, "
+            "byte-level BPE and SentencePiece. Give --masking tokens"
+        )
+    added, vocabulary = {token["id"] for token in state["added_tokens"]}, tokenizer.get_vocab()
+    continues = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    for token, index in vocabulary.items():
+        continues[index] = index not in added and token.startswith(begins_with) == is_continuation
+    return continues
 
 
 def _wordpiece_backend() -> Tokenizer:

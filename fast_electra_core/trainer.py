@@ -26,6 +26,7 @@ from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset, batch_index_at
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from fast_electra_core.evaluation import make_batch
+from fast_electra_core.masking import Masking
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.schedules import learning_rate_at
 
@@ -159,7 +160,14 @@ def batch_at(
         DataError: samples_at gives another number of ids than there are selected positions.
     """
     index = batch_index_at(step, batch_size=config.batch_size, num_sequences=len(dataset), seed=config.seed)
-    batch = make_batch(dataset, index.sequence, index.epoch, mask_fraction=config.mask_fraction, seed=config.seed)
+    batch = make_batch(
+        dataset,
+        index.sequence,
+        index.epoch,
+        mask_fraction=config.mask_fraction,
+        seed=config.seed,
+        masking=Masking(config.masking, config.keep_fraction),
+    )
     if samples_at is None:
         return batch
     samples, num_selected = samples_at(step), int(batch.is_selected.sum())

@@ -30,10 +30,12 @@ def check_arms(plan: Plain) -> None:
         ConfigError: one cannot; it names the arm.
     """
     from steps.auxiliary import load_masked_lm, outline
+    from steps.tokenization import check_masking
 
     config, store = CompareConfig.from_dict(plan["comparison"]), Store(plan["config"]["store"])
     for arm in list_arms(config):
         settings = config.of_arm(arm)
+        check_masking(settings.masking, store.get_folder(plan["tokenizer_key"]))
         for candidate in _candidates_of(arm, plan["candidates"]):
             if settings.warm_start == "none":
                 continue

@@ -23,6 +23,16 @@ def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
 
 def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
     """The config of AuxiliaryFlow, likewise."""
+    named = {name for name, value in given.items() if value is not None}
+    for name in ("distill_share", "distill_temperature"):
+        if name in named and not given.get("distill_from"):
+            raise ConfigError(f"{name} has no effect without distill_from; name a model there, or leave --{name} out")
+    for name in ("tokenizer", "vocab_size"):
+        if name in named and given.get("distill_from"):
+            raise ConfigError(
+                f"{name} has no effect with distill_from: the tokenizer is that of {given['distill_from']}. "
+                f"Leave --{name} out"
+            )
     if given.get("vocab_size") is not None and given.get("tokenizer") not in (None, "train"):
         raise ConfigError(
             f"vocab_size has no effect with the given tokenizer {given['tokenizer']!r}; leave one of the two out"
@@ -56,4 +66,6 @@ def _merge(
         base = {name: value for name, value in base.items() if name not in _OF_A_RECIPE}
     if values.get("finetune_grid"):
         base.pop("finetune_learning_rate", None)
+    if values.get("initial_model"):  # what the preset would take over from the auxiliary gives way
+        base.pop("warm_start", None)
     return {**base, "preset": preset, **values}

@@ -61,6 +61,8 @@ def identity_of(
         "num_steps": config.num_steps,
         "seed": config.seed,
         "mask_fraction": config.mask_fraction,
+        "masking": config.masking,
+        "keep_fraction": config.keep_fraction,
         "schedule": config.schedule,
         "temperature_start": config.temperature_start,
         "temperature_decay": config.temperature_decay,

@@ -91,7 +91,7 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     config = AuxiliaryConfig.from_dict(plan["config"])
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
-        result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id))
+        result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id), teacher=plan["teacher"])
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
         tracking.log_metrics(run_id, [{"step": config.num_steps, **result["scores"], **costs(result)}])
@@ -221,7 +221,11 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
         result = training.train_discriminator(
-            config, _training_run(plan, text, run_id), auxiliary=frozen, corruption=corrupted
+            config,
+            _training_run(plan, text, run_id),
+            auxiliary=frozen,
+            corruption=corrupted,
+            initial_model=plan["initial_model"],
         )
         check_frozen(frozen, store)
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
-from fast_electra_core.errors import AuxiliaryError
+from fast_electra_core.errors import AuxiliaryError, CheckpointError
 from steps import tracking
-from steps.store import download_prefix
+from steps.store import Store, download_prefix
 
 _FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -78,6 +79,30 @@ def copy_files(source: Path, target: Path) -> None:
     for pattern in _FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, target / path.name)
+
+
+def keep_copy(folder: Path, store: Store, key: str) -> None:
+    """Copy weights, config and tokenizer into the store, unless the key, which should name their content, is there."""
+    if not store.has(key):
+        with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+            copy_files(folder, Path(scratch) / "clean")
+            store.put_folder(Path(scratch) / "clean", key)
+
+
+def check_unmoved(kept: dict[str, Any], store: Store, *, what: str) -> Path:
+    """The folder of a model that was kept in the store, its weights those that were checked in `start`.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    folder = store.get_folder(kept["key"])
+    digest = weights_digest(folder)
+    if digest != kept["digest"]:
+        raise CheckpointError(
+            f"{what} has moved: its weights' digest was {kept['digest']}, now it is {digest}. Delete "
+            f"{store.address(kept['key'])} and run again"
+        )
+    return folder
 
 
 def weights_digest(folder: Path) -> str:

@@ -9,7 +9,7 @@ from fast_electra_core.errors import ConfigError
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
 from steps.store import Store
-from steps.trace import Plain, log_corpus, log_task, running
+from steps.trace import Plain, log_corpus, log_task, origin_tags, running
 
 if TYPE_CHECKING:
     from fast_electra_core.text_shards import Corpus
@@ -23,14 +23,19 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
-    from steps.tokenization import prepare_tokenizer
+    from steps.distill import fetch_teacher
+    from steps.tokenization import check_masking, prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
+    teacher = fetch_teacher(config, store)
     corpus = _readable_corpus(config, store)
-    tokenizer_key = prepare_tokenizer(config.tokenizer, config.to_dict(), corpus.shards, store)
+    tokenizer = str(store.get_folder(teacher["key"])) if teacher else config.tokenizer
+    tokenizer_key = prepare_tokenizer(tokenizer, config.to_dict(), corpus.shards, store)
+    check_masking(config.masking, store.get_folder(tokenizer_key))
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
+    plan["teacher"] = teacher
     _open_run(plan, params=plan["config"])
     return plan
 
@@ -64,7 +69,9 @@ def begin_compare(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
 
 def _training_plan(config: PretrainConfig, *, flow: str, run_id: str) -> Plain:
     from steps.auxiliary import fetch_candidates
+    from steps.initial_model import fetch_initial_model
     from steps.tasks import check_tasks
+    from steps.tokenization import check_masking
 
     if config.num_nodes != 1:
         raise ConfigError(
@@ -76,10 +83,12 @@ def _training_plan(config: PretrainConfig, *, flow: str, run_id: str) -> Plain:
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)
     candidates = fetch_candidates(config, store)
-    corpus = _readable_corpus(config, store)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
+    check_masking(config.masking, store.get_folder(tokenizer_key))
+    initial_model = fetch_initial_model(config, store, candidates=candidates)
+    corpus = _readable_corpus(config, store)
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
-    return plan | {"candidates": candidates, "tasks": tasks}
+    return plan | {"candidates": candidates, "tasks": tasks, "initial_model": initial_model}
 
 
 def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
@@ -130,7 +139,12 @@ def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
         config["tracking_uri"],
         config["experiment"],
         name=plan["pathspec"],
-        tags={"metaflow.pathspec": plan["pathspec"], "config.digest": plan["config_digest"], **plan["code"]},
+        tags={
+            "metaflow.pathspec": plan["pathspec"],
+            "config.digest": plan["config_digest"],
+            **plan["code"],
+            **origin_tags(plan),
+        },
         params=params,
     )
     corpus = plan.get("corpus")

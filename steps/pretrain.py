@@ -17,21 +17,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from fast_electra_core.auxiliary_building import auxiliary_method, build_auxiliary
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
-from fast_electra_core.cooccurrence import cooccurrence_embeddings
 from fast_electra_core.corruption_store import StoredSamples, maker
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.evaluation import score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Method, Temperature
+from fast_electra_core.methods import Electra, FastElectra, Method, Temperature
 from fast_electra_core.models import (
     build_discriminator,
-    build_masked_lm,
     count_parameters,
     encoder_config,
-    set_embeddings,
-    set_output_bias,
     warm_start,
 )
 from fast_electra_core.tokenizer import load_tokenizer
@@ -40,6 +37,8 @@ from steps import tracking
 from steps.auxiliary import load_masked_lm
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
+from steps.distill import load_teacher
+from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import open_dataset
@@ -79,20 +78,26 @@ class TrainingRun:
         )
 
 
-def train_auxiliary(config: AuxiliaryConfig, run: TrainingRun) -> dict[str, Any]:
-    """Train a masked language model; returns its key in the store, digest, curves, scores and cost."""
+def train_auxiliary(
+    config: AuxiliaryConfig, run: TrainingRun, *, teacher: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train a masked language model; returns its key in the store, digest, curves, scores and cost.
+
+    teacher is fetch_teacher's; the model gets its vocabulary.
+
+    Raises:
+        CheckpointError: the newest checkpoint is of another run, for instance of one with another teacher.
+    """
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
-    tokenizer = load_tokenizer(run.store.get_folder(run.tokenizer_key))
-    counts = unigram_counts(dataset, len(tokenizer))
-    model = build_masked_lm(
-        encoder_config(config, vocab_size=len(tokenizer), special_ids=dataset.special_ids), seed=config.seed
-    )
-    set_output_bias(model, counts)
-    if config.embedding_init == "cooccurrence":
-        embeddings = cooccurrence_embeddings(dataset.streams, vocab_size=len(tokenizer), width=config.embedding_size)
-        set_embeddings(model, torch.from_numpy(embeddings))
-    model.to(device())
-    method = MaskedLanguageModel(model, mask_token_id=dataset.special_ids.mask)
+    larger = None
+    vocab_size = len(load_tokenizer(run.store.get_folder(run.tokenizer_key)))
+    if teacher:  # the weights, not their address, are what a checkpoint must agree with
+        config = replace(config, distill_from=teacher["digest"])
+        larger = load_teacher(teacher, run.store).to(device())
+        vocab_size = larger.config.vocab_size  # it may have more logits than its tokenizer has tokens
+    counts = unigram_counts(dataset, vocab_size)
+    model = build_auxiliary(config, dataset, counts).to(device())
+    method = auxiliary_method(config, model, larger, mask_token_id=dataset.special_ids.mask)
 
     def evaluate() -> Row:
         scores = score_masked_lm(model, heldout, counts=counts)
@@ -100,33 +105,50 @@ def train_auxiliary(config: AuxiliaryConfig, run: TrainingRun) -> dict[str, Any]
         return {f"heldout_{name}": float(value) for name, value in scores._asdict().items()}
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="auxiliary")
-    flops = forward_flops_per_token(model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction)
+    flops = 3 * _masked_lm_flops(model, config) + (_masked_lm_flops(larger, config) if larger else 0.0)
     num_tokens = config.num_steps * config.batch_size * config.sequence_length
     return {
         **result,
         **_save(model, run, "auxiliary"),
         "scores": score_masked_lm(model, heldout, counts=counts)._asdict(),
-        "total_flops": 3 * flops * num_tokens,
+        "total_flops": flops * num_tokens,
         "num_tokens": num_tokens,
     }
 
 
+def _masked_lm_flops(model: PreTrainedModel, config: AuxiliaryConfig) -> float:
+    return forward_flops_per_token(model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction)
+
+
 def train_discriminator(
-    config: PretrainConfig, run: TrainingRun, *, auxiliary: dict[str, Any], corruption: dict[str, Any]
+    config: PretrainConfig,
+    run: TrainingRun,
+    *,
+    auxiliary: dict[str, Any],
+    corruption: dict[str, Any],
+    initial_model: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores.
 
     corruption is corruption_plan.summarise's. Where it was drawn ahead, the auxiliary is in memory while the main model
-    is set up and while held-out text is scored, not while it trains.
+    is set up and while held-out text is scored, not while it trains. initial_model is fetch_initial_model's.
+
+    Raises:
+        CheckpointError: the newest checkpoint is of another run, for instance of one that started from other weights.
     """
+    if initial_model:  # the weights, not their address, are what a checkpoint must agree with
+        config = replace(config, initial_model=initial_model["digest"])
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
 
     def load_auxiliary() -> PreTrainedModel:
         return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"]).to(device())
 
     masked_lm = load_auxiliary()
-    shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
-    discriminator = build_discriminator(shape, seed=config.seed)
+    if initial_model:
+        discriminator = load_initial_model(initial_model, config, run.store).model
+    else:
+        shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
+        discriminator = build_discriminator(shape, seed=config.seed)
     if config.warm_start != "none":
         warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
     discriminator.to(device())
@@ -198,6 +220,9 @@ def _method(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
             generator = type(masked_lm)(masked_lm.config)
+        theirs, ours = generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight
+        if config.initial_model and theirs.shape == ours.shape:  # they will be shared, and are to be the main model's
+            theirs.data.copy_(ours)
         return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
     return FastElectra(
         discriminator,

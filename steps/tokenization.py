@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds, TokenDataset, read_manifest, write_shard
-from fast_electra_core.errors import DataError
+from fast_electra_core.errors import ConfigError, DataError
 from fast_electra_core.text import read_documents
-from fast_electra_core.tokenizer import encode_documents, load_tokenizer, tokenizer_digest, train_tokenizer
+from fast_electra_core.tokenizer import (
+    encode_documents,
+    load_tokenizer,
+    tokenizer_digest,
+    train_tokenizer,
+    word_continuations,
+)
 from steps.corpus import local_piece
 from steps.store import Store
 
@@ -114,13 +122,35 @@ def special_ids(tokenizer_folder: Path) -> SpecialIds:
     )
 
 
+def check_masking(masking: str, tokenizer_folder: Path) -> None:
+    """The tokenizer can serve the masking asked for.
+
+    Raises:
+        ConfigError: whole words, where no word has several tokens.
+        DataError: words or spans, where the tokenizer does not say what a word is.
+    """
+    if masking == "tokens":
+        return
+    continues = word_continuations(load_tokenizer(tokenizer_folder))
+    if masking == "whole_words" and not continues.any():
+        raise ConfigError(
+            "masking whole_words has no effect: no token of the tokenizer continues a word. Give --masking tokens or "
+            "spans"
+        )
+
+
 def open_dataset(
     part: str, config: TrainingConfig, *, shard_keys: Sequence[str], tokenizer_key: str, store: Store
 ) -> TokenDataset:
-    """The `train` or `heldout` sequences of the shards."""
+    """The `train` or `heldout` sequences of the shards; they know which tokens continue a word if masking needs it."""
+    folder = store.get_folder(tokenizer_key)
+    continues_word = None
+    if config.masking != "tokens":
+        continues_word = torch.from_numpy(word_continuations(load_tokenizer(folder)))
     return TokenDataset(
         [store.get_folder(key) for key in shard_keys],
         part,
         sequence_length=config.sequence_length,
-        special_ids=special_ids(store.get_folder(tokenizer_key)),
+        special_ids=special_ids(folder),
+        continues_word=continues_word,
     )

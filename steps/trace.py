@@ -106,8 +106,26 @@ def suite(plan: Plain) -> str:
 
 
 def made_of(plan: Plain) -> dict[str, str]:
-    """Tags of what the run works on: text, or a model to score."""
-    return text_tags(plan) if "corpus" in plan else model_tags(plan)
+    """Tags of what the run works on: text and the models it goes on from, or a model to score."""
+    return text_tags(plan) | origin_tags(plan) if "corpus" in plan else model_tags(plan)
+
+
+def origin_tags(plan: Plain) -> dict[str, str]:
+    """The models that were given to go on from: the main model's start, an auxiliary's teacher."""
+    given = {role: plan[role] for role in ("initial_model", "teacher") if plan.get(role)}
+    return {
+        f"{role}.{name}": value
+        for role, model in given.items()
+        for name, value in (
+            ("digest", model["digest"]),
+            ("address", model["address"]),
+            ("version", _version(model["registry"])),
+        )
+    }
+
+
+def _version(registered: Plain | None) -> str:
+    return f"{registered['name']}/{registered['version']}" if registered else "not registered"
 
 
 def model_tags(plan: Plain) -> dict[str, str]:
@@ -135,15 +153,15 @@ def lineage_tags(plan: Plain, pathspec: str) -> Plain:
         "config.digest": plan["config_digest"],
         **plan["code"],
         **text_tags(plan),
+        **origin_tags(plan),
     }
 
 
 def auxiliary_tags(chosen: Plain) -> dict[str, str]:
-    registered = chosen["registry"] or {}
     return {
         "auxiliary.digest": chosen["digest"],
         "auxiliary.address": chosen["address"],
-        "auxiliary.version": f"{registered['name']}/{registered['version']}" if registered else "not registered",
+        "auxiliary.version": _version(chosen["registry"]),
     }
 
 

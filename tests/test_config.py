@@ -14,20 +14,25 @@ import fast_electra_core
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
-from steps.config import resolve_auxiliary, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
 SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "text_field": "body", "on_bad_text": "skip", "heldout_fraction": 0.5,
     "shard_megabytes": 0.5, "sequence_length": 8, "architecture": "modernbert", "num_layers": 1,
     "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
-    "mask_fraction": 0.5, "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
+    "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
+    "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
-AUXILIARY: dict[str, Any] = {"embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256}
+AUXILIARY: dict[str, Any] = {
+    "embedding_init": "cooccurrence", "tokenizer": "hub:x", "vocab_size": 256, "distill_from": "folder",
+    "distill_share": 1.0, "distill_temperature": 1.0,
+}  # fmt: skip
 PRETRAIN: dict[str, Any] = {
-    "warm_start": "layers", "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
+    "warm_start": "layers", "initial_model": "folder",
+    "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
     "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
     "temperature_end": 0.5, "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
@@ -102,6 +107,8 @@ OUT_OF_RANGE = [
     ("dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("mask_fraction", 0.0, r"must be in \(0, 1\), got 0.0"),
     ("mask_fraction", 1.0, r"must be in \(0, 1\), got 1.0"),
+    ("keep_fraction", -0.1, r"must be in \[0, 1\), got -0.1"),
+    ("keep_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("warmup_fraction", -0.1, r"must be in \[0, 1\), got -0.1"),
     ("warmup_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
     ("seed", -1, r"must be in \[0, 1.15292e\+18\), got -1"),
@@ -182,6 +189,19 @@ def test_a_trained_vocabulary_has_at_least_256_entries() -> None:
         AuxiliaryConfig(vocab_size=255)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("distill_share", 0.0, r"must be in \(0, 1\], got 0.0"),
+        ("distill_share", 1.1, r"must be in \(0, 1\], got 1.1"),
+        ("distill_temperature", 0.0, "must be > 0, got 0.0"),
+    ],
+)
+def test_values_of_distillation_out_of_range_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} {message}"):
+        AuxiliaryConfig(**{name: value})
+
+
 def test_a_tokenizer_must_be_named() -> None:
     with pytest.raises(ConfigError, match=r"^tokenizer must not be empty; `train` trains one on the corpus"):
         AuxiliaryConfig(tokenizer=" ")
@@ -197,6 +217,15 @@ def test_a_generator_that_is_still_learning_cannot_corrupt_ahead() -> None:
     assert PretrainConfig(corruption="offline").method == "fast_electra"
     with pytest.raises(ConfigError, match=r"corruption must be online with method electra, got offline: its generator"):
         PretrainConfig(corruption="offline", method="electra")
+
+
+def test_a_whole_start_and_a_warm_one_exclude_each_other_and_a_presets_gives_way() -> None:
+    with pytest.raises(
+        ConfigError, match=r"initial_model and warm_start exclude each other: .* starts from folder\. Le"
+    ):
+        resolve_pretrain({"initial_model": "folder", "warm_start": "embeddings"})
+    assert resolve_pretrain({}).warm_start == "layers"
+    assert resolve_pretrain({"initial_model": "folder"}).warm_start == "none"
 
 
 def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
@@ -216,6 +245,7 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("precision", "bf_16", "bf16"),
         ("architecture", "modern_bert", "modernbert"),
         ("warm_start", "layer", "layers"),
+        ("masking", "wholewords", "whole_words"),
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: Any, nearest: str) -> None:
@@ -293,6 +323,21 @@ def test_the_large_presets_are_electras_recipes(preset: str, expected: tuple[flo
     assert (config.rtd_weight, config.weight_decay, config.dropout) == (50.0, 0.01, 0.1)
     assert round(config.warmup_fraction * config.num_steps) == pytest.approx(10_000, rel=0.01)
     assert config.intermediate_size == 4 * config.hidden_size
+
+
+def test_modernbert_base_has_the_originals_shape_and_an_auxiliary_of_a_third_of_its_depth() -> None:
+    """The original's: AnswerDotAI/ModernBERT, yamls/modernbert/modernbert-base-pretrain.yaml."""
+    main, auxiliary = (resolve({"preset": "modernbert_base"}) for resolve in (resolve_pretrain, resolve_auxiliary))
+    for config in (main, auxiliary):
+        assert (config.architecture, config.hidden_size, config.num_heads) == ("modernbert", 768, 12)
+        assert (config.intermediate_size, config.dropout, config.learning_rate) == (1152, 0.0, 8e-4)
+    assert (main.num_layers, auxiliary.num_layers) == (22, round(22 / 3))
+    assert auxiliary.vocab_size == 50_368
+    assert main.finetune_recipe == resolve_evaluate({"preset": "modernbert_base"}).finetune_recipe == "modernbert"
+    # Warm-up over 3e9 tokens.
+    assert main.warmup_fraction * main.num_steps * main.batch_size * main.sequence_length == pytest.approx(
+        3e9, rel=0.01
+    )
 
 
 def test_without_a_preset_it_is_demo() -> None:

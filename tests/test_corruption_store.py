@@ -1,6 +1,7 @@
 """Corruption drawn ahead of training is that of training, bit for bit, is small on disk, and never silently wrong."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -134,6 +135,25 @@ def test_offline_training_without_an_auxiliary_equals_online_bit_for_bit(
     method = fast_electra(with_auxiliary=False)
     assert method.auxiliary is None
     assert final_tensors(method, dataset, tmp_path, samples_at=stored.at) == online
+
+
+@pytest.mark.parametrize("masking", ["whole_words", "spans"])
+def test_offline_equals_online_also_by_words_and_with_tokens_that_are_kept(
+    masking: str, dataset: TokenDataset, online: dict[str, bytes], tmp_path: Path
+) -> None:
+    config, known = replace(CONFIG, masking=masking, keep_fraction=0.3), copy.copy(dataset)
+    known.continues_word = torch.arange(VOCAB_SIZE) % 2 == 0
+    runs = [
+        final_tensors(
+            fast_electra(with_auxiliary=samples is None),
+            known,
+            tmp_path / str(samples is None),
+            samples_at=samples,
+            config=config,
+        )
+        for samples in (drawn(known, config).__getitem__, None)
+    ]
+    assert runs[0] == runs[1] != online
 
 
 @pytest.mark.parametrize("step", range(1, NUM_STEPS + 1))

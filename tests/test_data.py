@@ -72,6 +72,19 @@ def test_sequences_are_the_stream_cut_in_order_across_shard_borders(
     assert sequences == [[2, *stream[first : first + body], 3] for first in range(0, len(stream) - body + 1, body)]
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(shards=st.lists(DOCUMENTS, min_size=1, max_size=4), sequence_length=st.integers(8, 40))
+def test_sequences_are_packed_so_that_nothing_is_padding(shards: list[list[list[int]]], sequence_length: int) -> None:
+    """What ModernBERT calls unpadded: documents of any length, not one position spent on padding."""
+    with tempfile.TemporaryDirectory() as root:
+        folders = [write(Path(root) / str(index), documents) for index, documents in enumerate(shards)]
+        data = dataset(folders, sequence_length=sequence_length)
+        for index in range(len(data)):
+            sequence = data.sequence(index)
+            assert len(sequence) == sequence_length
+            assert not (sequence == SPECIAL_IDS.pad).any()
+
+
 def test_a_sequence_may_span_more_than_two_shards(tmp_path: Path) -> None:
     folders = [write(tmp_path / str(index), [[10 + index]]) for index in range(4)]
     assert dataset(folders, sequence_length=10).sequence(0).tolist() == [2, 10, 3, 11, 3, 12, 3, 13, 3, 3]

@@ -42,6 +42,7 @@ from fast_electra_core.models import (
     set_output_bias,
     warm_start,
 )
+from steps.config import resolve_auxiliary, resolve_pretrain
 
 VOCAB_SIZE = 60
 TINY: dict[str, Any] = {
@@ -279,6 +280,30 @@ def test_shared_parameters_count_once() -> None:
     first, second = torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(3, 4, bias=False)
     second.weight = first.weight
     assert count_parameters(torch.nn.ModuleList([first, second, torch.nn.Linear(2, 2)])) == 12 + 6
+
+
+def test_modernbert_base_has_the_parameters_of_modernbert_base() -> None:
+    """By hand. A layer: 3·768² + 768² of attention, 768 × 2·1152 + 1152 × 768 of the gated feed-forward, two norms of
+    768 without bias; the first layer has one norm. Head: 768², a norm, 768 + 1."""
+    layer = 4 * 768**2 + 768 * 2304 + 1152 * 768 + 2 * 768
+    encoder = 50_368 * 768 + 768 + 22 * layer - 768 + 768
+    assert encoder == 149_014_272  # "149M", as its model card says
+    config = resolve_pretrain({"preset": "modernbert_base"})
+    with torch.device("meta"):
+        shape = encoder_config(config, vocab_size=50_368, special_ids=SPECIAL_IDS)
+        model = build_discriminator(shape, seed=0)
+        auxiliary = build_masked_lm(
+            encoder_config(
+                resolve_auxiliary({"preset": "modernbert_base"}), vocab_size=50_368, special_ids=SPECIAL_IDS
+            ),
+            seed=0,
+        )
+    assert count_parameters(model.base_model) == encoder
+    assert count_parameters(model) == encoder + 768**2 + 768 + 769
+    # The output matrix is tied; the head has a bias for each token.
+    assert count_parameters(auxiliary) == encoder - 15 * layer + 768**2 + 768 + 50_368
+    assert all(weight.is_meta for weight in [*model.parameters(), *auxiliary.parameters()])
+    assert set(shape.layer_types) == {"full_attention"}
 
 
 def test_auxiliary_and_main_model_of_one_config_have_one_shape() -> None:

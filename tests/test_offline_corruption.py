@@ -31,7 +31,7 @@ ALL = {"first_step": 0, "end_step": NUM_STEPS}
 DECIDING = {
     "sequence_length": 16, "batch_size": 4, "micro_batch_size": 2, "num_steps": 8, "seed": 1, "mask_fraction": 0.3,
     "schedule": "linear", "temperature_start": 3.0, "temperature_decay": 0.5, "temperature_end": 0.9,
-    "precision": "fp32",
+    "precision": "fp32", "masking": "spans", "keep_fraction": 0.15,
 }  # fmt: skip
 SHARING = {
     "architecture": "modernbert", "num_layers": 3, "hidden_size": 64, "embedding_size": 16, "num_heads": 4,
@@ -42,7 +42,7 @@ SHARING = {
     "finetune_learning_rate": 0.5, "finetune_batch_size": 7, "finetune_epochs": 0.5, "finetune_max_length": 33,
     "finetune_max_examples": 7, "layer_decay": 0.5, "num_nodes": 2,
     "finetune_recipe": "modernbert", "finetune_grid": "1e-4", "best_epoch": True, "mnli_transfer": True,
-    "test_predictions": False,
+    "test_predictions": False, "initial_model": "folder",
 }  # fmt: skip
 IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY = {
     "corpus", "text_field", "on_bad_text", "heldout_fraction", "shard_megabytes", "auxiliary",

@@ -32,6 +32,8 @@ SHARED = {
     "intermediate_size": 77,
     "dropout": 0.3,
     "mask_fraction": 0.4,
+    "masking": "spans",
+    "keep_fraction": 0.15,
     "num_steps": 7,
     "batch_size": 6,
     "micro_batch_size": 2,
@@ -47,7 +49,15 @@ SHARED = {
     "tracking_uri": "sqlite:///other.db",
     "experiment": "other",
 }
-AUXILIARY = {**SHARED, "tokenizer": "vocab.txt", "vocab_size": 999, "embedding_init": "random"}
+AUXILIARY = {
+    **SHARED,
+    "tokenizer": "vocab.txt",
+    "vocab_size": 999,
+    "embedding_init": "random",
+    "distill_from": "folder",
+    "distill_share": 0.9,
+    "distill_temperature": 3.0,
+}
 SCORING = {
     "glue": "glue_data",
     "tasks": "cola",
@@ -69,6 +79,7 @@ PRETRAIN = {
     **SHARED,
     **SCORING,
     "warm_start": "embeddings",
+    "initial_model": "folder",
     "method": "electra",
     "corruption": "offline",
     "num_nodes": 2,
@@ -87,6 +98,10 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
     "hidden_size": {"embedding_size": 256},
     "embedding_size": {"hidden_size": 256},
     "mnli_transfer": {"tasks": "mnli"},
+    "distill_share": {"distill_from": "folder"},
+    "distill_temperature": {"distill_from": "folder"},
+    # What the preset would take over from the auxiliary gives way.
+    "initial_model": {"warm_start": "none"},
     # What the preset says of these gives way to a recipe, or to a grid, that was asked for.
     "finetune_recipe": {"finetune_learning_rate": None, "finetune_epochs": None, "layer_decay": None},
     "finetune_grid": {"finetune_learning_rate": None},

@@ -17,10 +17,11 @@ from conftest import write_text
 from fast_electra_core.data import read_manifest
 from fast_electra_core.errors import ConfigError, DataError
 from fast_electra_core.tokenizer import load_tokenizer
+from steps.config import resolve_auxiliary
 from steps.corpus import resolve_corpus
 from steps.store import Store
 from steps.text_summary import summarise
-from steps.tokenization import prepare_tokenizer, special_ids, tokenize_shard
+from steps.tokenization import check_masking, open_dataset, prepare_tokenizer, special_ids, tokenize_shard
 
 CONFIG = {
     "corpus": "text",
@@ -141,6 +142,32 @@ def test_the_special_ids_are_those_of_the_tokenizer(store: Store, tokenizer_key:
     names = tokenizer.convert_ids_to_tokens([ids.pad, ids.cls, ids.sep, ids.mask])
     assert names == ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
     assert set(ids.all_special) == {ids.pad, ids.cls, ids.sep, ids.mask, tokenizer.unk_token_id}
+
+
+# Masking by words
+
+
+@pytest.mark.parametrize("masking", ["tokens", "whole_words", "spans"])
+def test_a_dataset_knows_the_words_where_masking_needs_them(
+    masking: str, text: Path, store: Store, tokenizer_key: str
+) -> None:
+    config = resolve_auxiliary({"preset": "tiny", "masking": masking})
+    shard = tokenize(text, tokenizer_key, store)
+    dataset = open_dataset("train", config, shard_keys=[shard["key"]], tokenizer_key=tokenizer_key, store=store)
+    tokens = load_tokenizer(store.get_folder(tokenizer_key)).convert_ids_to_tokens(range(300))
+    known = None if dataset.continues_word is None else dataset.continues_word.tolist()
+    assert known == (None if masking == "tokens" else [token.startswith("##") for token in tokens if token])
+
+
+def test_whole_words_of_one_token_each_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "kara", "moden"]))
+    for masking in ("tokens", "spans"):
+        check_masking(masking, path)
+    with pytest.raises(
+        ConfigError, match=r"masking whole_words has no effect: no token .* Give --masking tokens or spa"
+    ):
+        check_masking("whole_words", path)
 
 
 # Text that is broken

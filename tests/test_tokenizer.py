@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fast_electra_core.errors import AuxiliaryError, DataError
@@ -18,6 +19,7 @@ from fast_electra_core.tokenizer import (
     load_tokenizer,
     tokenizer_digest,
     train_tokenizer,
+    word_continuations,
 )
 
 SENTENCES = [
@@ -223,3 +225,81 @@ def test_a_tokenizer_without_a_mask_token_cannot_serve(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
     with pytest.raises(AuxiliaryError, match="has no pad_token, cls_token, sep_token, mask_token"):
         load_tokenizer(tmp_path)
+
+
+WORDS = "the quick brown foxes jumped over tokenizers and retokenized the brownest words"
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    """Of letters, and the pieces that go on with a word."""
+    return train_tokenizer(iter([" ".join(WORDS)]), vocab_size=300)
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """As GPT-2's, RoBERTa's and ModernBERT's."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As ALBERT's and DeBERTaV3's."""
+    backend = Tokenizer(models.Unigram())
+    split = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]  # type: ignore[no-untyped-call]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(split)  # type: ignore[no-untyped-call]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["[UNK]", "[PAD]"], unk_token="[UNK]", show_progress=False
+    )
+    backend.train_from_iterator([WORDS] * 5, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_level, sentencepiece])
+def test_tokens_joined_where_one_continues_a_word_are_the_words_of_the_text(
+    make: Callable[[], PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = make()
+    continues = word_continuations(tokenizer)
+    ids = tokenizer(WORDS, add_special_tokens=False)["input_ids"]
+    words: list[str] = []
+    for index, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+        if continues[index] and words:  # nothing comes before the text's first token
+            words[-1] += token.removeprefix("##")
+        else:
+            words.append(token.lstrip("Ġ▁"))
+    assert words == WORDS.split()
+    assert len(ids) > len(words)
+    assert not continues[tokenizer.all_special_ids].any()
+
+
+def test_white_space_of_any_kind_begins_a_word_in_byte_level_bpe() -> None:
+    tokenizer = byte_level()
+    continues = word_continuations(tokenizer)
+    ids = tokenizer("a\nb\tc\rd,e", add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert tokens == ["a", "Ċ", "b", "ĉ", "c", "č", "d", ",", "e"]
+    assert [bool(continues[index]) for index in ids] == [token not in "Ċĉč" for token in tokens]
+
+
+def test_a_token_that_was_added_continues_nothing() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["brownest"])
+    (index,) = tokenizer("brownest", add_special_tokens=False)["input_ids"]
+    assert index == len(tokenizer) - 1
+    assert not word_continuations(tokenizer)[index]
+
+
+def test_one_entry_a_word_continues_nothing() -> None:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    assert word_continuations(PreTrainedTokenizerFast(tokenizer_object=backend)).tolist() == [False] * 3
+
+
+def test_a_tokenizer_whose_words_cannot_be_told_is_refused() -> None:
+    backend = Tokenizer(models.BPE({"a": 0, "b</w>": 1}, [], end_of_word_suffix="</w>"))
+    with pytest.raises(DataError, match=r"is not known for this BPE tokenizer, only for WordPiece.*--masking tokens"):
+        word_continuations(PreTrainedTokenizerFast(tokenizer_object=backend))
