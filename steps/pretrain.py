@@ -23,8 +23,9 @@ from fast_electra_core.cooccurrence import cooccurrence_embeddings
 from fast_electra_core.corruption_store import StoredSamples, maker
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 from fast_electra_core.data import TokenDataset
+from fast_electra_core.electra import Electra
 from fast_electra_core.evaluation import score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Method, Temperature
+from fast_electra_core.methods import FastElectra, MaskedLanguageModel, Method, Temperature
 from fast_electra_core.models import (
     build_discriminator,
     build_masked_lm,
