@@ -79,6 +79,7 @@ PRETRAIN = {
     "temperature_decay": 0.7,
     "temperature_end": 0.5,
     "rtd_weight": 20.0,
+    "generator_learning_rate": 1e-5,
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
 EVALUATE = {**SCORING, **WHERE, "preset": "laptop", "model": "folder", "untrained_baseline": True}
@@ -87,6 +88,7 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
     "hidden_size": {"embedding_size": 256},
     "embedding_size": {"hidden_size": 256},
     "mnli_transfer": {"tasks": "mnli"},
+    "generator_learning_rate": {"method": "electra_decoupled"},
     # What the preset says of these gives way to a recipe, or to a grid, that was asked for.
     "finetune_recipe": {"finetune_learning_rate": None, "finetune_epochs": None, "layer_decay": None},
     "finetune_grid": {"finetune_learning_rate": None},
