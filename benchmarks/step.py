@@ -19,7 +19,8 @@ from fast_electra_core.corruption import place
 from fast_electra_core.corruption_store import StoredSamples, write_samples
 from fast_electra_core.cost import forward_flops_per_token, plan_run
 from fast_electra_core.data import SpecialIds
-from fast_electra_core.methods import Batch, Electra, FastElectra, Method, Temperature, Totals
+from fast_electra_core.electra import Electra
+from fast_electra_core.methods import Batch, FastElectra, Method, Temperature, Totals
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
 from fast_electra_core.trainer import build_optimizer
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from fast_electra_core.config import METHODS, PretrainConfig, ScoringConfig
+from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.fields import describe_fields
+from fast_electra_core.method_knobs import METHODS
 
 REFERENCE = "electra"
 """The arm that the others are tested against, where there is one of this name; else it is the first."""

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.glue import DIAGNOSTIC, SPECS, TASK_NAMES
+from fast_electra_core.method_knobs import METHODS, check_is_read
 from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
-METHODS = ("fast_electra", "electra")
 CORRUPTIONS = ("online", "offline")
 MASKINGS = ("tokens", "whole_words", "spans")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
@@ -292,11 +292,16 @@ class ScoringConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig, ScoringConfig):
-    """A main model (discriminator) to be trained by replaced token detection (PretrainFlow)."""
+    """A main model to be trained (PretrainFlow): a discriminator by replaced token detection, or a rival by mlm."""
 
     method: str = "fast_electra"
-    """fast_electra (frozen auxiliary, annealed temperature), or electra: the joint baseline, which starts a generator
-    of the auxiliary's shape from scratch and trains it alongside."""
+    """fast_electra (frozen auxiliary, annealed temperature), or a rival on the same sequences and masks. electra: a
+    generator of the auxiliary's shape trains alongside, from scratch, embeddings shared. electra_decoupled: likewise,
+    with an optimizer each and nothing shared. electra_gdes: DeBERTaV3's, an optimizer each, embeddings shared but no
+    gradient. mlm: BERT's, the main model itself fills in the masked tokens; of the auxiliary it takes the tokenizer,
+    and what warm_start says."""
+    generator_learning_rate: float | None = None
+    """Peak learning rate of the generator of electra_decoupled and electra_gdes. None: learning_rate. > 0."""
     corruption: str = "online"
     """When replacements are drawn: online, in each training step, or offline: ahead of training, in tasks of their own,
     and kept in the store for every run with the same text, auxiliary, schedule, batches and seed. fast_electra only."""
@@ -331,11 +336,17 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
         super().__post_init__()
         check_choice("method", self.method, METHODS)
         check_choice("corruption", self.corruption, CORRUPTIONS)
-        if self.corruption == "offline" and self.method == "electra":
+        if self.corruption == "offline" and self.method != "fast_electra":
+            because = "no tokens are replaced"
+            if self.method != "mlm":
+                because = "its generator is trained alongside, so what it will draw cannot be known ahead"
             raise ConfigError(
-                "corruption must be online with method electra, got offline: its generator is trained alongside, so "
-                "what it will draw cannot be known ahead. Leave --corruption out, or give --method fast_electra"
+                f"corruption must be online with method {self.method}, got offline: {because}. Leave --corruption out, "
+                "or give --method fast_electra"
             )
+        if self.generator_learning_rate is not None:
+            check_is_read("generator_learning_rate", self.method)
+            _check_positive("generator_learning_rate", self.generator_learning_rate)
         _check_at_least("num_nodes", self.num_nodes, 1)
         check_choice("warm_start", self.warm_start, WARM_STARTS)
         if self.initial_model and self.warm_start != "none":

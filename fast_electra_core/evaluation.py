@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fast_electra_core.data import TokenDataset, is_ordinary
+from fast_electra_core.electra import Electra
 from fast_electra_core.errors import DataError
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.masking import PLAIN, Masking, choose_positions
 from fast_electra_core.methods import (
     Batch,
-    Electra,
     FastElectra,
+    MaskedLanguageModel,
     Stats,
     add_detection_stats,
     detection_metrics,
@@ -130,6 +131,16 @@ def score_masked_lm(
         num_masked=num_masked,
         seconds_per_1k_tokens=1000 * seconds / num_tokens,
     )
+
+
+def heldout_masked_scores(
+    method: MaskedLanguageModel, heldout: TokenDataset, *, counts: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """score_masked_lm's, each name with `heldout_` before it, as a row of metrics; the mode of `method` is kept."""
+    was_training = method.training
+    scores = score_masked_lm(method.model, heldout, counts=counts)
+    method.train(was_training)
+    return {f"heldout_{name}": float(value) for name, value in scores._asdict().items()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is trained, and on which loss: Fast-ELECTRA, joint ELECTRA, and the masked language model of an auxiliary.
+"""What is trained, and on which loss: Fast-ELECTRA, and masked language modelling. The joint rivals are in electra.py.
 
 A method is a module whose trainable parameters are all that an optimizer sees. Its `loss` adds to the sums of `Stats`
 without waiting for the device.
@@ -81,8 +81,25 @@ Stats = dict[str, Tensor]
 """Sums since the last log row, each () float64."""
 
 
+class ParameterSet(NamedTuple):
+    """Parameters that train together: clipped to one norm, at one learning rate."""
+
+    prefix: str
+    """Of the names under which the set's gradient norm and learning rate are logged."""
+    parameters: list[nn.Parameter]
+    learning_rate_factor: float
+    """What the run's learning rate is multiplied by."""
+
+
 class Method(nn.Module, ABC):
     """A way to pre-train: loss, and the numbers worth logging."""
+
+    def parameter_sets(self) -> list[ParameterSet]:
+        """All trainable parameters, each once: one set, unless a method keeps some apart."""
+        return [ParameterSet("", trainable_parameters(self), 1.0)]
+
+    def finish(self) -> None:
+        """Training is over: the main model becomes what is to be saved, where it is not that already."""
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
@@ -93,8 +110,18 @@ class Method(nn.Module, ABC):
         """One row of metrics out of the sums of the steps since the last one."""
 
 
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """In the module's order, shared ones once."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 class MaskedLanguageModel(Method):
-    """Predict the selected tokens, shown as [MASK] but for those that are kept: how an auxiliary is made."""
+    """Predict the selected tokens, shown as [MASK] but for those that are kept: how an auxiliary is made, and
+    BERT as a rival.
+
+    Departs from BERT (arXiv 1810.04805, sec. 3.1), which shows 80 % of them as [MASK], 10 % as another token and 10 %
+    as they are.
+    """
 
     def __init__(self, model: PreTrainedModel, *, mask_token_id: int) -> None:
         super().__init__()
@@ -185,68 +212,10 @@ class FastElectra(Method):
         }
 
 
-class Electra(Method):
-    """Joint ELECTRA, the strong baseline: a generator trained alongside, in one dropout-free pass at temperature 1.
-
-    ELECTRA (arXiv 2003.10555), sec. 3: loss = MLM + 50 × RTD, token embeddings shared where their widths agree.
-    """
-
-    def __init__(
-        self,
-        discriminator: PreTrainedModel,
-        generator: PreTrainedModel,
-        *,
-        rtd_weight: float,
-        mask_token_id: int,
-    ) -> None:
-        super().__init__()
-        self.discriminator = discriminator
-        self.generator = generator
-        ours, theirs = discriminator.get_input_embeddings(), generator.get_input_embeddings()
-        if ours.weight.shape == theirs.weight.shape:
-            ours.weight = theirs.weight
-        self._rtd_weight = rtd_weight
-        self._mask_token_id = mask_token_id
-
-    def train(self, mode: bool = True) -> "Electra":
-        """As nn.Module.train, but the generator keeps its dropout off: its one pass is also the one sampled from."""
-        super().train(mode)
-        self.generator.eval()
-        return self
-
-    def _generate(self, batch: Batch) -> Tensor:
-        return masked_logits(self.generator, batch.masked_ids(self._mask_token_id), batch.is_selected)  # (N, V)
-
-    @torch.no_grad()
-    def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
-        """The batch with the generator's samples in the selected places."""
-        uniform = batch.sample_uniforms[batch.is_selected]
-        samples = sample_replacements(self._generate(batch), uniform, temperature)
-        return place(batch.input_ids, batch.is_selected, samples)
-
-    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        generated = self._generate(batch)
-        uniform = batch.sample_uniforms[batch.is_selected]
-        samples = sample_replacements(generated.detach(), uniform, temperature=1.0)
-        corruption = place(batch.input_ids, batch.is_selected, samples)
-        masked_sum = masked_lm_loss_sum(generated, batch.input_ids[batch.is_selected])
-        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
-        rtd_sum = rtd_loss_sum(logits, corruption.is_replaced)
-        add_detection_stats(stats, logits.detach(), corruption.is_replaced, batch.is_selected)
-        _add(stats, rtd_loss=rtd_sum, masked_loss=masked_sum)
-        return masked_sum / totals.num_selected + self._rtd_weight * rtd_sum / totals.num_tokens
-
-    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
-        return {
-            "loss": sums["rtd_loss"] / sums["num_tokens"],
-            "generator_loss": sums["masked_loss"] / sums["num_selected"],
-            "temperature": 1.0,
-            **detection_metrics(sums),
-        }
-
-
-def add_detection_stats(stats: Stats, logits: Tensor, is_replaced: Tensor, is_selected: Tensor) -> None:
-    """Add the counts that detection_metrics needs; all arguments are (B, L)."""
+def add_detection_stats(
+    stats: Stats, logits: Tensor, is_replaced: Tensor, is_selected: Tensor, **losses: Tensor
+) -> None:
+    """Add the counts that detection_metrics needs, from tensors (B, L), and the given sums of losses, each ()."""
     is_flagged = logits > 0
     _add(
         stats,
@@ -255,6 +224,7 @@ def add_detection_stats(stats: Stats, logits: Tensor, is_replaced: Tensor, is_se
         num_replaced=is_replaced.sum(),
         num_flagged=is_flagged.sum(),
         num_caught=(is_flagged & is_replaced).sum(),
+        **losses,
     )
 
 

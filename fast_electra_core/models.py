@@ -158,10 +158,11 @@ def _shared_weights(auxiliary: PreTrainedModel, with_layers: bool) -> list[tuple
 @torch.no_grad()
 def set_output_bias(model: PreTrainedModel, counts: npt.NDArray[np.int64]) -> None:
     """Set the masked language model's output bias to the log of the unigram frequencies (V,), one added to each count:
-    it starts as the unigram model instead of having to learn to be it."""
+    it starts as the unigram model instead of having to learn to be it. A head that has no bias stays as it is."""
     frequencies = (counts + 1) / (counts + 1).sum()
     bias = model.get_output_embeddings().bias
-    bias.copy_(torch.from_numpy(np.log(frequencies)))
+    if bias is not None:
+        bias.copy_(torch.from_numpy(np.log(frequencies)))
 
 
 def _electra_head(model: Any, hidden: Tensor) -> Tensor:

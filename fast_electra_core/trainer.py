@@ -99,18 +99,17 @@ def train(
     for step in range(first_step, config.num_steps):
         batch = batch_at(step, dataset, config, samples_at=samples_at).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, config)
+            group["lr"] = _learning_rate(step, config) * group["learning_rate_factor"]
         torch.manual_seed(((config.seed + 1) * _STEP_SEED_STRIDE + step) % 2**63)  # dropout
         totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
         for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = method.loss(micro_batch, totals, progress=progress_at(step, config), stats=sums)
             loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(method.parameters(), config.max_gradient_norm)
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
         # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
-        for name, value in (("gradient_norm", norm.double()), ("num_steps", torch.ones_like(norm).double())):
-            sums[name] = sums[name] + value if name in sums else value
+        for name, value in {**_clip(method, config), "num_steps": torch.ones((), device=device)}.items():
+            sums[name] = sums[name] + value.double() if name in sums else value.double()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -121,7 +120,6 @@ def train(
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
-            row["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
             now = time.perf_counter()
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)
@@ -204,14 +202,26 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW, fused, as in ELECTRA (betas .9 and .999, eps 1e-6, no decay of biases and LayerNorm).
 
-    Departs from ELECTRA: Adam's bias correction is on; with warm-up the difference fades within the first steps.
+    Adam treats every parameter by itself, so a method's parameter sets, in groups of their own, train as with an
+    optimizer each. Departs from ELECTRA: Adam's bias correction is on; with warm-up the difference fades within the
+    first steps.
     """
-    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for each in method.parameter_sets():
+        matrices = [p for p in each.parameters if p.ndim >= 2]
+        others = [p for p in each.parameters if p.ndim < 2]
+        for parameters, decay in ((matrices, config.weight_decay), (others, 0.0)):
+            factor = each.learning_rate_factor
+            groups.append({"params": parameters, "weight_decay": decay, "learning_rate_factor": factor})
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-6, fused=True)
+
+
+def _clip(method: Method, config: TrainingConfig) -> Stats:
+    """Scale each parameter set's gradients down to the norm allowed; the norms that they had, by the name to log."""
+    return {
+        f"{each.prefix}gradient_norm": torch.nn.utils.clip_grad_norm_(each.parameters, config.max_gradient_norm)
+        for each in method.parameter_sets()
+    }
 
 
 def _learning_rate(step: int, config: TrainingConfig) -> float:
@@ -224,7 +234,11 @@ def _row(method: Method, sums: Stats, done: int, config: TrainingConfig) -> Row:
     values = {name: float(value) for name, value in sums.items()}
     metrics = method.summarise(values, progress=progress_at(done - 1, config))
     _check_finite(sums, done)
-    return {"step": done, **metrics, "learning_rate": _learning_rate(done - 1, config)}
+    for each in method.parameter_sets():
+        norm = f"{each.prefix}gradient_norm"
+        metrics[norm] = values[norm] / values["num_steps"]
+        metrics[f"{each.prefix}learning_rate"] = _learning_rate(done - 1, config) * each.learning_rate_factor
+    return {"step": done, **metrics}
 
 
 def _check_finite(sums: Stats, done: int) -> None:

@@ -12,6 +12,7 @@ from transformers import logging as transformers_logging
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.cost import forward_flops_per_token
+from fast_electra_core.electra import check_shared_embeddings
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
 from fast_electra_core.models import (
@@ -39,7 +40,8 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
     Raises:
         AuxiliaryError: one cannot serve: no masked-LM head, an unknown type, pickled weights, remote code, too few
             positions, or a tokenizer that differs from the first one's.
-        ConfigError: the main model cannot take over what warm_start says; it names the candidate.
+        ConfigError: the main model cannot take over what warm_start says, or cannot share embeddings with a generator
+            of this shape where the method wants that; it names the candidate.
     """
     candidates = [_fetch(address, config, store) for address in config.auxiliary_list()]
     first = candidates[0]
@@ -58,12 +60,10 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         folder, version = download(address, Path(scratch) / "model", config.tracking_uri, role="auxiliary")
         described = check_folder(folder, address=address, sequence_length=config.sequence_length)
         model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
-        if config.warm_start != "none":
-            discriminator = outline(config, vocab_size=model.config.vocab_size, folder=folder)
-            try:
-                check_warm_start(discriminator, model, with_layers=config.warm_start == "layers")
-            except ConfigError as error:
-                raise ConfigError(f"auxiliary {address}: {error}") from error
+        try:
+            _check_fit(config, model, folder=folder)
+        except ConfigError as error:
+            raise ConfigError(f"auxiliary {address}: {error}") from error
         digest = weights_digest(folder)
         key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
         if not store.has(key):
@@ -177,6 +177,16 @@ def score_candidate(
         "ok": not reason,
         "reason": reason,
     }
+
+
+def _check_fit(config: PretrainConfig, masked_lm: PreTrainedModel, *, folder: Path) -> None:
+    if config.warm_start == "none" and config.method != "electra_gdes":
+        return
+    discriminator = outline(config, vocab_size=masked_lm.config.vocab_size, folder=folder)
+    if config.warm_start != "none":
+        check_warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
+    if config.method == "electra_gdes":
+        check_shared_embeddings(discriminator, masked_lm)
 
 
 def outline(config: PretrainConfig, *, vocab_size: int, folder: Path) -> PreTrainedModel:

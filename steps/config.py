@@ -7,6 +7,7 @@ from typing import Any
 from fast_electra_core.arms import CompareConfig
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig, RunConfig
 from fast_electra_core.errors import ConfigError
+from fast_electra_core.method_knobs import check_is_read
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
 
 _OF_A_RECIPE = ("finetune_learning_rate", "finetune_epochs", "layer_decay")
@@ -16,9 +17,13 @@ def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
     """The config of PretrainFlow: the named preset, overridden by each given value that is not None.
 
     Raises:
-        ConfigError: an unknown preset or parameter, or a value outside its range.
+        ConfigError: an unknown preset or parameter, a value outside its range, or one that the method does not read.
     """
-    return PretrainConfig(**_merge(given, PRETRAIN_PRESETS, PretrainConfig))
+    config = PretrainConfig(**_merge(given, PRETRAIN_PRESETS, PretrainConfig))
+    for name, value in given.items():
+        if value is not None:
+            check_is_read(name, config.method)
+    return config
 
 
 def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:

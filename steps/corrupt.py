@@ -16,9 +16,10 @@ from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples, maker, open_samples, write_samples
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
+from fast_electra_core.method_building import temperature_of
 from steps.auxiliary import check_frozen, load_masked_lm
 from steps.corruption_plan import list_ranges, range_key
-from steps.pretrain import TrainingRun, corruption_identity, device, temperature_of
+from steps.pretrain import TrainingRun, corruption_identity, device
 from steps.store import Store
 
 _logger = logging.getLogger(__name__)

@@ -85,7 +85,7 @@ def range_key(identity: dict[str, Any], steps: range) -> str:
 def summarise(config: PretrainConfig, results: Sequence[dict[str, Any]], *, digest: str) -> dict[str, Any]:
     """The tasks' results as one: how it was corrupted, which share an earlier run had drawn, its size and devices."""
     if config.corruption == "online":
-        return {"corruption": "online", "reused_fraction": 0.0}
+        return {"corruption": "none" if config.method == "mlm" else "online", "reused_fraction": 0.0}
     num_tokens = config.num_steps * config.batch_size * config.sequence_length
     return {
         "corruption": "offline",

@@ -21,6 +21,7 @@ from steps.trace import (
     costs,
     lineage_tags,
     log_corpus,
+    method_tags,
     text_tags,
 )
 
@@ -233,7 +234,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
         tracking.log_dict(run_id, result["plan"] | corrupted, "cost.json")
         numbers = {f"corruption.{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
         tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result), **numbers}])
-        tracking.set_tags(run_id, auxiliary_tags(frozen) | corruption_tags(corrupted))
+        tracking.set_tags(run_id, method_tags(plan) | auxiliary_tags(frozen) | corruption_tags(corrupted))
     return {**result, "mlflow_run_id": run_id, "corruption": corruption_tags(corrupted)}, page
 
 
@@ -257,11 +258,11 @@ def register_discriminator(
         run_id=trained["mlflow_run_id"],
         tags={
             **lineage_tags(plan, pathspec),
+            **method_tags(plan),
             **auxiliary_tags(frozen),
             **trained["corruption"],
             "weights.digest": trained["digest"],
             "corpus.num_tokens": text["num_train_tokens"],
-            "method": plan["config"]["method"],
             "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
         },
         metrics={**metrics, **trained["scores"]},
@@ -287,7 +288,7 @@ def close_pretrain(
     page = report.final_page(
         {
             "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
-            "subtitle": f"{plan['pathspec']} · MLflow run {run_id}",
+            "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
             "registered": version,
             "glue": {"scores": scores, "suite_name": suite_name},
             "training": {
@@ -300,6 +301,7 @@ def close_pretrain(
             },
             "text": {**plan["corpus"], **text},
             "lineage": lineage_tags(plan, plan["pathspec"])
+            | method_tags(plan)
             | auxiliary_tags(frozen)
             | trained["corruption"]
             | trained["plan"],

@@ -1,6 +1,7 @@
 """Pre-training as a step of a flow: data and models out of the store, checkpoints into it, metrics to MLflow."""
 
 import contextlib
+import functools
 import json
 import logging
 import resource
@@ -8,12 +9,14 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
@@ -22,13 +25,14 @@ from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.corruption_store import StoredSamples, maker
 from fast_electra_core.cost import forward_flops_per_token, plan_run
-from fast_electra_core.data import TokenDataset
-from fast_electra_core.evaluation import score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.methods import Electra, FastElectra, Method, Temperature
+from fast_electra_core.data import SpecialIds, TokenDataset
+from fast_electra_core.evaluation import heldout_masked_scores, score_detector, score_masked_lm, unigram_counts
+from fast_electra_core.method_building import AnyMethod, build_generator, build_main_model, build_method
+from fast_electra_core.method_knobs import is_read
+from fast_electra_core.methods import MaskedLanguageModel, Method
 from fast_electra_core.models import (
-    build_discriminator,
     count_parameters,
-    encoder_config,
+    set_output_bias,
     warm_start,
 )
 from fast_electra_core.tokenizer import load_tokenizer
@@ -100,9 +104,7 @@ def train_auxiliary(
     method = auxiliary_method(config, model, larger, mask_token_id=dataset.special_ids.mask)
 
     def evaluate() -> Row:
-        scores = score_masked_lm(model, heldout, counts=counts)
-        method.train()
-        return {f"heldout_{name}": float(value) for name, value in scores._asdict().items()}
+        return heldout_masked_scores(method, heldout, counts=counts)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="auxiliary")
     flops = 3 * _masked_lm_flops(model, config) + (_masked_lm_flops(larger, config) if larger else 0.0)
@@ -128,7 +130,7 @@ def train_discriminator(
     corruption: dict[str, Any],
     initial_model: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train the main model against the chosen auxiliary; returns its key in the store, digest, curves and scores.
+    """Train the main model by config.method; returns its key in the store, digest, curves and scores.
 
     corruption is corruption_plan.summarise's. Where it was drawn ahead, the auxiliary is in memory while the main model
     is set up and while held-out text is scored, not while it trains. initial_model is fetch_initial_model's.
@@ -141,45 +143,84 @@ def train_discriminator(
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
 
     def load_auxiliary() -> PreTrainedModel:
-        return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"]).to(device())
+        return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
 
-    masked_lm = load_auxiliary()
-    if initial_model:
-        discriminator = load_initial_model(initial_model, config, run.store).model
-    else:
-        shape = encoder_config(config, vocab_size=masked_lm.config.vocab_size, special_ids=dataset.special_ids)
-        discriminator = build_discriminator(shape, seed=config.seed)
-    if config.warm_start != "none":
-        warm_start(discriminator, masked_lm, with_layers=config.warm_start == "layers")
-    discriminator.to(device())
-    mask_token_id = dataset.special_ids.mask
+    def method_on(masked_lm: PreTrainedModel | None) -> AnyMethod:
+        method = build_method(config, main_model, masked_lm, mask_token_id=dataset.special_ids.mask).to(device())
+        if masked_lm is not None:
+            masked_lm.to(device())  # a frozen one is no part of the method
+        return method
+
     is_offline = config.corruption == "offline"
     if is_offline:
         run = replace(run, samples=_stored_samples(config, run, auxiliary))
         _mention_other_devices(corruption["devices"])
-    method = _method(config, discriminator, None if is_offline else masked_lm, mask_token_id=mask_token_id)
-    method.to(device())
-    if is_offline:
-        del masked_lm
+    counts = functools.cache(functools.partial(unigram_counts, dataset))  # for some methods only: reads all the text
+    initial = load_initial_model(initial_model, config, run.store).model if initial_model else None
+    main_model, masked_lm = _start_models(
+        config, load_auxiliary(), dataset.special_ids, counts=counts, initial_model=initial
+    )
+    method = method_on(masked_lm)
+    del masked_lm
 
     def evaluate() -> Row:
-        scored = _method(config, discriminator, load_auxiliary(), mask_token_id=mask_token_id) if is_offline else method
-        return score_detector(scored, heldout, temperature=config.temperature_end, mask_fraction=config.mask_fraction)
+        scored = method_on(load_auxiliary()) if is_offline else method
+        if isinstance(scored, MaskedLanguageModel):
+            return heldout_masked_scores(scored, heldout, counts=counts(main_model.config.vocab_size))
+        temperature = config.temperature_end if is_read("temperature_end", config.method) else 1.0
+        return score_detector(scored, heldout, temperature=temperature, mask_fraction=config.mask_fraction)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="pre-training")
+    method.finish()
+    return {
+        **result,
+        **_save(main_model, run, "masked_lm" if config.method == "mlm" else "discriminator"),
+        "scores": evaluate(),
+        "plan": _plan(config, main_model, auxiliary, reused_fraction=corruption["reused_fraction"]),
+    }
+
+
+def _start_models(
+    config: PretrainConfig,
+    auxiliary: PreTrainedModel,
+    special_ids: SpecialIds,
+    *,
+    counts: Callable[[int], npt.NDArray[np.int64]],
+    initial_model: PreTrainedModel | None,
+) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """The main model at its start, and the masked language model that replaces tokens for it in training, if one does.
+
+    counts: the training text's unigram counts, by vocabulary size; initial_model: the main model, where it is given.
+    """
+    vocab_size = auxiliary.config.vocab_size
+    main_model = initial_model or build_main_model(config, vocab_size=vocab_size, special_ids=special_ids)
+    if config.warm_start != "none":
+        warm_start(main_model, auxiliary, with_layers=config.warm_start == "layers")
+    if config.method == "mlm":
+        set_output_bias(main_model, counts(vocab_size))
+        return main_model, None
+    if config.method == "fast_electra":
+        return main_model, None if config.corruption == "offline" else auxiliary
+    return main_model, build_generator(auxiliary, counts(vocab_size), seed=config.seed + 1)
+
+
+def _plan(
+    config: PretrainConfig, main_model: PreTrainedModel, auxiliary: dict[str, Any], *, reused_fraction: float
+) -> dict[str, float]:
+    num_tokens = config.num_steps * config.batch_size * config.sequence_length
     plan = plan_run(
         auxiliary["discriminator_flops_per_token"],
         auxiliary["flops_per_token"],
-        num_tokens=config.num_steps * config.batch_size * config.sequence_length,
+        num_tokens=num_tokens,
         is_frozen=config.method == "fast_electra",
-        reused_fraction=corruption["reused_fraction"],
+        reused_fraction=reused_fraction,
     )
-    return {
-        **result,
-        **_save(discriminator, run, "discriminator"),
-        "scores": evaluate(),
-        "plan": {**plan._asdict(), "saving_fraction": plan.saving_fraction},
-    }
+    if config.method == "mlm":  # no second model; the head runs on the masked tokens alone
+        flops = forward_flops_per_token(
+            main_model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction
+        )
+        plan = plan._replace(total=3 * flops * num_tokens)
+    return {**plan._asdict(), "saving_fraction": plan.saving_fraction}
 
 
 def corruption_identity(config: PretrainConfig, run: TrainingRun, auxiliary: dict[str, Any]) -> dict[str, Any]:
@@ -204,33 +245,6 @@ def _mention_other_devices(devices: Sequence[str]) -> None:
             "corruption was drawn on %s, training is on %s: a few of the samples may not be those of online corruption",
             ", ".join(others), ours,
         )  # fmt: skip
-
-
-def temperature_of(config: PretrainConfig) -> Temperature:
-    """The schedule that a config describes."""
-    return Temperature(config.schedule, config.temperature_start, config.temperature_decay, config.temperature_end)
-
-
-def _method(
-    config: PretrainConfig, discriminator: PreTrainedModel, masked_lm: PreTrainedModel | None, *, mask_token_id: int
-) -> FastElectra | Electra:
-    if config.method == "electra":
-        assert masked_lm is not None  # the config refuses it with corruption ahead of training
-        # The joint baseline trains a generator of the auxiliary's shape from its own random start.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            generator = type(masked_lm)(masked_lm.config)
-        theirs, ours = generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight
-        if config.initial_model and theirs.shape == ours.shape:  # they will be shared, and are to be the main model's
-            theirs.data.copy_(ours)
-        return Electra(discriminator, generator, rtd_weight=config.rtd_weight, mask_token_id=mask_token_id)
-    return FastElectra(
-        discriminator,
-        masked_lm,
-        temperature=temperature_of(config),
-        rtd_weight=config.rtd_weight,
-        mask_token_id=mask_token_id,
-    )
 
 
 def _train(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fast_electra_core.method_knobs import is_read
 from steps import tracking
 
 AUXILIARY_NAME = "fast-electra-auxiliary"
@@ -21,6 +22,13 @@ LINEAGE_TAGS = (
     "config.digest",
 )
 SCHEDULE_TAGS = ("schedule", "temperature_start", "temperature_decay", "temperature_end")
+_TRAINED_BY = {
+    "fast_electra": "replaced token detection (Fast-ELECTRA)",
+    "electra": "replaced token detection beside a generator (ELECTRA)",
+    "electra_decoupled": "replaced token detection beside a generator with an optimizer of its own (ELECTRA)",
+    "electra_gdes": "replaced token detection beside a generator, embeddings shared without gradient (as DeBERTaV3)",
+    "mlm": "masked language modelling (BERT)",
+}
 _SCORE = "glue.average"
 _SUITE = "glue.suite"
 _PARENT = "mlflow.parent_run_id"
@@ -73,8 +81,9 @@ def register_discriminator(
 ) -> dict[str, Any]:
     """A new version of `fast-electra`; returns name, version, aliases, reason, run_id and model_id.
 
-    The schedule's parameters are added to the tags from config. Gates: finite weights, and every lineage and
-    schedule tag given. A version that passes is the challenger. It is champion too if there is none yet, or
+    The schedule's parameters are added to the tags from config, as `not used` where config["method"] reads none. What
+    the version's pipeline does follows from the method too. Gates: finite weights, and every lineage and schedule tag
+    given. A version that passes is the challenger. It is champion too if there is none yet, or
     if its `glue.average` is higher than the champion's on the same `glue.suite` (same tasks, same data). The
     tag `promotion.reason` says what was decided and why.
 
@@ -82,7 +91,9 @@ def register_discriminator(
         TrackingError: the folder is incomplete, or the server refuses.
     """
     tracking.connect(config["tracking_uri"])
-    tags = {**{name: config[name] for name in SCHEDULE_TAGS}, **tags, **_as_tags(metrics)}
+    method = config["method"]
+    schedule = {name: config[name] if is_read(name, method) else "not used" for name in SCHEDULE_TAGS}
+    tags = {**schedule, **tags, **_as_tags(metrics)}
     failures = _gate_failures(folder, tags)
     if failures:
         aliases, reason = [], f"no alias: {'; '.join(failures)}"
@@ -93,15 +104,29 @@ def register_discriminator(
         MODEL_NAME,
         aliases,
         reason,
-        task="feature-extraction",
-        example="the cat sat on the mat",
         folder=folder,
         run_id=run_id,
         tags=tags,
         metrics=metrics,
-        summary="A text encoder pre-trained by replaced token detection (Fast-ELECTRA). A pipeline gives "
-        "one logit per token, above 0 where the token looks replaced; fine-tuning starts from its encoder.",
+        **_pipeline_of(method, folder),
     )
+
+
+def _pipeline_of(method: str, folder: Path) -> dict[str, str]:
+    """transformers' task for a main model of that method, an example, and what to say of it."""
+    start = f"A text encoder pre-trained by {_TRAINED_BY[method]}. A pipeline"
+    if method == "mlm":
+        return {
+            "task": "fill-mask",
+            "example": f"the cat sat on the {_mask_token(folder)}",
+            "summary": f"{start} fills in masked tokens; fine-tuning starts from its encoder.",
+        }
+    return {
+        "task": "feature-extraction",
+        "example": "the cat sat on the mat",
+        "summary": f"{start} gives one logit per token, above 0 where the token looks replaced; fine-tuning starts "
+        "from its encoder.",
+    }
 
 
 def code_version() -> dict[str, str]:

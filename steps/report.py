@@ -108,7 +108,12 @@ def closing_table(
             ("auxiliary: held-out masked loss", *_pair(auxiliary, "masked_loss", "unigram_loss", "unigram")),
             ("auxiliary: masked accuracy", *_pair(auxiliary, "masked_accuracy", "unigram_accuracy", "unigram")),
         ]
-    if heldout is not None:
+    if heldout is not None and "heldout_masked_loss" in heldout:
+        lines += [
+            ("main model: held-out masked loss", *_pair(heldout, *_masked("loss"), "unigram")),
+            ("main model: masked accuracy", *_pair(heldout, *_masked("accuracy"), "unigram")),
+        ]
+    elif heldout is not None:
         rtd = _pair(heldout, "heldout_rtd_loss", "heldout_majority_loss", "majority class")
         lines += [
             ("main model: held-out RTD loss", *rtd),
@@ -131,6 +136,10 @@ def closing_table(
         notes.insert(0, f"{suite_name}: mean ± std over seeds; * differs from the untrained encoder (95 %)")
     notes[1:1] = _score_notes(scores) if scores else []
     return _aligned(lines, notes)
+
+
+def _masked(score: str) -> tuple[str, str]:
+    return f"heldout_masked_{score}", f"heldout_unigram_{score}"
 
 
 def _average_hint(average: Row) -> str:
@@ -245,11 +254,12 @@ def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] =
         draw("Accuracy by class", recalls, limits=(0.0, 1.02)),
         draw("Masked accuracy", masked),
         draw("Detection on held-out text (dashes: AUC by chance)", detection, limits=(0.0, 1.02), level=0.5),
-        draw("Learning rate", {"learning_rate": "learning rate"}),
+        draw("Learning rate", {"learning_rate": "learning rate", "generator_learning_rate": "of the generator"}),
         draw("Speed, tokens per second", {"tokens_per_second": "tokens/s"}),
     ]
     last = {key: row[key] for row in sorted(joined, key=lambda row: int(row["step"])) for key in row}
     shown = {"step": "steps done", "loss": "last training loss", "heldout_auc": "held-out AUC"}
+    shown |= {"heldout_masked_accuracy": "held-out masked accuracy"}
     facts = [(label, _number(last[key])) for key, label in shown.items() if key in last]
     return Section(
         "Training", f"Over progress, {num_steps:,} steps in all.", facts, [chart for chart in charts if chart]

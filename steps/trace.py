@@ -165,10 +165,20 @@ def auxiliary_tags(chosen: Plain) -> dict[str, str]:
     }
 
 
+def method_tags(plan: Plain) -> dict[str, str]:
+    """How the main model was trained, and what the auxiliary that was chosen is to it."""
+    config = plan["config"]
+    roles = {"fast_electra": "replaces tokens, frozen", "mlm": "gives the tokenizer"}
+    role = roles.get(config["method"], "gives the tokenizer and the generator's shape")
+    if config["warm_start"] != "none":
+        role += f"; the main model starts from its {config['warm_start']}"
+    return {"method": config["method"], "auxiliary.role": role}
+
+
 def corruption_tags(corrupted: Plain) -> dict[str, str]:
     """How the text was corrupted; offline also which corruption that is, and which share of it an earlier run drew."""
-    if corrupted["corruption"] == "online":
-        return {"corruption": "online"}
+    if corrupted["corruption"] != "offline":
+        return {"corruption": corrupted["corruption"]}
     return {
         "corruption": "offline",
         "corruption.digest": corrupted["digest"],

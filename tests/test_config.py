@@ -13,6 +13,7 @@ import pytest
 import fast_electra_core
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
+from fast_electra_core.method_knobs import METHODS
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
@@ -34,7 +35,8 @@ PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
     "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
-    "temperature_end": 0.5, "rtd_weight": 10.0, "glue": "folder", "tasks": "rte", "seeds": 1,
+    "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
+    "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
     "finetune_grid": "1e-4,3e-4", "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
@@ -48,7 +50,11 @@ IDS = [f"{config_class.__name__}-{name}" for config_class, name, _ in CHANGES]
 
 def start_of(name: str) -> dict[str, Any]:
     """What else must be given for another value of `name` to be allowed."""
-    return {"architecture": {"embedding_size": 256}, "mnli_transfer": {"tasks": "mnli"}}.get(name, {})
+    return {
+        "architecture": {"embedding_size": 256},
+        "mnli_transfer": {"tasks": "mnli"},
+        "generator_learning_rate": {"method": "electra_decoupled"},
+    }.get(name, {})
 
 
 @pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(fast_electra_core.__path__)])
@@ -215,8 +221,48 @@ def test_a_batch_must_be_divisible_into_its_micro_batches() -> None:
 
 def test_a_generator_that_is_still_learning_cannot_corrupt_ahead() -> None:
     assert PretrainConfig(corruption="offline").method == "fast_electra"
-    with pytest.raises(ConfigError, match=r"corruption must be online with method electra, got offline: its generator"):
-        PretrainConfig(corruption="offline", method="electra")
+    for method in ("electra", "electra_decoupled", "electra_gdes"):
+        message = f"corruption must be online with method {method}, got offline: its generator"
+        with pytest.raises(ConfigError, match=message):
+            PretrainConfig(corruption="offline", method=method)
+
+
+def test_masked_language_modelling_has_nothing_to_corrupt_ahead() -> None:
+    with pytest.raises(
+        ConfigError, match=r"corruption must be online with method mlm, got offline: no tokens are repl"
+    ):
+        PretrainConfig(corruption="offline", method="mlm")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "readers"),
+    [
+        ("schedule", "linear", {"fast_electra"}),
+        ("temperature_start", 3.0, {"fast_electra"}),
+        ("temperature_decay", 0.5, {"fast_electra"}),
+        ("temperature_end", 1.0, {"fast_electra"}),
+        ("rtd_weight", 50.0, {"fast_electra", "electra", "electra_decoupled", "electra_gdes"}),
+        ("generator_learning_rate", 1e-4, {"electra_decoupled", "electra_gdes"}),
+    ],
+)
+def test_a_knob_that_the_method_does_not_read_is_refused_with_both_names(
+    name: str, value: Any, readers: set[str]
+) -> None:
+    """Also one given as it is by default: whoever gives it thinks that it counts."""
+    for method in METHODS:
+        given = {"method": method, name: value}
+        if method in readers:
+            assert resolve_pretrain(given).to_dict()[name] == value
+            continue
+        with pytest.raises(
+            ConfigError, match=rf"{name} has no effect with method {method}; .* Leave --{name} out, or g"
+        ):
+            resolve_pretrain(given)
+
+
+def test_a_knob_that_no_value_stands_for_is_refused_by_the_config_itself() -> None:
+    with pytest.raises(ConfigError, match="generator_learning_rate has no effect with method fast_electra"):
+        PretrainConfig(generator_learning_rate=1e-4)
 
 
 def test_a_whole_start_and_a_warm_one_exclude_each_other_and_a_presets_gives_way() -> None:
@@ -239,6 +285,7 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("schedule", "exponental", "exponential"),
         ("schedule", "cosinus", "cosine"),
         ("method", "fastelectra", "fast_electra"),
+        ("method", "electra_gdse", "electra_gdes"),
         ("corruption", "ofline", "offline"),
         ("tasks", "sst2,colaa", "cola"),
         ("on_bad_text", "skp", "skip"),

@@ -13,8 +13,14 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining
 from fast_electra_core import evaluation
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
-from fast_electra_core.evaluation import make_batch, score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.methods import Batch, Temperature
+from fast_electra_core.evaluation import (
+    heldout_masked_scores,
+    make_batch,
+    score_detector,
+    score_masked_lm,
+    unigram_counts,
+)
+from fast_electra_core.methods import Batch, MaskedLanguageModel, Temperature
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE, LENGTH = 20, 12
@@ -101,12 +107,25 @@ def test_scores_are_the_same_at_every_call(heldout: TokenDataset) -> None:
     assert first[:-1] == second[:-1]
 
 
+@pytest.mark.parametrize("was_training", [True, False])
+def test_held_out_rows_are_the_masked_scores_by_name_and_keep_the_mode(
+    was_training: bool, heldout: TokenDataset
+) -> None:
+    model = random_model(ElectraForMaskedLM)
+    method = MaskedLanguageModel(model, mask_token_id=MASK).train(was_training)
+    row = heldout_masked_scores(method, heldout, counts=COUNTS)
+    assert model.training == was_training
+    scores = score_masked_lm(model, heldout, counts=COUNTS)._asdict()
+    del row["heldout_seconds_per_1k_tokens"], scores["seconds_per_1k_tokens"]
+    assert row == {f"heldout_{name}": value for name, value in scores.items()}
+
+
 def test_unigram_counts_by_hand(tmp_path: Path) -> None:
     counts = unigram_counts(dataset(tmp_path, [np.array([5, 5, 19]), np.array([7])]), VOCAB_SIZE)
     assert counts.tolist() == [0, 0, 0, 2, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("kind", ["fast_electra", "electra"])
+@pytest.mark.parametrize("kind", ["fast_electra", "electra", "electra_gdes"])
 def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: TokenDataset) -> None:
     method = make_method(kind).train()
     scores = score_detector(method, heldout, temperature=1.5, mask_fraction=0.3, max_sequences=35)

@@ -111,9 +111,13 @@ def test_the_masked_lms_loss_and_gradients_are_those_of_electra_for_masked_lm() 
     assert row == {"loss": pytest.approx(oracle.item()), "masked_accuracy": pytest.approx(accuracy)}
 
 
-@pytest.mark.parametrize("embedding_size", [8, 4], ids=["shared embeddings", "embeddings of two widths"])
-def test_electras_loss_is_the_masked_loss_plus_50_times_the_detection_loss(embedding_size: int) -> None:
-    method, batch = make("electra", embedding_size=embedding_size), make_batch()
+@pytest.mark.parametrize(
+    ("name", "embedding_size"),
+    [("electra", 8), ("electra", 4), ("electra_decoupled", 8), ("electra_gdes", 8)],
+    ids=["shared embeddings", "embeddings of two widths", "decoupled", "disentangled"],
+)
+def test_electras_loss_is_the_masked_loss_plus_50_times_the_detection_loss(name: str, embedding_size: int) -> None:
+    method, batch = make(name, embedding_size=embedding_size), make_batch()
     loss, gradients, stats = loss_and_gradients(method, [batch], totals_of(batch))
     corruption = method.corrupt(batch, temperature=1.0)
     masked_loss = masked_lm_oracle(method.generator, batch)

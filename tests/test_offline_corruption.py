@@ -16,13 +16,14 @@ import steps.corrupt
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.errors import AuxiliaryError, DataError
+from fast_electra_core.method_building import temperature_of
 from fast_electra_core.tokenizer import train_tokenizer
 from steps.auxiliary import fetch_candidates, load_masked_lm
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
 from steps.corrupt import corrupt
 from steps.corruption_plan import digest_of, list_ranges, list_tasks, range_key, range_of, summarise
-from steps.pretrain import TrainingRun, _mention_other_devices, _stored_samples, corruption_identity, temperature_of
+from steps.pretrain import TrainingRun, _mention_other_devices, _stored_samples, corruption_identity
 from steps.store import Store
 from steps.tokenization import tokenize_shard
 
@@ -215,6 +216,7 @@ def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) 
 def test_the_fields_below_are_all_there_are() -> None:
     names = {field.name for field in fields(PretrainConfig)}
     decided_elsewhere = IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY | {"preset", "method", "corruption"}
+    decided_elsewhere |= {"generator_learning_rate"}  # of methods that cannot be corrupted ahead
     assert names == DECIDING.keys() | SHARING.keys() | decided_elsewhere
 
 

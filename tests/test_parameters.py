@@ -90,6 +90,7 @@ PRETRAIN = {
     "temperature_decay": 0.7,
     "temperature_end": 0.5,
     "rtd_weight": 20.0,
+    "generator_learning_rate": 1e-5,
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
 EVALUATE = {**SCORING, **WHERE, "preset": "laptop", "model": "folder", "untrained_baseline": True}
@@ -102,6 +103,7 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
     "distill_temperature": {"distill_from": "folder"},
     # What the preset would take over from the auxiliary gives way.
     "initial_model": {"warm_start": "none"},
+    "generator_learning_rate": {"method": "electra_decoupled"},
     # What the preset says of these gives way to a recipe, or to a grid, that was asked for.
     "finetune_recipe": {"finetune_learning_rate": None, "finetune_epochs": None, "layer_decay": None},
     "finetune_grid": {"finetune_learning_rate": None},

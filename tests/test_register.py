@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fast_electra_core.errors import AuxiliaryError, TrackingError
+from fast_electra_core.method_knobs import METHODS
 from steps import register, tracking
 from steps.tracking import connection, registry
 
@@ -37,7 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
     tracking.check_server(uri, "tests")
     schedule = {"schedule": "exponential", "temperature_start": 2.0, "temperature_decay": 0.1}
-    return {"tracking_uri": uri, **schedule, "temperature_end": 1.0}
+    return {"tracking_uri": uri, **schedule, "temperature_end": 1.0, "method": "fast_electra"}
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,38 @@ def test_a_registered_discriminator_loads_with_its_head_tokenizer_signature_and_
     assert info.signature.inputs.input_types()[0].name == "string"
     assert info.signature.outputs.inputs[0].shape == (-1,)
     assert info.saved_input_example_info is not None
+
+
+def test_a_main_model_that_is_no_detector_is_registered_as_what_it_is(
+    config: dict[str, Any], run_id: str, masked_lm: Path
+) -> None:
+    import mlflow
+    import transformers
+
+    tags, metrics = {**LINEAGE, "method": "mlm"}, {"heldout_masked_loss": 4.5}
+    made = register.register_discriminator(
+        {**config, "method": "mlm"}, folder=masked_lm, run_id=run_id, tags=tags, metrics=metrics
+    )
+
+    assert made["aliases"] == ["challenger", "champion"]
+    pipeline = mlflow.transformers.load_model("models:/fast-electra@champion")
+    assert isinstance(pipeline.model, transformers.ElectraForMaskedLM)
+    answer = mlflow.pyfunc.load_model("models:/fast-electra@champion").predict(["the [MASK] sat"])
+    assert answer[0] in VOCABULARY
+    version = client().get_model_version("fast-electra", made["version"])
+    assert {name: version.tags[name] for name in register.SCHEDULE_TAGS} == dict.fromkeys(
+        register.SCHEDULE_TAGS, "not used"
+    )
+    assert version.description.startswith(
+        "A text encoder pre-trained by masked language modelling (BERT). A pipeline fi"
+    )
+    assert "replaced" not in version.description
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_words_for_what_it_makes(method: str, masked_lm: Path) -> None:
+    what = register._pipeline_of(method, masked_lm)
+    assert ("looks replaced" in what["summary"]) == (what["task"] == "feature-extraction") == (method != "mlm")
 
 
 def test_a_registered_auxiliary_fills_masks(config: dict[str, Any], run_id: str, masked_lm: Path) -> None:

@@ -346,6 +346,17 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
     assert "GLUE" not in table
 
 
+def test_the_closing_table_of_a_main_model_that_fills_masks_speaks_of_no_detection() -> None:
+    heldout = {"heldout_masked_loss": 3.25, "heldout_unigram_loss": 6.5, "heldout_masked_accuracy": 0.375}
+    table = report.closing_table(auxiliary=None, heldout=heldout | {"heldout_unigram_accuracy": 0.0625})
+
+    lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
+    assert lines[1:-2] == [
+        "main model: held-out masked loss  3.2500  unigram 6.5000",
+        "main model: masked accuracy  0.3750  unigram 0.0625",
+    ]
+
+
 def test_the_closing_table_of_an_auxiliary_leaves_the_rest_out() -> None:
     table = report.closing_table(
         auxiliary=candidate(), registered={"name": "fast-electra-auxiliary", "version": "1", "aliases": []}

@@ -8,13 +8,14 @@ from typing import Any
 from transformers import ElectraConfig, ElectraForMaskedLM, PreTrainedModel
 
 from fast_electra_core.data import Ids, SpecialIds, TokenDataset, write_shard
-from fast_electra_core.methods import Electra, FastElectra, MaskedLanguageModel, Temperature
+from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
+from fast_electra_core.methods import FastElectra, MaskedLanguageModel, Temperature
 from fast_electra_core.tokenizer import train_tokenizer
 
 MASK = 4
 SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
 FALLING = Temperature("exponential", 2.0, 0.1, 1.0)
-METHODS = ["masked_lm", "fast_electra", "electra"]
+METHODS = ["masked_lm", "fast_electra", "electra", "electra_decoupled", "electra_gdes"]
 
 
 def electra_config(vocab_size: int, *, dropout: float = 0.0, **changes: Any) -> ElectraConfig:
@@ -25,15 +26,23 @@ def electra_config(vocab_size: int, *, dropout: float = 0.0, **changes: Any) -> 
     return ElectraConfig(**{"vocab_size": vocab_size, **shape, **dropouts, **changes})
 
 
+JOINT = {"electra": Electra, "electra_decoupled": DecoupledElectra, "electra_gdes": DisentangledElectra}
+
+
 def method_of(
-    name: str, discriminator: PreTrainedModel, masked_lm: PreTrainedModel, *, temperature: Temperature = FALLING
+    name: str,
+    discriminator: PreTrainedModel,
+    masked_lm: PreTrainedModel,
+    *,
+    temperature: Temperature = FALLING,
+    **more: Any,
 ) -> Any:
     """One of METHODS, as its paper weighs the losses."""
     if name == "masked_lm":
         return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
     if name == "fast_electra":
         return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
-    return Electra(discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK)
+    return JOINT[name](discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK, **more)
 
 
 def dataset_of(folder: Path, documents: Iterable[Ids], *, vocab_size: int, sequence_length: int) -> TokenDataset:

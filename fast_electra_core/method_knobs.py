@@ -1,0 +1,42 @@
+"""The ways to pre-train, by name, and which of them read the knobs that not all read."""
+
+from collections.abc import Mapping
+
+from fast_electra_core.errors import ConfigError
+
+METHODS = ("fast_electra", "electra", "electra_decoupled", "electra_gdes", "mlm")
+_FROZEN = ("fast_electra",)
+_APART = ("electra_decoupled", "electra_gdes")
+_DETECTING = tuple(method for method in METHODS if method != "mlm")
+_READERS: Mapping[str, tuple[str, ...]] = {
+    "schedule": _FROZEN,
+    "temperature_start": _FROZEN,
+    "temperature_decay": _FROZEN,
+    "temperature_end": _FROZEN,
+    "rtd_weight": _DETECTING,
+    "initial_model": _DETECTING,
+    "generator_learning_rate": _APART,
+}
+
+
+def is_read(knob: str, method: str) -> bool:
+    """Whether the method's training depends on the knob.
+
+    >>> is_read("rtd_weight", "electra"), is_read("rtd_weight", "mlm"), is_read("num_steps", "mlm")
+    (True, False, True)
+    """
+    return method in _READERS.get(knob, METHODS)
+
+
+def check_is_read(knob: str, method: str) -> None:
+    """The method reads the knob that was given.
+
+    Raises:
+        ConfigError: it does not; names both, and the methods that do.
+    """
+    if not is_read(knob, method):
+        readers = _READERS[knob]
+        raise ConfigError(
+            f"{knob} has no effect with method {method}; the methods that read it: {', '.join(readers)}. "
+            f"Leave --{knob} out, or give another --method"
+        )
