@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
 
+from fast_electra_core import task_batches
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
@@ -394,3 +395,17 @@ def test_what_was_tokenized_is_read_again_and_nothing_changes(
     assert len(list(tmp_path.iterdir())) == 1
     ExampleEncoder(model, tokenizer, 16, cache=tmp_path)(examples)
     assert len(list(tmp_path.iterdir())) == 2  # another length is another file
+
+
+def test_what_is_tokenized_in_parts_is_what_is_tokenized_at_once(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = build_classifier(encoder, num_labels=2, seed=0), load_tokenizer(encoder)
+    examples = sample_task("rte", num_train=20, num_dev=2).train
+    monkeypatch.setattr(task_batches, "TOKENIZED_AT_ONCE", 7)
+    found = ExampleEncoder(model, tokenizer, 16)(examples)
+    for index, example in enumerate(examples):
+        one = tokenizer(example.text_a, example.text_b, truncation=True, max_length=16)
+        span = slice(found.starts[index], found.starts[index + 1])
+        for name in ("input_ids", "token_type_ids"):
+            assert found.columns[name][span].tolist() == one[name]
