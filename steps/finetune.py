@@ -123,7 +123,8 @@ def run(
         store.put_folder(Path(empty), _begun(key))
     import torch
 
-    from fast_electra_core.finetuning import build_classifier, finetune
+    from fast_electra_core.classifier import build_classifier
+    from fast_electra_core.finetuning import finetune
     from fast_electra_core.tokenizer import load_tokenizer
 
     settings = ScoringConfig.part_of(config)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
 
 from fast_electra_core import task_batches
+from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
@@ -20,7 +21,6 @@ from fast_electra_core.finetuning import (
     _build_optimizer,
     _predict,
     _rate_factor,
-    build_classifier,
     finetune,
     layer_factor,
 )
@@ -276,7 +276,7 @@ def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"fine-tuning on sst2 became nan .* lower finetune_learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"fine-tuning became nan .* lower finetune_learning_rate"):
         tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
 
 
