@@ -111,7 +111,8 @@ def test_the_table_is_there_as_json_markdown_page_and_card(evaluated: Evaluated)
 
     markdown = (evaluated.artifacts / "scores.md").read_text()
     assert "| rte | accuracy | 1 |" in markdown
-    assert "Failed and left out: rte seed 1 (RuntimeError: injected)." in markdown
+    assert "- failed and left out: rte seed 1 (RuntimeError: injected)\n" in markdown
+    assert "\nencoder, weights " in markdown
     assert "mood not of GLUE" in markdown
     assert "macro_f1" in (evaluated.artifacts / "pages" / "scores.html").read_text()
     assert len(list(get_cards(evaluated.run["gather_scores"].task))) == 1
