@@ -150,7 +150,7 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
     """What a reader of the scores must know besides: what flatters, what failed, what is missing."""
     found = [f"the scores flatter: {each}" for each in scores["optimism"]]
     found += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
-    found += [f"{task}: {count:,} broken rows left out" for task, count in scores["skipped"].items()]
+    found += [f"{task}: {count:,} broken row{'s' * (count > 1)} left out" for task, count in scores["skipped"].items()]
     for start in ("pretrained", "untrained"):
         counts = {row["task"]: (row[start] or {}).get("num_degenerate") for row in scores["rows"] if row["is_main"]}
         found += [

@@ -34,13 +34,14 @@ def test_a_folder_is_checked_and_loaded(tmp_path: Path) -> None:
         check_tasks(config_of(glue=str(tmp_path), tasks="sst2,cola"))
 
 
-def test_bad_rows_are_skipped_if_bad_text_is(tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_if_bad_text_is_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_sst2(tmp_path)
     with (tmp_path / "SST-2/train.tsv").open("a") as file:
         file.write("broken\n")
     with pytest.raises(DataError, match="line 4: 2 tab-separated columns expected"):
         check_tasks(config_of(glue=str(tmp_path)))
     assert check_tasks(config_of(glue=str(tmp_path), on_bad_text="skip"))["sst2"]["num_skipped"] == 1
+    assert caplog.messages == ["task sst2: broken rows left out: 1"]
 
 
 def test_the_hub_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
