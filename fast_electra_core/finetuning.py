@@ -4,29 +4,24 @@ Everything follows from the seed.
 Shapes: B sequences, L tokens per sequence, C outputs of the classifier.
 """
 
+import functools
 import math
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
-from fast_electra_core.glue import Example, TaskData, TaskSpec
+from fast_electra_core.errors import ConfigError, NonFiniteLossError
+from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.glue_metrics import score
-from fast_electra_core.quiet import quiet
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 
@@ -61,54 +56,21 @@ class FinetuneResult:
 
 
 @dataclass
-class _Tally:
+class _Course:
+    """What the loop did."""
+
+    num_steps: int
     num_tokens: int = 0
     num_padding: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     epoch_scores: list[dict[str, float]] = field(default_factory=list)
 
 
-def build_classifier(encoder_folder: Path, *, num_labels: int, seed: int, untrained: bool = False) -> PreTrainedModel:
-    """A sequence classifier on the encoder saved in the folder, its new head a function of the seed.
-
-    untrained: the same architecture, freshly initialised. Only safetensors are read, no remote code is run.
-
-    Raises:
-        CheckpointError: no usable config or safetensors; encoder weights missing or unknown.
-    """
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
-        try:
-            config = AutoConfig.from_pretrained(encoder_folder, num_labels=num_labels, trust_remote_code=False)
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-            if untrained:
-                return model
-            loaded, report = AutoModelForSequenceClassification.from_pretrained(
-                encoder_folder,
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                dtype=torch.float32,
-                # ModernBERT's detector has a head of the classifier's name and of another width.
-                ignore_mismatched_sizes=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(f"{encoder_folder} holds no encoder that can be fine-tuned: {error}") from error
-    prefix = f"{model.base_model_prefix}."
-    for kind, words in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has unknown"),
-        ("mismatched_keys", "has wrongly shaped"),
-    ):
-        keys = [key if isinstance(key, str) else key[0] for key in report[kind]]  # a mismatch comes with its shapes
-        # A pooler belongs to the head: pre-training by masked words or by detection has none.
-        names = sorted(n for n in keys if n.startswith(prefix) and not n.startswith(f"{prefix}pooler."))
-        if names:
-            raise CheckpointError(f"{encoder_folder} {words} encoder weights {', '.join(names[:5])} ({len(names)})")
-    # The encoder alone: whatever head the file had stays behind.
-    model.base_model.load_state_dict(loaded.base_model.state_dict())
-    return model
+class _Batch(NamedTuple):
+    inputs: dict[str, Tensor]
+    """Each (B, L)."""
+    labels: list[int | float | None]
+    num_padding: int
 
 
 def layer_factor(parameter_name: str, *, num_layers: int, decay: float) -> float:
@@ -150,37 +112,48 @@ def finetune(
             f"finetune_max_length must be <= {positions}, the model's positions, got {settings.max_length}"
         )
     rng = random.Random(f"finetune {settings.seed}")
-    examples = _choose_examples(data, settings.max_examples, rng)
+    chosen = _choose_examples(data, settings.max_examples, rng)
     encode = ExampleEncoder(model, tokenizer, settings.max_length, cache=cache)
-    num_chosen = len(examples)
-    if data.spec.is_swap_doubled and settings.has_swapped_pairs:
-        examples = examples + [Example(str(e.text_b), e.text_a, e.label) for e in examples]
+    train = encode(_in_both_orders(chosen) if data.spec.is_swap_doubled and settings.has_swapped_pairs else chosen)
     dev = {split: encode(labelled) for split, labelled in data.dev.items()}
+    predict = functools.partial(_predict, model, encode, is_regression=data.spec.is_regression)
 
-    def evaluate() -> tuple[dict[str, float], dict[str, Predictions]]:
-        predictions = {
-            split: _predict(model, encode, encoded, is_regression=data.spec.is_regression)
-            for split, encoded in dev.items()
-        }
-        return _score(data, predictions), predictions
+    def scores_now() -> dict[str, float]:
+        return _score(data, {split: predict(encoded) for split, encoded in dev.items()})
 
-    num_steps, tally = _train(model, encode, encode(examples), data.spec, settings, rng, evaluate, on_metrics)
-    scores, predictions = evaluate()
+    course = _train(
+        model,
+        _batches(encode, train, settings.batch_size, rng),
+        num_examples=len(train.labels),
+        settings=settings,
+        best_of=(scores_now, data.spec.main_metric) if settings.is_best_epoch else None,
+        on_metrics=on_metrics,
+    )
+    predictions = {split: predict(encoded) for split, encoded in dev.items()}
     return FinetuneResult(
-        scores=scores,
+        scores=_score(data, predictions),
         predictions=predictions,
-        test_predictions={
-            name: _predict(model, encode, encode(texts), is_regression=data.spec.is_regression)
-            for name, texts in (unlabelled or {}).items()
-        },
-        curve=tally.curve,
-        epoch_scores=tally.epoch_scores,
+        test_predictions={name: predict(encode(texts)) for name, texts in (unlabelled or {}).items()},
+        curve=course.curve,
+        epoch_scores=course.epoch_scores,
         degenerate=_is_degenerate(data, predictions),
-        num_steps=num_steps,
-        num_train=num_chosen,
-        padding_fraction=tally.num_padding / tally.num_tokens,
+        num_steps=course.num_steps,
+        num_train=len(chosen),
+        padding_fraction=course.num_padding / course.num_tokens,
         seconds=time.monotonic() - started,
     )
+
+
+def _in_both_orders(pairs: list[Example]) -> list[Example]:
+    return pairs + [Example(str(pair.text_b), pair.text_a, pair.label) for pair in pairs]
+
+
+def _batches(encode: ExampleEncoder, train: EncodedExamples, batch_size: int, rng: random.Random) -> Iterator[_Batch]:
+    lengths = train.lengths
+    for indices in endless_batches(lengths, batch_size, rng):
+        inputs = encode.batch(train, indices)
+        num_padding = inputs["input_ids"].numel() - sum(lengths[index] for index in indices)
+        yield _Batch(inputs, [train.labels[index] for index in indices], num_padding)
 
 
 def _score(data: TaskData, predictions: Mapping[str, Predictions]) -> dict[str, float]:
@@ -198,63 +171,57 @@ def _labels(examples: Sequence[Example]) -> list[int | float]:
 
 def _train(
     model: PreTrainedModel,
-    encode: ExampleEncoder,
-    train: EncodedExamples,
-    spec: TaskSpec,
+    batches: Iterator[_Batch],
+    *,
+    num_examples: int,
     settings: FinetuneSettings,
-    rng: random.Random,
-    evaluate: Callable[[], tuple[dict[str, float], Any]],
+    best_of: tuple[Callable[[], dict[str, float]], str] | None,
     on_metrics: Callable[[int, dict[str, float]], None] | None,
-) -> tuple[int, _Tally]:
-    lengths = train.lengths
-    steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
-    num_steps = max(1, round(settings.epochs * steps_per_epoch))
-    batches = endless_batches(lengths, settings.batch_size, rng)
+) -> _Course:
+    """best_of: what scores the model as it is, and the metric by which the best epoch's weights are kept."""
+    steps_per_epoch = math.ceil(num_examples / settings.batch_size)
+    course = _Course(num_steps=max(1, round(settings.epochs * steps_per_epoch)))
     optimizer, factors = _build_optimizer(model, settings)
-    log_every = max(1, num_steps // NUM_CURVE_POINTS)
-    tally = _Tally()
+    log_every = max(1, course.num_steps // NUM_CURVE_POINTS)
     best: dict[str, Tensor] = {}
     loss_sum, num_summed = torch.zeros((), device=model.device), 0
-    devices = [model.device] if model.device.type == "cuda" else []
     model.train()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout
-        for step in range(num_steps):
-            indices = next(batches)
-            inputs = encode.batch(train, indices)
-            learning_rate = settings.learning_rate * _rate_factor(step, num_steps, settings.warmup_fraction)
+        for step in range(course.num_steps):
+            batch = next(batches)
+            rate_factor = _rate_factor(step, course.num_steps, settings.warmup_fraction)
             for group, factor in zip(optimizer.param_groups, factors, strict=True):
-                group["lr"] = learning_rate * factor
-            loss = _loss(model(**inputs).logits, [train.labels[index] for index in indices])
+                group["lr"] = settings.learning_rate * rate_factor * factor
+            loss = _loss(model(**batch.inputs).logits, batch.labels)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad()
             loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
-            tally.num_tokens += inputs["input_ids"].numel()
-            tally.num_padding += inputs["input_ids"].numel() - sum(lengths[index] for index in indices)
-            is_last = step + 1 == num_steps
+            course.num_tokens += batch.inputs["input_ids"].numel()
+            course.num_padding += batch.num_padding
+            is_last = step + 1 == course.num_steps
             if (step + 1) % log_every == 0 or is_last:
-                mean_loss = float(loss_sum) / num_summed  # device sync
-                if not math.isfinite(mean_loss):
+                row = {"loss": float(loss_sum) / num_summed, "learning_rate": settings.learning_rate * rate_factor}
+                if not math.isfinite(row["loss"]):  # device sync, above
                     raise NonFiniteLossError(
-                        f"the loss of fine-tuning on {spec.name} became {mean_loss} by step {step}; "
-                        f"lower finetune_learning_rate ({settings.learning_rate:g})"
+                        f"the loss of fine-tuning became {row['loss']} by step {step}; lower finetune_learning_rate "
+                        f"({settings.learning_rate:g})"
                     )
-                row = {"loss": mean_loss, "learning_rate": learning_rate}
-                tally.curve.append({"step": step, **row})
+                course.curve.append({"step": step, **row})
                 if on_metrics is not None:
-                    on_metrics(step, {**row, "num_steps": num_steps})
+                    on_metrics(step, {**row, "num_steps": course.num_steps})
                 loss_sum, num_summed = torch.zeros((), device=model.device), 0
-            if settings.is_best_epoch and ((step + 1) % steps_per_epoch == 0 or is_last):
-                scores, _ = evaluate()
+            if best_of is not None and ((step + 1) % steps_per_epoch == 0 or is_last):
+                score_now, metric = best_of
+                course.epoch_scores.append(score_now())
                 model.train()
-                tally.epoch_scores.append(scores)
-                if scores[spec.main_metric] >= max(each[spec.main_metric] for each in tally.epoch_scores):
+                if course.epoch_scores[-1][metric] >= max(scores[metric] for scores in course.epoch_scores):
                     best = {name: value.clone() for name, value in model.state_dict().items()}
     if best:
         model.load_state_dict(best)
-    return num_steps, tally
+    return course
 
 
 def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Random) -> list[Example]:

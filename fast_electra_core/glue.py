@@ -1,21 +1,15 @@
-"""What a task is: the nine of GLUE and its diagnostic set as one table, and tasks of one's own, described by a file.
+"""What a task is: the nine of GLUE and its diagnostic set as one table.
 
 `Example` is one sentence or pair with its label: a class id, or a float where the task is a regression.
 Imports nothing but the standard library, because the configuration needs the names alone.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_electra_core.errors import DataError, check_choice
-
-CLASS_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
-REGRESSION_METRICS = ("pearson", "spearman")
-TASK_FILE = "task.json"
+from fast_electra_core.errors import check_choice
 
 
 @dataclass(frozen=True)
@@ -130,72 +124,6 @@ def task_spec(task: str) -> TaskSpec:
     """The spec of one of GLUE's tasks, or of its diagnostic set. Raises ConfigError for an unknown name."""
     check_choice("task", task, SPECS)
     return SPECS[task]
-
-
-def custom_spec(folder: Path) -> TaskSpec:
-    """The spec of a task of one's own, from `task.json` in its folder, whose name is the task's:
-
-    {"text": ["premise", "hypothesis"], "label": "label", "labels": ["entailment", "contradiction"],
-     "metrics": ["accuracy"], "train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl", "epochs": 3}
-
-    text: one or two columns. labels: the label values as text, in the order of their ids; left out: a regression.
-    metrics: the first stands for the task; of accuracy, f1 (of the second label), macro_f1, matthews; for a regression
-    pearson, spearman. test and epochs may be left out. Files: .tsv (a header, no quoting), .csv (a header, quotes),
-    .jsonl or .parquet.
-
-    Raises:
-        DataError: the file cannot be parsed, or a value is missing, unknown or wrong; says which.
-    """
-    path = folder / TASK_FILE
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    known = ("text", "label", "labels", "metrics", "train", "dev", "test", "epochs")
-    if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
-        what = f"unknown key {unknown[0]!r}" if isinstance(given, dict) else "it is no object"
-        raise DataError(f"{path}: {what}; the keys are {', '.join(known)}")
-    is_regression = "labels" not in given
-    allowed = REGRESSION_METRICS if is_regression else CLASS_METRICS
-
-    def words(key: str, default: list[str], least: int, most: int, choices: tuple[str, ...] = ()) -> tuple[str, ...]:
-        found = given.get(key, default)
-        is_list = isinstance(found, list) and all(isinstance(word, str) for word in found)
-        if not is_list or not least <= len(found) <= most or len(set(found)) < len(found):
-            raise DataError(f"{path}: {key} must be a list of {least} to {most} different words, got {found!r}")
-        for word in found if choices else ():
-            if word not in choices:
-                raise DataError(f"{path}: {key} must be of {', '.join(choices)}, got {word!r}")
-        return tuple(found)
-
-    def word(key: str) -> str:
-        found = given.get(key)
-        if not isinstance(found, str) or not found:
-            raise DataError(f"{path}: {key} must be a name, got {found!r}")
-        return found
-
-    def file(key: str) -> str:
-        name = word(key)
-        if Path(name).name != name:
-            raise DataError(f"{path}: {key} must be a file beside it, got {name!r}")
-        return name
-
-    epochs = given.get("epochs", 3)
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not epochs > 0:
-        raise DataError(f"{path}: epochs must be a number > 0, got {epochs!r}")
-    return TaskSpec(
-        folder.name,
-        (folder.name,),
-        words("text", [], 1, 2),
-        word("label") if "label" in given else "label",
-        labels=() if is_regression else words("labels", [], 2, 1000),
-        metrics=words("metrics", [allowed[0]], 1, len(allowed), allowed),
-        train_file=file("train"),
-        dev_files=(("dev", file("dev")),),
-        test_files=(("test", file("test")),) if "test" in given else (),
-        epochs=float(epochs),
-        is_custom=True,
-    )
 
 
 def summarise_task(data: TaskData) -> dict[str, Any]:

@@ -4,11 +4,12 @@ Shapes: B sequences, L tokens per sequence, n examples with T tokens in all.
 """
 
 import hashlib
+import itertools
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from fast_electra_core.tokenizer import tokenizer_digest
 
 WINDOW_BATCHES = 50
 """Sequences are sorted by length among so many batches' worth of shuffled ones."""
+
+TOKENIZED_AT_ONCE = 10_000
+"""Examples; a tokenizer's output takes some hundred bytes per token."""
 
 
 class EncodedExamples(NamedTuple):
@@ -77,16 +81,25 @@ class ExampleEncoder:
         return EncodedExamples(found, starts, labels)
 
     def _tokenize(self, examples: Sequence[Example]) -> tuple[dict[str, npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
-        pairs = [str(e.text_b) for e in examples] if examples[0].text_b is not None else None
-        tokens = self.tokenizer(
-            [e.text_a for e in examples], pairs, truncation=True, max_length=self.max_length, padding=False
-        )
+        parts: dict[str, list[npt.NDArray[np.int32]]] = {}
+        lengths = [0]
+        for start in range(0, len(examples), TOKENIZED_AT_ONCE):
+            some = examples[start : start + TOKENIZED_AT_ONCE]
+            pairs = [str(e.text_b) for e in some] if some[0].text_b is not None else None
+            tokens = self.tokenizer(
+                [e.text_a for e in some], pairs, truncation=True, max_length=self.max_length, padding=False
+            )
+            lengths += map(len, tokens["input_ids"])
+            for name in self._inputs(tokens):
+                ids = itertools.chain.from_iterable(tokens[name])
+                parts.setdefault(name, []).append(np.fromiter(ids, np.int32))
+        columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return columns, np.cumsum(lengths, dtype=np.int64)
+
+    def _inputs(self, tokens: Mapping[str, Any]) -> list[str]:
+        """What the model takes of the tokenizer's output; the mask follows from the lengths."""
         names = [name for name in self.tokenizer.model_input_names if name in tokens and name != "attention_mask"]
-        if not self.takes_segments:
-            names = [name for name in names if name != "token_type_ids"]
-        columns = {name: np.concatenate([np.asarray(ids, np.int32) for ids in tokens[name]]) for name in names}
-        starts = np.cumsum([0, *(len(ids) for ids in tokens["input_ids"])], dtype=np.int64)
-        return columns, starts
+        return [name for name in names if name != "token_type_ids" or self.takes_segments]
 
     def _digest(self, examples: Sequence[Example]) -> str:
         digest = hashlib.sha256(f"{self._tokenizer_digest} {self.max_length} {self.takes_segments}\n".encode())

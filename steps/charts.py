@@ -86,10 +86,13 @@ def bars(summary: Sequence[Row]) -> Chart:
         ("untrained", "#a9c3d6", lambda row: row.get("untrained")),
         ("majority class", "#d5dade", lambda row: {"mean": row["majority"]}),
     ]
+    columns = [column for column in columns if any(column[2](row) for row in summary)]
 
     def paint(axes: Any) -> None:
         for offset, (label, colour, value_of) in enumerate(columns):
-            places = [index + 0.26 * (offset - 1) for index, row in enumerate(summary) if value_of(row)]
+            places = [
+                index + 0.26 * (offset - (len(columns) - 1) / 2) for index, row in enumerate(summary) if value_of(row)
+            ]
             values = [value_of(row) for row in summary if value_of(row)]
             axes.bar(places, [value["mean"] for value in values], 0.24, color=colour, label=label)
             whiskers = [

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -76,6 +76,23 @@ class ProgressBar:
             self._bar.close()
         if self._terminal is not None:
             self._terminal.close()
+
+
+def progress_lines(label: str) -> Callable[[int, Mapping[str, float]], None]:
+    """For work that shares the terminal with others of its kind: a line now and then, from the step (0-based) and its
+    metrics, of which `num_steps` and `loss` are shown."""
+    started = last = time.monotonic()
+
+    def show(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LINE_EVERY_SECONDS:
+            return
+        last, done = now, step + 1
+        left = (now - started) * (metrics["num_steps"] - done) / done
+        _logger.info("%s: %d/%d, loss %.4g, %.0f s left", label, done, metrics["num_steps"], metrics["loss"], left)
+
+    return show
 
 
 def _open_terminal() -> TextIO | None:

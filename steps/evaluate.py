@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
-from fast_electra_core.finetuning import build_classifier
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
 from steps.model_source import check_weights, download, keep_copy, read_config, weights_digest
 from steps.store import Store

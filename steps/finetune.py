@@ -6,7 +6,6 @@ started for a minute's work, and so that what starts from mnli comes after it.
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -123,14 +122,12 @@ def run(
         store.put_folder(Path(empty), _begun(key))
     import torch
 
-    from fast_electra_core.finetuning import build_classifier, finetune
+    from fast_electra_core.classifier import build_classifier
+    from fast_electra_core.finetuning import finetune
     from fast_electra_core.tokenizer import load_tokenizer
 
     settings = ScoringConfig.part_of(config)
     task = job["task"]
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Fine-tunings run side by side: with a thread per core each, they would wait for one another.
-        torch.set_num_threads(1)
     is_answering = settings.test_predictions and not job["untrained"]
     data = load_task(settings.glue, task, on_bad_row=bad_row_choice(settings), with_test=is_answering)
     if digest is not None and summarise_task(data)["digest"] != digest:

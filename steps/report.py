@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fast_electra_core.glue import SPECS
 from steps.charts import Chart, Row, bars, curves
-from steps.scores import failure_text
+from steps.scores import notes
 
 _TERMINAL = 100  # columns
 _ABOUT = {
@@ -59,16 +59,19 @@ def training_page(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ())
     return _page("Training", [_training_section(rows, config, heldout)])
 
 
-def glue_page(scores: Row, suite_name: str) -> str:
-    """Scores per task (lifecycle.gather_scores): pre-trained, untrained and majority class."""
-    return _page(suite_name, [_glue_section(scores, suite_name)])
+def glue_page(scores: Row, suite_name: str, *, run: str) -> str:
+    """Scores per task (scoring.gather_scores): pre-trained, untrained and majority class; run is the flow's."""
+    return _page(scores["subject"], [_glue_section(scores, suite_name)], f"Scored by {run}")
 
 
 def suite_name(glue: str, tasks: Iterable[str]) -> str:
     """What tasks from a `--glue` source may be called: `GLUE` if they are GLUE's, all of them."""
     if glue == "sample":
         return "sample tasks"
+    tasks = list(tasks)
     own = [task for task in tasks if task not in SPECS]
+    if len(own) == len(tasks):
+        return "own tasks"
     return f"tasks, of which {', '.join(own)} not of GLUE" if own else "GLUE"
 
 
@@ -99,7 +102,7 @@ def closing_table(
 ) -> str:
     """What the terminal shows at the end, at most 100 columns wide.
 
-    auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: lifecycle.gather_scores;
+    auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: scoring.gather_scores;
     registered: what register_* returned. What is None is left out.
     """
     lines: list[tuple[str, str, str]] = []
@@ -131,11 +134,12 @@ def closing_table(
     if registered is not None:
         known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
         lines.append(("registered", f"{registered['name']} {registered['version']}", known))
-    notes = [f"browse runs and lineage: {ui_command}"]
-    if main:
-        notes.insert(0, f"{suite_name}: mean ± std over seeds; * differs from the untrained encoder (95 %)")
-    notes[1:1] = _score_notes(scores) if scores else []
-    return _aligned(lines, notes)
+    remarks = []
+    if scores and main:
+        star = "; * differs from the untrained encoder (95 %)" if any(row["untrained"] for row in main) else ""
+        remarks = [f"{suite_name}: mean ± std over seeds{star}", f"{scores['subject']}: {scores['protocol']}"]
+        remarks += notes(scores)
+    return _aligned(lines, [*remarks, f"browse runs and lineage: {ui_command}"])
 
 
 def _masked(score: str) -> tuple[str, str]:
@@ -146,25 +150,14 @@ def _average_hint(average: Row) -> str:
     return f"over {len(average['tasks'])} tasks{'' if average['is_complete'] else ', incomplete'}"
 
 
-def _score_notes(scores: Row) -> list[str]:
-    """What a reader of the scores must know besides: what flatters, what is missing."""
-    notes = [f"the scores flatter: {each}" for each in scores["optimism"]]
-    notes += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
-    submission = scores["submission"]
-    if submission["files"]:
-        missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""
-        notes.append(f"test answers: submission.zip, {len(submission['files'])} of 11 files{missing}")
-    return notes
-
-
-def _aligned(lines: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
+def _aligned(lines: Sequence[tuple[str, str, str]], remarks: Sequence[str]) -> str:
     width = max((len(name) for name, _, _ in lines), default=0)
     middle = max((len(value) for _, value, _ in lines), default=0)
     body = [f"  {name:<{width}}  {value:>{middle}}  {hint}".rstrip() for name, value, hint in lines]
-    notes = [wrapped for note in notes for wrapped in textwrap.wrap(note, _TERMINAL - 2, subsequent_indent="  ")]
+    under = [wrapped for note in remarks for wrapped in textwrap.wrap(note, _TERMINAL - 2, subsequent_indent="  ")]
     body = [line if len(line) <= _TERMINAL else line[: _TERMINAL - 1] + "…" for line in body]
     rule = "-" * max((len(line) for line in body), default=0)
-    return "\n".join([rule, *body, rule, *(f"  {note}" for note in notes)])
+    return "\n".join([rule, *body, rule, *(f"  {note}" for note in under)])
 
 
 def _pair(row: Row, key: str, baseline: str, name: str) -> tuple[str, str]:
@@ -267,43 +260,40 @@ def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] =
 
 
 def _glue_section(scores: Row, suite_name: str) -> Section:
-    summary = scores["rows"]
-    columns = ["task", "metric", "n", "mean", "95 %", "median", "best", "majority"]
+    columns = ["task", "metric", "n", "mean", "95 %", "median", "best", "majority", "rate", "epochs"]
     rows, margins = [], []
-    for row in summary:
-        trained = row.get("pretrained") or {}
+    for row in scores["rows"]:
+        trained = row["pretrained"] or {}
         names = [row["task"], row["metric"]]
         rows.append(
             [
                 *names,
                 _number(trained.get("n")),
-                _spread(trained) + (" *" if trained.get("num_degenerate") else ""),
+                _spread(trained),
                 _interval(trained.get("low"), trained.get("high")),
-                _number(trained.get("median")),
-                _number(trained.get("best")),
-                _number(row.get("majority")),
+                *(_number(trained.get(name)) for name in ("median", "best")),
+                _number(row["majority"]),
+                *(f"{trained[name]:g}" if trained else "–" for name in ("learning_rate", "epochs")),
             ]
         )
-        if row.get("untrained"):
-            interval = _interval(row.get("margin_low"), row.get("margin_high"), signed=True)
-            margin = _number(row.get("margin"), signed=True)
+        if row["untrained"]:
+            interval = _interval(row["margin_low"], row["margin_high"], signed=True)
+            margin = _number(row["margin"], signed=True)
             margins.append([*names, _spread(trained), _spread(row["untrained"]), margin, interval])
+    note = f"{scores['protocol'][0].upper()}{scores['protocol'][1:]}. "
+    note += "Mean ± standard deviation over seeds, with the mean's 95 % interval (Student's)"
+    note += "; margin is pre-trained less untrained, with its own (Welch's)." if margins else "."
+    note += "".join(f" {each[0].upper()}{each[1:]}." for each in notes(scores))
     tables = [Table(columns, rows)]
     if margins:
         tables.append(Table(["task", "metric", "pre-trained", "untrained", "margin", "95 %"], margins))
-    note = (
-        "Mean ± standard deviation over seeds, with the mean's 95 % interval (Student's); margin is pre-trained less "
-        "untrained, with its own (Welch's)."
-    )
-    note += "".join(f" {each[0].upper()}{each[1:]}." for each in _score_notes(scores))
-    if any((row.get("pretrained") or {}).get("num_degenerate") for row in summary):
-        note += " * some seeds predict a single class."
-    main = [row for row in summary if row.get("is_main", True)]
-    heading = suite_name[0].upper() + suite_name[1:]
+    main = [row for row in scores["rows"] if row["is_main"]]
     facts = [
         (f"average as {name}'s, {_average_hint(average)}", f"{average['value']:.4f}")
         for name, average in scores["averages"].items()
+        if len(average["tasks"]) > 1
     ]
+    heading = suite_name[0].upper() + suite_name[1:]
     return Section(heading, note, facts, charts=[bars(main)] if main else [], tables=tables)
 
 

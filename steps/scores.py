@@ -49,9 +49,9 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row per task and metric, in the order they come, over the seeds of what is `chosen`.
 
     Each row: task, metric, is_main, majority; pretrained and untrained, each None or {n, median, mean, std, best, low,
-    high, num_degenerate, learning_rate}: low and high are Student's 95 % interval of the mean; margin = difference of
-    the means; margin_low, margin_high = Welch's 95 % of it; is_outside_noise = that interval excludes 0. These four
-    are None without two seeds on both sides.
+    high, num_degenerate, learning_rate, epochs, values}: low and high are Student's 95 % interval of the mean, values
+    are by seed; margin = difference of the means; margin_low, margin_high = Welch's 95 % of it; is_outside_noise = that
+    interval excludes 0. These four are None without two seeds on both sides.
     """
     rows = []
     kept = chosen(results)
@@ -128,25 +128,65 @@ def submit(path: Path, results: Sequence[Result]) -> dict[str, Any]:
     return {"files": files, "missing": missing, "seeds": {task: each["seed"] for task, each in best.items()}}
 
 
+def protocol(config: Mapping[str, Any]) -> str:
+    """How a run fine-tunes, in words: `recipe electra, 3 epochs, at most 128 tokens; seeds 0 to 4`."""
+    given = {
+        "rate {:g}": config["finetune_learning_rate"],
+        "{:g} epochs": config["finetune_epochs"],
+        "batch size {}": config["finetune_batch_size"],
+        "layer decay {:g}": config["layer_decay"],
+        "at most {:,} training examples": config["finetune_max_examples"],
+        "at most {} tokens": config["finetune_max_length"],
+    }
+    words = [f"recipe {config['finetune_recipe']}"]
+    words += [words.format(value) for words, value in given.items() if value is not None]
+    if config["mnli_transfer"]:
+        words.append("mrpc, stsb and rte from the encoder fine-tuned on mnli")
+    seeds = "seed 0" if config["seeds"] == 1 else f"seeds 0 to {config['seeds'] - 1}"
+    return f"{', '.join(words)}; {seeds}"
+
+
+def notes(scores: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores must know besides: what flatters, what failed, what is missing."""
+    found = [f"the scores flatter: {each}" for each in scores["optimism"]]
+    found += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
+    found += [f"{task}: {count:,} broken row{'s' * (count > 1)} left out" for task, count in scores["skipped"].items()]
+    for start in ("pretrained", "untrained"):
+        counts = {row["task"]: (row[start] or {}).get("num_degenerate") for row in scores["rows"] if row["is_main"]}
+        found += [
+            f"{task}: {count} of the {'pre-trained' if start == 'pretrained' else start} predict one class only"
+            for task, count in counts.items()
+            if count
+        ]
+    submission = scores["submission"]
+    if submission["files"]:
+        missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""
+        found.append(f"test answers: submission.zip, {len(submission['files'])} of 11 files{missing}")
+    return found
+
+
 def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:
-    """The table of a run as Markdown; scores as lifecycle.gather_scores makes them."""
-    head = ["task", "metric", "n", "median", "mean", "std", "95 %", "best", "untrained", "majority"]
-    lines = [f"# {heading}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in scores["rows"]:
+    """The table of a run as Markdown; scores as scoring.gather_scores makes them."""
+    rows = scores["rows"]
+    has_baseline = any(row["untrained"] for row in rows)
+    head = ["task", "metric", "n", "median", "mean", "std", "95 %", "best", "rate", "epochs"]
+    head += ["untrained", "majority"] if has_baseline else ["majority"]
+    lines = [f"# {heading}", "", f"{scores['subject']}: {scores['protocol']}.", ""]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
         ours, theirs = row["pretrained"] or {}, row["untrained"] or {}
         interval = f"{ours['low']:.4f} to {ours['high']:.4f}" if ours.get("low") is not None else "–"
-        numbers = [_cell(ours.get(name)) for name in ("n", "median", "mean", "std")]
-        cells = [row["task"], row["metric"], *numbers, interval, _cell(ours.get("best"))]
-        lines.append(f"| {' | '.join([*cells, _cell(theirs.get('mean')), _cell(row['majority'])])} |")
+        cells = [row["task"], row["metric"], *(_cell(ours.get(name)) for name in ("n", "median", "mean", "std"))]
+        cells += [interval, _cell(ours.get("best"))]
+        cells += [f"{ours[name]:g}" if ours else "–" for name in ("learning_rate", "epochs")]
+        cells += [_cell(theirs.get("mean"))] if has_baseline else []
+        lines.append(f"| {' | '.join([*cells, _cell(row['majority'])])} |")
     lines.append("")
     for name, average in scores["averages"].items():
-        whole = "" if average["is_complete"] else ", incomplete"
-        lines.append(f"Average as {name}: {average['value']:.4f} over {', '.join(average['tasks'])}{whole}.")
-    lines += [f"Flattering: {each}." for each in scores["optimism"]]
-    lines += [f"Failed and left out: {failure_text(each)}." for each in scores["failures"]]
-    num_degenerate = sum((row["pretrained"] or {}).get("num_degenerate", 0) for row in scores["rows"] if row["is_main"])
-    if num_degenerate:
-        lines.append(f"Fine-tunings that predict one class only: {num_degenerate}.")
+        if len(average["tasks"]) > 1:
+            whole = "" if average["is_complete"] else ", incomplete"
+            lines.append(f"- average as {name}'s: {average['value']:.4f} over {', '.join(average['tasks'])}{whole}")
+    lines += [f"- {note}" for note in notes(scores)]
     return "\n".join([*lines, ""])
 
 
@@ -179,6 +219,8 @@ def _statistics(results: Sequence[Result], metric: str) -> dict[str, Any] | None
         "high": None if half is None else mean + half,
         "num_degenerate": sum(result["degenerate"] for result in results),
         "learning_rate": results[0]["learning_rate"],
+        "epochs": results[0]["epochs"],
+        "values": {str(result["seed"]): value for result, value in zip(results, values, strict=True)},
     }
 
 

@@ -18,6 +18,7 @@ from steps.trace import (
     connect,
     log_task,
     model_tags,
+    subject,
     suite,
 )
 
@@ -35,9 +36,11 @@ def list_packs(plan: Plain) -> list[list[Plain]]:
 @attempt
 def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain]) -> list[Plain]:
     """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on."""
-    from steps.finetune import in_turn
+    from steps.finetune import in_turn, list_packs
+    from steps.machine import share_cores
 
     store, config = connect(plan), ScoringConfig.part_of(plan["config"])
+    share_cores(len(list_packs(config, plan["tasks"])))
     return [_twice(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]
 
 
@@ -55,6 +58,7 @@ def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
 
 
 def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
+    from steps.console import progress_lines
     from steps.finetune import follows_mnli, job_key, job_name, mnli_job, run
 
     store = connect(plan)
@@ -73,6 +77,7 @@ def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
             store=store,
             key=job_key(plan["run_key"], job),
             digest=plan["tasks"][job["task"]]["digest"],
+            on_metrics=progress_lines(name),
         )
         rows = [{"step": step, **values} for step, values in _curve_rows(result["curve"])]
         tracking.log_metrics(run_id, [*rows, {"step": result["num_steps"], **result["scores"]}])
@@ -95,7 +100,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         DataError: every one of them failed.
     """
     from steps import report
-    from steps.scores import as_markdown, averages, failure_text, failures, optimism, submit, summarise
+    from steps.scores import as_markdown, averages, failure_text, failures, optimism, protocol, submit, summarise
 
     store = connect(plan)
     results = _with_lost_ones(plan, results, store)
@@ -107,6 +112,9 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     rows = summarise(results)
     scores: Plain = {
         "suite": suite(plan),
+        "subject": subject(plan),
+        "protocol": protocol(plan["config"]),
+        "skipped": {task: facts["num_skipped"] for task, facts in plan["tasks"].items() if facts["num_skipped"]},
         "rows": rows,
         "averages": averages(results),
         "failures": failed,
@@ -119,7 +127,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         if zipped.is_file():
             tracking.log_artifacts(run_id, zipped)
     suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
-    page = report.glue_page(scores, suite_name)
+    page = report.glue_page(scores, suite_name, run=plan["pathspec"])
     tracking.log_text(run_id, page, "pages/scores.html")
     tracking.log_dict(run_id, scores, "scores.json")
     tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")

@@ -1,6 +1,7 @@
 """The tasks to score on, from wherever they lie: embedded, a folder, S3 or the hub."""
 
 import hashlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from fast_electra_core.glue import SPECS, TaskData, summarise_task
 from fast_electra_core.glue_files import check_task_folder, read_hub_task, read_task
 from fast_electra_core.sample_tasks import sample_task
 from steps.store import s3_client
+
+_logger = logging.getLogger(__name__)
 
 
 def load_task(
@@ -40,10 +43,16 @@ def check_tasks(config: ScoringConfig) -> dict[str, dict[str, Any]]:
     """
     on_bad_row, with_test, tasks = bad_row_choice(config), config.test_predictions, config.task_list()
     if config.glue != "sample" and not config.glue.startswith(("hub:", "s3://")):
-        return check_task_folder(Path(config.glue), tasks, on_bad_row=on_bad_row, with_test=with_test)
-    return {
-        task: summarise_task(load_task(config.glue, task, on_bad_row=on_bad_row, with_test=with_test)) for task in tasks
-    }
+        found = check_task_folder(Path(config.glue), tasks, on_bad_row=on_bad_row, with_test=with_test)
+    else:
+        found = {
+            task: summarise_task(load_task(config.glue, task, on_bad_row=on_bad_row, with_test=with_test))
+            for task in tasks
+        }
+    for task, facts in found.items():
+        if facts["num_skipped"]:
+            _logger.warning("task %s: broken rows left out: %d", task, facts["num_skipped"])
+    return found
 
 
 def bad_row_choice(config: ScoringConfig) -> str:

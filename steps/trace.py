@@ -105,6 +105,15 @@ def suite(plan: Plain) -> str:
     return "sample" if plan["config"]["glue"] == "sample" else "glue"
 
 
+def subject(plan: Plain) -> str:
+    """What is scored, in words: a model as it was asked for, with its version; or what the run trains."""
+    if "model" not in plan:
+        return f"Encoder of {plan['pathspec']}"
+    model = plan["model"]
+    version = f", version {model['version']}" if model["version"] != "not registered" else ""
+    return f"{model['address']}{version}, weights {model['digest']}"
+
+
 def made_of(plan: Plain) -> dict[str, str]:
     """Tags of what the run works on: text and the models it goes on from, or a model to score."""
     return text_tags(plan) | origin_tags(plan) if "corpus" in plan else model_tags(plan)

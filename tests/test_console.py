@@ -11,7 +11,7 @@ from toys import Terminal
 
 from fast_electra_core.errors import ConfigError
 from steps import console
-from steps.console import ProgressBar
+from steps.console import ProgressBar, progress_lines
 
 
 @pytest.fixture
@@ -41,6 +41,21 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute_and_at_the_end(
         "pre-training: 60/100 (60 %), loss 0.03333, T 1.5, 40 s left",
         "pre-training: 90/100 (90 %), loss 0.02222, T 1.5, 10 s left",
         "pre-training: 100/100 (100 %), loss 0.02, T 1.5, 0 s left",
+    ]
+
+
+def test_work_beside_others_of_its_kind_says_a_line_every_half_minute(
+    now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="steps")
+    show = progress_lines("rte seed 0")
+    for step in range(100):
+        now[0] += 1.0
+        show(step, {"loss": 1 / (step + 1), "num_steps": 100})
+    assert caplog.messages == [
+        "rte seed 0: 30/100, loss 0.03333, 70 s left",
+        "rte seed 0: 60/100, loss 0.01667, 40 s left",
+        "rte seed 0: 90/100, loss 0.01111, 10 s left",
     ]
 
 

@@ -1,11 +1,8 @@
 """Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,61 +114,19 @@ def test_a_hub_out_of_reach_is_said_with_the_next_move(tmp_path: Path) -> None:
 # S3
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that speaks S3 on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    code = "import sys; from moto.server import main; main(sys.argv[1:])"
-    server = subprocess.Popen([sys.executable, "-c", code, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while not _answers(port):
-            assert server.poll() is None and time.monotonic() < deadline, "the S3 server did not start"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
-        log.close()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="texts")
-    yield client
-    for entry in client.list_objects_v2(Bucket="texts").get("Contents", []):
-        client.delete_object(Bucket="texts", Key=entry["Key"])
-    client.delete_bucket(Bucket="texts")
-    client.close()
-
-
 def put(s3: Any, **objects: str) -> None:
     for key, body in objects.items():
-        s3.put_object(Bucket="texts", Key=key, Body=body.encode())
+        s3.put_object(Bucket="bucket", Key=key, Body=body.encode())
 
 
 def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(s3: Any, store: Store, tmp_path: Path) -> None:
     put(s3, **{"data/b.txt": "beta", "data/deep/a#1.txt": "alpha", "data/x.pdf": "no", "data/.h.txt": "no"})
     put(s3, **{"data/": "", "data2/c.txt": "gamma"})
-    corpus = resolve("s3://texts/data", store)
-    assert corpus.address == "s3://texts/data"
+    corpus = resolve("s3://bucket/data", store)
+    assert corpus.address == "s3://bucket/data"
     assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
     assert (corpus.num_files, corpus.num_ignored, corpus.num_bytes) == (2, 1, 9)
-    s3.delete_object(Bucket="texts", Key="data/b.txt")
+    s3.delete_object(Bucket="bucket", Key="data/b.txt")
     assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
 
 
@@ -186,30 +141,30 @@ def test_s3_lists_of_more_than_one_page_are_read_to_the_end(
     client = corpus_module.s3_client()
     client.meta.events.register("before-call.s3.ListObjectsV2", small_pages)
     monkeypatch.setattr(corpus_module, "s3_client", lambda: client)
-    assert resolve("s3://texts/many", store).num_files == 7
+    assert resolve("s3://bucket/many", store).num_files == 7
     client.close()
 
 
 def test_an_s3_object_a_whole_bucket_and_a_partial_name_are_addresses(s3: Any, store: Store) -> None:
     put(s3, **{"data/part-1.txt": "one", "data/part-2.txt": "two", "e.txt": "three"})
-    names = ["s3://texts/data/part-1.txt", "s3://texts/data/part-", "s3://texts", "s3://texts/data/"]
+    names = ["s3://bucket/data/part-1.txt", "s3://bucket/data/part-", "s3://bucket", "s3://bucket/data/"]
     assert [resolve(name, store).num_files for name in names] == [1, 2, 3, 2]
 
 
 def test_the_s3_digest_follows_content_not_prefix(s3: Any, store: Store) -> None:
     put(s3, **{"one/a.txt": "alpha", "two/a.txt": "alpha", "three/a.txt": "other"})
-    digests = [resolve(f"s3://texts/{name}", store).digest for name in ("one", "two", "three")]
+    digests = [resolve(f"s3://bucket/{name}", store).digest for name in ("one", "two", "three")]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store, tmp_path: Path) -> None:
     put(s3, **{"data/a.txt": "alpha"})
-    path = resolve("s3://texts/data", store).shards[0]["pieces"][0]["path"]
+    path = resolve("s3://bucket/data", store).shards[0]["pieces"][0]["path"]
     put(s3, **{"data/a.txt": "changed"})
-    with pytest.raises(DataError, match=r"s3://texts/data/a\.txt: the object changed since the run began"):
+    with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object changed since the run began"):
         local_path(path, tmp_path, store=store)
-    s3.delete_object(Bucket="texts", Key="data/a.txt")
-    with pytest.raises(DataError, match=r"s3://texts/data/a\.txt: the object is gone"):
+    s3.delete_object(Bucket="bucket", Key="data/a.txt")
+    with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object is gone"):
         local_path(path, tmp_path, store=store)
     assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == []
 
@@ -217,8 +172,8 @@ def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store, 
 def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
     with pytest.raises(DataError, match="s3://nowhere/data: the bucket does not exist"):
         resolve("s3://nowhere/data", store)
-    with pytest.raises(DataError, match="no object under the prefix 'nothing' in bucket 'texts'"):
-        resolve("s3://texts/nothing", store)
+    with pytest.raises(DataError, match="no object under the prefix 'nothing' in bucket 'bucket'"):
+        resolve("s3://bucket/nothing", store)
     with pytest.raises(DataError, match="names no bucket"):
         resolve("s3://", store)
 
@@ -232,7 +187,7 @@ def test_denied_access_is_named(s3: Any, store: Store, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(corpus_module, "s3_client", Denied)
     with pytest.raises(DataError, match="access is denied; check the credentials"):
-        resolve("s3://texts/data", store)
+        resolve("s3://bucket/data", store)
 
 
 def test_missing_credentials_are_named(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,4 +197,4 @@ def test_missing_credentials_are_named(s3: Any, store: Store, monkeypatch: pytes
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials of earlier clients
     with pytest.raises(DataError, match=r"S3 does not answer \(Unable to locate credentials\)"):
-        resolve("s3://texts/data", store)
+        resolve("s3://bucket/data", store)

@@ -1,10 +1,5 @@
 """The tasks of fine-tuning: where they are read from, and what is said of those that cannot be."""
 
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +29,14 @@ def test_a_folder_is_checked_and_loaded(tmp_path: Path) -> None:
         check_tasks(config_of(glue=str(tmp_path), tasks="sst2,cola"))
 
 
-def test_bad_rows_are_skipped_if_bad_text_is(tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_if_bad_text_is_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_sst2(tmp_path)
     with (tmp_path / "SST-2/train.tsv").open("a") as file:
         file.write("broken\n")
     with pytest.raises(DataError, match="line 4: 2 tab-separated columns expected"):
         check_tasks(config_of(glue=str(tmp_path)))
     assert check_tasks(config_of(glue=str(tmp_path), on_bad_text="skip"))["sst2"]["num_skipped"] == 1
+    assert caplog.messages == ["task sst2: broken rows left out: 1"]
 
 
 def test_the_hub_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,58 +50,22 @@ def test_the_hub_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
         load_task("hub:nyu-mll/glue", "rte")
 
 
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A client of an S3 server of our own, with bucket `glue-data`; the environment points at it."""
-    import boto3
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    patch.setenv("FAST_ELECTRA_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        patch.setenv(name, "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    try:
-        deadline = time.monotonic() + 60
-        while not is_listening(port):
-            assert server.poll() is None and time.monotonic() < deadline, "the S3 server did not start"
-            time.sleep(0.2)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="glue-data")
-        yield client
-    finally:
-        server.terminate()
-        server.wait()
-        patch.undo()
-
-
 def test_a_task_is_read_from_s3_as_it_is_now(s3: Any) -> None:
     text = "sentence\tlabel\na good code\t1\n"
     for name in ("train", "dev"):
-        s3.put_object(Bucket="glue-data", Key=f"sets/glue/SST-2/{name}.tsv", Body=text.encode())
-    assert load_task("s3://glue-data/sets/glue", "sst2").train == [Example("a good code", None, 1)]
-    s3.put_object(Bucket="glue-data", Key="sets/glue/SST-2/train.tsv", Body=text.replace("1", "0").encode())
-    assert load_task("s3://glue-data/sets/glue/", "sst2").train == [Example("a good code", None, 0)]
-    assert check_tasks(config_of(glue="s3://glue-data/sets/glue"))["sst2"]["train"] == 1
+        s3.put_object(Bucket="bucket", Key=f"sets/glue/SST-2/{name}.tsv", Body=text.encode())
+    assert load_task("s3://bucket/sets/glue", "sst2").train == [Example("a good code", None, 1)]
+    s3.put_object(Bucket="bucket", Key="sets/glue/SST-2/train.tsv", Body=text.replace("1", "0").encode())
+    assert load_task("s3://bucket/sets/glue/", "sst2").train == [Example("a good code", None, 0)]
+    assert check_tasks(config_of(glue="s3://bucket/sets/glue"))["sst2"]["train"] == 1
 
 
 def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
-    s3.put_object(Bucket="glue-data", Key="half/RTE/train.tsv", Body=b"sentence1\tsentence2\tlabel\n")
+    s3.put_object(Bucket="bucket", Key="half/RTE/train.tsv", Body=b"sentence1\tsentence2\tlabel\n")
     with pytest.raises(DataError, match="half has no folder CoLA or cola for task cola; folders there: RTE"):
-        load_task("s3://glue-data/half", "cola")
+        load_task("s3://bucket/half", "cola")
     with pytest.raises(DataError, match=r"task rte needs dev.tsv in .*; files there: train.tsv"):
-        load_task("s3://glue-data/half", "rte", cache=tmp_path)
+        load_task("s3://bucket/half", "rte", cache=tmp_path)
     with pytest.raises(DataError, match="s3://no-such-bucket cannot be read"):
         load_task("s3://no-such-bucket", "cola")
     with pytest.raises(DataError, match="glue must be s3://BUCKET/PREFIX, got 's3://'"):
@@ -121,6 +81,6 @@ def test_what_datasets_saved_is_read_from_s3_with_its_folders(s3: Any, tmp_path:
     for path in (tmp_path / "saved").rglob("*"):
         if path.is_file():
             key = f"arrow/sst2/{path.relative_to(tmp_path / 'saved').as_posix()}"
-            s3.put_object(Bucket="glue-data", Key=key, Body=path.read_bytes())
-    found = load_task("s3://glue-data/arrow", "sst2", cache=tmp_path / "cache")
+            s3.put_object(Bucket="bucket", Key=key, Body=path.read_bytes())
+    found = load_task("s3://bucket/arrow", "sst2", cache=tmp_path / "cache")
     assert found.train == [Example("a good code", None, 1)]

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
 
+from fast_electra_core import task_batches
+from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
@@ -19,7 +21,6 @@ from fast_electra_core.finetuning import (
     _build_optimizer,
     _predict,
     _rate_factor,
-    build_classifier,
     finetune,
     layer_factor,
 )
@@ -275,7 +276,7 @@ def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"fine-tuning on sst2 became nan .* lower finetune_learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"fine-tuning became nan .* lower finetune_learning_rate"):
         tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
 
 
@@ -394,3 +395,17 @@ def test_what_was_tokenized_is_read_again_and_nothing_changes(
     assert len(list(tmp_path.iterdir())) == 1
     ExampleEncoder(model, tokenizer, 16, cache=tmp_path)(examples)
     assert len(list(tmp_path.iterdir())) == 2  # another length is another file
+
+
+def test_what_is_tokenized_in_parts_is_what_is_tokenized_at_once(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = build_classifier(encoder, num_labels=2, seed=0), load_tokenizer(encoder)
+    examples = sample_task("rte", num_train=20, num_dev=2).train
+    monkeypatch.setattr(task_batches, "TOKENIZED_AT_ONCE", 7)
+    found = ExampleEncoder(model, tokenizer, 16)(examples)
+    for index, example in enumerate(examples):
+        one = tokenizer(example.text_a, example.text_b, truncation=True, max_length=16)
+        span = slice(found.starts[index], found.starts[index + 1])
+        for name in ("input_ids", "token_type_ids"):
+            assert found.columns[name][span].tolist() == one[name]

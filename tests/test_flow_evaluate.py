@@ -61,6 +61,8 @@ def write_tasks(root: Path) -> None:
     (root / "CoLA").mkdir()
     for name, examples in (("train", cola.train), ("dev", cola.dev["dev"])):
         (root / "CoLA" / f"{name}.tsv").write_text("".join(f"x\t{e.label}\t\t{e.text_a}\n" for e in examples))
+    with (root / "CoLA" / "train.tsv").open("a") as file:
+        file.write("torn\n")
     (root / "mood").mkdir()
     given = {"text": ["says"], "labels": ["no", "yes"], "metrics": ["macro_f1"], "train": "a.jsonl", "dev": "b.jsonl"}
     (root / "mood" / "task.json").write_text(json.dumps({**given, "label": "is_good"}))
@@ -87,7 +89,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     (workspace.packages / "sitecustomize.py").write_text(FAULTS)
     output = workspace.run(
         "evaluate_flow.py", "run", "--model", "encoder", "--glue", "tasks", "--tasks", "rte,cola,sst2,mood",
-        "--preset", "tiny", "--seeds", "2", "--max-workers", "2",
+        "--preset", "tiny", "--seeds", "2", "--on_bad_text", "skip", "--max-workers", "2",
     )  # fmt: skip
     run, client = workspace.latest("EvaluateFlow"), workspace.mlflow()
     artifacts = client.download_artifacts(run["start"].task["plan"].data["mlflow_run_id"], "", str(workspace.folder))
@@ -104,6 +106,7 @@ def test_what_failed_is_tried_again_then_left_out_by_name(evaluated: Evaluated) 
     assert [row["task"] for row in scores["rows"]] == ["rte", "cola", "sst2", "mood"]  # as they were asked for
     assert counts == {"rte": 1, "cola": 2, "sst2": 1, "mood": 2}  # cola's first attempt was killed, its second not
     assert {(each["task"], each["seed"]) for each in scores["failures"]} == {("rte", 1), ("sst2", 0)}
+    assert {row["task"]: list(row["pretrained"]["values"]) for row in scores["rows"]}["sst2"] == ["1"]
 
 
 def test_the_table_is_there_as_json_markdown_page_and_card(evaluated: Evaluated) -> None:
@@ -111,10 +114,16 @@ def test_the_table_is_there_as_json_markdown_page_and_card(evaluated: Evaluated)
 
     markdown = (evaluated.artifacts / "scores.md").read_text()
     assert "| rte | accuracy | 1 |" in markdown
-    assert "Failed and left out: rte seed 1 (RuntimeError: injected)." in markdown
+    assert "- failed and left out: rte seed 1 (RuntimeError: injected)\n" in markdown
+    assert "\nencoder, weights " in markdown
     assert "mood not of GLUE" in markdown
     assert "macro_f1" in (evaluated.artifacts / "pages" / "scores.html").read_text()
     assert len(list(get_cards(evaluated.run["gather_scores"].task))) == 1
+
+
+def test_broken_rows_that_were_left_out_are_counted_in_the_end(evaluated: Evaluated) -> None:
+    assert json.loads((evaluated.artifacts / "scores.json").read_text())["skipped"] == {"cola": 1}
+    assert "cola: 1 broken row left out" in evaluated.output
 
 
 def test_the_zip_answers_the_test_sets_that_there_are(evaluated: Evaluated) -> None:

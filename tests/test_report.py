@@ -15,7 +15,9 @@ NASTY = '<script>alert("x")</script>'
 def statistics(mean: float, std: float | None = 0.01, *, num_degenerate: int = 0) -> dict[str, Any]:
     ends = {"low": mean - std, "high": mean + std} if std is not None else {"low": None, "high": None}
     best = mean + (std or 0.0)
-    return {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate, **ends}
+    recipe = {"learning_rate": 3e-4, "epochs": 10.0}
+    found = {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate}
+    return {**found, **ends, **recipe}
 
 
 def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> dict[str, Any]:
@@ -36,7 +38,12 @@ def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> di
 
 def scores_of(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     nothing = {"averages": {}, "failures": [], "optimism": [], "submission": {"files": [], "missing": [], "seeds": {}}}
-    return {"rows": list(rows), **nothing, **changes}
+    said = {"subject": "models:/fast-electra@champion", "protocol": "recipe electra; seeds 0 to 2", "skipped": {}}
+    return {"rows": list(rows), **nothing, **said, **changes}
+
+
+def page_of(*rows: dict[str, Any], suite_name: str = "GLUE") -> str:
+    return report.glue_page(scores_of(*rows), suite_name, run="EvaluateFlow/1")
 
 
 def candidate(**changes: Any) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def test_the_final_page_has_a_section_for_each_thing_given_and_no_other() -> Non
     [
         report.text_page({**MANIFEST, "address": NASTY, NASTY: "x"}),
         report.candidates_page([candidate(address=NASTY, reason=NASTY, digest=NASTY)], None, NASTY),
-        report.glue_page(scores_of(task_row(NASTY, NASTY)), NASTY),
+        report.glue_page(scores_of(task_row(NASTY, NASTY), subject=NASTY, protocol=NASTY), NASTY, run=NASTY),
         report.final_page({"title": NASTY, "subtitle": NASTY, "lineage": {NASTY: NASTY}}),
         report.final_page({"registered": {"name": NASTY, "version": NASTY, "aliases": [NASTY], "reason": NASTY}}),
     ],
@@ -267,13 +274,16 @@ def test_only_real_glue_is_called_glue() -> None:
     assert report.suite_name("sample", ["rte"]) == "sample tasks"
     assert report.suite_name("hub:nyu-mll/glue", ["rte"]) == "GLUE"
     assert report.suite_name("/data/glue", ["rte", "ax"]) == "GLUE"
-    assert "GLUE" not in report.glue_page(scores_of(task_row()), report.suite_name("sample", ["rte"]))
+    assert report.suite_name("tasks", ["rte", "mood"]) == "tasks, of which mood not of GLUE"
+    assert report.suite_name("tasks", ["mood"]) == "own tasks"
+    assert "GLUE" not in page_of(task_row(), suite_name=report.suite_name("sample", ["rte"]))
 
 
 def test_the_task_table_gives_mean_deviation_margin_and_interval() -> None:
-    page = report.glue_page(scores_of(task_row()), "GLUE")
+    page = page_of(task_row())
 
     scores = ["sst2", "accuracy", "3", "0.7500 ± 0.0100", "0.7400 to 0.7600", "0.7500", "0.7600", "0.5000"]
+    scores += ["0.0003", "10"]
     margin = ["sst2", "accuracy", "0.7500 ± 0.0100", "0.6250 ± 0.0200", "+0.1250", "+0.0625 to +0.1875"]
     assert Reader(page).words["td"] == [*scores, *margin]
 
@@ -286,7 +296,7 @@ def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_termin
         optimism=["best epoch on dev"],
         submission={"files": ["RTE.tsv"], "missing": ["CoLA.tsv", "AX.tsv"], "seeds": {"rte": 0}},
     )
-    page = report.glue_page(scores, "GLUE")
+    page = report.glue_page(scores, "GLUE", run="EvaluateFlow/1")
     table = report.closing_table(auxiliary=None, scores=scores)
     for words in ("failed and left out: rte seed 1 untrained (no memory)", "the scores flatter: best epoch on dev"):
         assert words in table
@@ -295,22 +305,45 @@ def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_termin
     assert re.search(r"average, as electra's +0\.750 +over 2 tasks, incomplete", table)
 
 
-def test_the_task_table_says_where_seeds_collapsed_to_one_class() -> None:
-    page = report.glue_page(scores_of(task_row(pretrained=statistics(0.5, num_degenerate=2))), "GLUE")
+def test_seeds_that_collapsed_to_one_class_are_counted_by_start_on_the_page_and_in_the_terminal() -> None:
+    row = task_row(pretrained=statistics(0.5, num_degenerate=2), untrained=statistics(0.5, num_degenerate=1))
 
-    assert "0.5000 ± 0.0100 *" in Reader(page).words["td"]
-    assert "* some seeds predict a single class." in page
+    for text in (page_of(row), report.closing_table(auxiliary=None, scores=scores_of(row))):
+        assert re.search("st2: 2 of the pre-trained predict one class only", text)
+        assert re.search("st2: 1 of the untrained predict one class only", text)
+
+
+def test_a_page_of_scores_names_the_model_the_run_and_how_it_was_fine_tuned() -> None:
+    page = page_of(task_row())
+
+    assert Reader(page).words["h1"] == ["models:/fast-electra@champion"]
+    for words in ("Scored by EvaluateFlow/1", "Recipe electra; seeds 0 to 2."):
+        assert words in page
+
+
+def test_without_a_baseline_nothing_speaks_of_one() -> None:
+    row = task_row(untrained=None, is_outside_noise=None)
+
+    for text in (page_of(row), report.closing_table(auxiliary=None, scores=scores_of(row))):
+        assert "untrained" not in text
+
+
+def test_broken_rows_that_were_left_out_are_counted() -> None:
+    assert "qqp: 3 broken rows left out" in report.closing_table(
+        auxiliary=None, scores=scores_of(task_row("qqp"), skipped={"qqp": 3})
+    )
 
 
 def test_a_task_with_one_seed_and_no_baseline_has_dashes() -> None:
     nothing = dict.fromkeys(("untrained", "margin", "margin_low", "margin_high", "is_outside_noise"))
-    page = report.glue_page(scores_of(task_row(pretrained=statistics(0.75, None), **nothing)), "GLUE")
+    page = page_of(task_row(pretrained=statistics(0.75, None), **nothing))
+    recipe = ["0.0003", "10"]
 
-    assert Reader(page).words["td"] == ["sst2", "accuracy", "3", "0.7500", "–", "0.7500", "0.7500", "0.5000"]
+    assert Reader(page).words["td"] == ["sst2", "accuracy", "3", "0.7500", "–", "0.7500", "0.7500", "0.5000", *recipe]
 
 
 def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
-    page = report.glue_page(scores_of(task_row("stsb", "spearman"), task_row("stsb", "pearson", is_main=False)), "GLUE")
+    page = page_of(task_row("stsb", "spearman"), task_row("stsb", "pearson", is_main=False))
 
     chart = page[page.index("<svg") : page.index("</svg>")]
     assert ">spearman<" in chart
@@ -330,7 +363,7 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
     )
 
     lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
-    assert lines[1:-3] == [
+    assert lines[1:-4] == [
         "auxiliary: held-out masked loss  4.4100  unigram 6.6200",
         "auxiliary: masked accuracy  0.2510  unigram 0.0460",
         "main model: held-out RTD loss  0.2100  majority class 0.3400",
@@ -341,8 +374,9 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         "cola: matthews  0.750 ± 0.010  untrained 0.625 ± 0.020, majority 0.000",
         "registered  fast-electra 3  @champion @challenger",
     ]
+    assert lines[-2] == "models:/fast-electra@champion: recipe electra; seeds 0 to 2"
     assert lines[-1] == "browse runs and lineage: make ui"
-    assert "sample tasks: mean ± std over seeds" in lines[-2]
+    assert "sample tasks: mean ± std over seeds" in lines[-3]
     assert "GLUE" not in table
 
 

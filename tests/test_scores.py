@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_ind
 
-from steps.scores import as_markdown, averages, chosen, failures, submit, summarise
+from fast_electra_core.config import EvaluateConfig
+from steps.scores import as_markdown, averages, chosen, failures, protocol, submit, summarise
 
 
 def result_of(
@@ -15,20 +16,21 @@ def result_of(
 ) -> dict[str, Any]:
     majority = {"accuracy": 0.5}
     scores = {"accuracy": score}
-    kind = {"untrained": untrained, "degenerate": degenerate, "seed": seed, "learning_rate": rate}
+    kind = {"untrained": untrained, "degenerate": degenerate, "seed": seed, "learning_rate": rate, "epochs": 10.0}
     return {"task": task, "scores": scores, "majority": majority, "main_metric": "accuracy", **kind}
 
 
 def test_the_summary_by_hand() -> None:
     trained, untrained = [0.6, 0.7, 0.8], [0.5, 0.5, 0.53]
-    results = [result_of(value, untrained=False) for value in trained]
+    results = [result_of(value, untrained=False, seed=seed) for seed, value in enumerate(trained)]
     results += [result_of(value, untrained=True, degenerate=value == 0.5) for value in untrained]
     (row,) = summarise(results)
     assert (row["task"], row["metric"], row["is_main"], row["majority"]) == ("rte", "accuracy", True, 0.5)
     best = {"n": 3, "median": 0.7, "mean": pytest.approx(0.7), "std": pytest.approx(0.1), "best": 0.8}
     half = 4.302653 * 0.1 / 3**0.5  # Student's 97.5 % quantile for 2 degrees of freedom
     ends = {"low": pytest.approx(0.7 - half), "high": pytest.approx(0.7 + half)}
-    assert row["pretrained"] == {**best, **ends, "num_degenerate": 0, "learning_rate": 1e-4}
+    how = {"num_degenerate": 0, "learning_rate": 1e-4, "epochs": 10.0}
+    assert row["pretrained"] == {**best, **ends, **how, "values": {"0": 0.6, "1": 0.7, "2": 0.8}}
     assert row["untrained"]["num_degenerate"] == 2
     expected = ttest_ind(trained, untrained, equal_var=False).confidence_interval(0.95)
     assert (row["margin_low"], row["margin_high"]) == pytest.approx((expected.low, expected.high))
@@ -90,12 +92,51 @@ def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
         "averages": averages(results),
         "failures": failures(results),
         "optimism": ["best epoch on dev"],
+        "skipped": {"qqp": 2},
+        "subject": "models:/fast-electra@champion",
+        "protocol": "recipe electra; seeds 0 to 2",
+        "submission": {"files": ["RTE.tsv"], "missing": ["AX.tsv"], "seeds": {"rte": 0}},
     }
-    text = as_markdown(scores, heading="GLUE")
-    assert "Failed and left out: rte seed 1 (NonFiniteLossError: nan)." in text
-    assert "Flattering: best epoch on dev." in text
-    assert "| rte | accuracy | 1 | 0.6000 | 0.6000 | – | – | 0.6000 | – | 0.5000 |" in text
-    assert "Average as electra: 0.6000 over rte, incomplete." in text
+    assert as_markdown(scores, heading="GLUE").splitlines() == [
+        "# GLUE",
+        "",
+        "models:/fast-electra@champion: recipe electra; seeds 0 to 2.",
+        "",
+        "| task | metric | n | median | mean | std | 95 % | best | rate | epochs | majority |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| rte | accuracy | 1 | 0.6000 | 0.6000 | – | – | 0.6000 | 0.0001 | 10 | 0.5000 |",
+        "",
+        "- the scores flatter: best epoch on dev",
+        "- failed and left out: rte seed 1 (NonFiniteLossError: nan)",
+        "- failed and left out: cola seed 0 (NonFiniteLossError: nan)",
+        "- qqp: 2 broken rows left out",
+        "- test answers: submission.zip, 1 of 11 files; for the leaderboard it lacks AX.tsv",
+    ]
+
+
+def test_the_table_beside_untrained_encoders_has_a_column_for_them() -> None:
+    results = [result_of(0.6, untrained=False), result_of(0.5, untrained=True)]
+    results += [result_of(0.8, untrained=False, task="sst2")]
+    scores = {"rows": summarise(results), "averages": averages(results), "failures": [], "optimism": [], "skipped": {}}
+    scores |= {"subject": "m", "protocol": "p", "submission": {"files": [], "missing": [], "seeds": {}}}
+    lines = as_markdown(scores, heading="GLUE").splitlines()
+    assert lines[4].endswith("| rate | epochs | untrained | majority |")
+    assert lines[6].endswith("| 0.0001 | 10 | 0.5000 | 0.5000 |")
+    assert lines[7].endswith("| 0.0001 | 10 | – | 0.5000 |")
+    assert "- average as electra's: 0.7000 over sst2, rte, incomplete" in lines
+
+
+def test_a_protocol_says_what_overrides_the_recipe() -> None:
+    plain = EvaluateConfig(seeds=1).to_dict()
+    assert protocol(plain) == "recipe electra, at most 128 tokens; seed 0"
+    given = EvaluateConfig(
+        tasks="mnli,rte", seeds=3, finetune_recipe="modernbert", finetune_learning_rate=1e-3, finetune_epochs=3,
+        finetune_batch_size=16, layer_decay=1.0, finetune_max_examples=10_000, mnli_transfer=True,
+    )  # fmt: skip
+    assert protocol(given.to_dict()) == (
+        "recipe modernbert, rate 0.001, 3 epochs, batch size 16, layer decay 1, at most 10,000 training examples, "
+        "at most 128 tokens, mrpc, stsb and rte from the encoder fine-tuned on mnli; seeds 0 to 2"
+    )
 
 
 def test_the_test_answers_are_those_of_the_seed_that_is_best_on_dev(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""How many of the machine's cores a task takes."""
+
+import os
+from pathlib import Path
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_OF_A_POD = ("METAFLOW_KUBERNETES_WORKLOAD", "AWS_BATCH_JOB_ID")
+"""Set where Metaflow has started the task on a machine of its own."""
+
+
+def num_cores() -> int:
+    """Cores that this process may use: those it is bound to, less what a container's quota takes away. >= 1."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+    except (OSError, ValueError):  # not Linux, or an older cgroup: no quota is known
+        return bound
+    return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
+
+
+def share_cores(num_tasks: int) -> None:
+    """PyTorch uses this task's share of the cores, of so many tasks that run side by side unless each has a machine of
+    its own. With more threads than cores they would wait for one another; OMP_NUM_THREADS, where it is set, holds."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    is_alone = any(name in os.environ for name in _OF_A_POD)
+    torch.set_num_threads(max(1, num_cores() // (1 if is_alone else num_tasks)))

@@ -1,0 +1,88 @@
+"""Any encoder as something to score: what is stored of it, and what is refused before anything costs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from toys import save_auxiliary
+
+from fast_electra_core.config import EvaluateConfig
+from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError
+from steps.evaluate import fetch_model
+from steps.store import Store
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked language model of one layer, 512 positions, with its tokenizer."""
+    return save_auxiliary(tmp_path_factory.mktemp("models") / "good", ["a small text about small words", "and another"])
+
+
+@pytest.fixture
+def model(good: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def fetch(model: Path, **changes: Any) -> dict[str, Any]:
+    config = EvaluateConfig(model=str(model), store=str(model.parent / "store"), **changes)
+    return fetch_model(config, Store(config.store))
+
+
+def test_a_model_is_stored_by_content_without_what_is_not_needed(model: Path) -> None:
+    (model / "pytorch_model.bin").write_bytes(b"never read")
+    (model / "notes.py").write_text("raise SystemExit")
+    found = fetch(model)
+    stored = Store(str(model.parent / "store")).get_folder(found["key"])
+    assert {path.suffix for path in stored.iterdir() if path.suffix} == {".json", ".safetensors"}
+    tensors = load_file(model / "model.safetensors")
+    assert found["num_parameters"] == sum(v.numel() for name, v in tensors.items() if name.startswith("electra."))
+    assert (found["model_type"], found["version"], found["address"]) == ("electra", "not registered", str(model))
+    assert fetch(Path(shutil.copytree(model, model.with_name("moved"))))["key"] == found["key"]
+
+
+def edit_config(model: Path, **changes: Any) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_model_of_pickles_alone_is_refused(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    message = r"model .* holds only pickles \(pytorch_model.bin\), which are never loaded; save it as safetensors"
+    with pytest.raises(AuxiliaryError, match=message):
+        fetch(model)
+
+
+def test_a_model_with_code_of_its_own_is_refused(model: Path) -> None:
+    edit_config(model, auto_map={"AutoModel": "mine.Model"})
+    with pytest.raises(AuxiliaryError, match=r"wants to run code of its own \(auto_map\); remote code is never run"):
+        fetch(model)
+
+
+def test_fewer_positions_than_the_longest_example_are_refused(model: Path) -> None:
+    edit_config(model, max_position_embeddings=100)
+    with pytest.raises(ConfigError, match=r"finetune_max_length must be <= 100, the positions of .*, got 128"):
+        fetch(model)
+
+
+def test_a_model_without_its_tokenizer_is_refused(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(AuxiliaryError, match=r"model .* comes without a usable tokenizer: no tokenizer at"):
+        fetch(model)
+
+
+def test_a_model_without_some_of_its_weights_is_refused(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    del weights["electra.encoder.layer.0.attention.self.query.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks encoder weights electra\.encoder\.layer\.0\.attention"):
+        fetch(model)
+
+
+def test_a_folder_without_a_config_is_refused(model: Path) -> None:
+    (model / "config.json").unlink()
+    with pytest.raises(AuxiliaryError, match=r"model .* has no readable config.json"):
+        fetch(model)

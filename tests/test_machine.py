@@ -1,0 +1,62 @@
+"""How many cores a task takes: its share of the machine, within a container's quota."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from steps import machine
+from steps.machine import num_cores, share_cores
+
+
+@pytest.fixture
+def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A container's quota file, for a process that is bound to eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "cpu.max")
+    return tmp_path / "cpu.max"
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000\n", 8), ("400000 100000\n", 4), ("50000 100000\n", 1), ("1600000 100000\n", 8), ("", 8), (None, 8)],
+)
+def test_a_quota_takes_cores_away_and_leaves_one(quota: Path, content: str | None, cores: int) -> None:
+    if content is not None:
+        quota.write_text(content)
+    assert num_cores() == cores
+
+
+@pytest.fixture
+def no_threads_given(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("num_tasks", "threads"), [(1, 8), (3, 2), (8, 1), (20, 1)])
+def test_tasks_side_by_side_share_the_cores(quota: Path, no_threads_given: None, num_tasks: int, threads: int) -> None:
+    share_cores(num_tasks)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("name", ["METAFLOW_KUBERNETES_WORKLOAD", "AWS_BATCH_JOB_ID"])
+def test_a_pod_has_its_cores_for_itself(
+    quota: Path, no_threads_given: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    quota.write_text("400000 100000")
+    monkeypatch.setenv(name, "1")
+    share_cores(20)
+    assert torch.get_num_threads() == 4
+
+
+def test_a_number_of_threads_that_was_given_holds(
+    quota: Path, no_threads_given: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    share_cores(1)
+    assert torch.get_num_threads() == 3
