@@ -6,18 +6,21 @@ times the value that the arm has anyway, `*` stands for each of the candidates i
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.fields import describe_fields
-from fast_electra_core.method_knobs import METHODS
+from fast_electra_core.method_knobs import METHODS, check_is_read, is_read
 
 REFERENCE = "electra"
 """The arm that the others are tested against, where there is one of this name; else it is the first."""
 EQUALS = ("tokens", "flops")
+
+
+_Made = TypeVar("_Made")
 
 
 class Comparison(NamedTuple):
@@ -32,7 +35,7 @@ _NO_CURRICULUM = "no_curriculum: schedule=constant, temperature_start=1"
 COMPARISONS: Mapping[str, Comparison] = {
     "paper_main": Comparison(
         "Does a frozen auxiliary with an annealed temperature do as well as joint training, for less?",
-        f"electra; fast_electra; {_NO_CURRICULUM}",
+        f"electra; fast_electra; {_NO_CURRICULUM}; electra_decoupled; electra_gdes; mlm",
     ),
     "schedules": Comparison(
         "Does the shape of the curriculum matter, and is one needed?",
@@ -47,7 +50,7 @@ COMPARISONS: Mapping[str, Comparison] = {
     ),
     "stability": Comparison(
         "Which methods stand a large learning rate?",
-        f"electra; fast_electra; {_NO_CURRICULUM}",
+        f"electra; fast_electra; {_NO_CURRICULUM}; electra_decoupled",
         "learning_rate=x1,x2,x4,x8",
     ),
 }
@@ -85,7 +88,9 @@ class CompareConfig(PretrainConfig):
         if len(arms) < 2:
             raise ConfigError(f"a comparison needs at least 2 arms, got {', '.join(arm.name for arm in arms)}")
         for arm in arms:
-            self.of_arm(arm)
+            settings = self.of_arm(arm)
+            for knob in arm.values:
+                _named(arm, check_is_read, knob, settings.method)
             if self.equal == "flops" and "num_steps" in arm.values:
                 raise ConfigError(f"arm {arm.name}: num_steps follows from equal=flops; leave one of the two out")
 
@@ -96,10 +101,7 @@ class CompareConfig(PretrainConfig):
             ConfigError: the arm's settings do not fit; it names the arm.
         """
         values = {field.name: getattr(self, field.name) for field in fields(PretrainConfig)}
-        try:
-            return PretrainConfig(**{**values, **arm.values, "seed": self.seed + turn})
-        except ConfigError as error:
-            raise ConfigError(f"arm {arm.name}: {error}") from error
+        return _named(arm, PretrainConfig, **{**values, **arm.values, "seed": self.seed + turn})
 
 
 class Arm(NamedTuple):
@@ -118,8 +120,16 @@ class Arm(NamedTuple):
         return f"{self.base} {self.point}".strip()
 
 
+def _named(arm: Arm, make: Callable[..., _Made], *args: Any, **values: Any) -> _Made:
+    """make(...), whose ConfigError says which arm it is about."""
+    try:
+        return make(*args, **values)
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm.name}: {error}") from error
+
+
 def list_arms(config: CompareConfig) -> list[Arm]:
-    """The arms, each with its values, in order.
+    """The arms, each with its values, in order. An arm is not multiplied by what its method does not read.
 
     Raises:
         ConfigError: a name is unknown or given twice, or a setting cannot be one of an arm.
@@ -127,7 +137,11 @@ def list_arms(config: CompareConfig) -> list[Arm]:
     comparison = COMPARISONS[config.comparison]
     bases = [_parse_arm(part) for part in _split(config.arms or comparison.arms, ";")]
     grid = config.arm_grid or ("" if config.arms else comparison.grid)
-    arms = [_at(config, base, point) for base in bases for point in _points(grid, config)]
+    arms = [
+        _at(config, base, point)
+        for base in bases
+        for point in _points(grid, config, method=base.values.get("method", config.method))
+    ]
     names = [arm.name for arm in arms]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
@@ -136,10 +150,12 @@ def list_arms(config: CompareConfig) -> list[Arm]:
 
 
 def reference_of(arms: Sequence[Arm], arm: Arm) -> Arm:
-    """The arm that `arm` is tested against: electra, or else the first, at the same point of the grid."""
+    """The arm that `arm` is tested against: electra, or else the first, at the same point of the grid as far as its
+    method reads what the grid is of."""
     bases = [each.base for each in arms]
-    base = REFERENCE if REFERENCE in bases else bases[0]
-    return next(each for each in arms if each.base == base and each.point == arm.point)
+    of_reference = [each for each in arms if each.base == (REFERENCE if REFERENCE in bases else bases[0])]
+    ours = arm.point.split()
+    return next((each for each in of_reference if set(each.point.split()) <= set(ours)), of_reference[0])
 
 
 def _parse_arm(text: str) -> Arm:
@@ -198,8 +214,8 @@ def _value(name: str, text: str) -> Any:
         raise ConfigError(f"{name} must be {kind.__name__}, got {text!r}") from None
 
 
-def _points(grid: str, config: CompareConfig) -> list[list[tuple[str, str]]]:
-    """Each point as (knob, value as written); one empty point without a grid."""
+def _points(grid: str, config: CompareConfig, *, method: str) -> list[list[tuple[str, str]]]:
+    """Each point as (knob, value as written), of the knobs that the method reads; one empty point if there are none."""
     axes = []
     for part in _split(grid, ";"):
         name, _, values = (piece.strip() for piece in part.partition("="))
@@ -210,7 +226,8 @@ def _points(grid: str, config: CompareConfig) -> list[list[tuple[str, str]]]:
             if name != "auxiliary":
                 raise ConfigError(f"arm_grid: * stands for each auxiliary candidate, not for values of {name}")
             written = config.auxiliary_list()
-        axes.append([(name, value) for value in written])
+        if is_read(name, method):
+            axes.append([(name, value) for value in written])
     return [list(point) for point in itertools.product(*axes)]
 
 

@@ -4,6 +4,7 @@ A run of an arm is a run of PretrainFlow from `pretrain` to its scores, under a 
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,12 @@ from steps.store import Store
 from steps.trace import Plain, attempt, connect, made_of
 
 _logger = logging.getLogger(__name__)
-_NUMBERS = ("heldout_auc", "heldout_rtd_loss", "heldout_majority_loss", "heldout_recall_replaced")
+_NUMBERS = (
+    "heldout_auc", "heldout_rtd_loss", "heldout_majority_loss", "heldout_recall_replaced",
+    "heldout_masked_loss", "heldout_unigram_loss",
+)  # fmt: skip
+_FLOORS = (("heldout_rtd_loss", "heldout_majority_loss"), ("heldout_masked_loss", "heldout_unigram_loss"))
+"""Losses, and those of knowing nothing but frequencies."""
 _MAX_POINTS = 100  # of a run's curve in the result: more cannot be seen
 
 
@@ -186,7 +192,7 @@ def _summary(trained: Plain, finetuned: Sequence[Plain]) -> Plain:
         "curve": _thinned(trained["curve"]),
         "notes": notes,
         "failure": "",
-        "is_majority": scores["heldout_rtd_loss"] >= scores["heldout_majority_loss"],
+        "is_majority": any(scores.get(loss, -math.inf) >= scores.get(floor, math.inf) for loss, floor in _FLOORS),
     }
 
 

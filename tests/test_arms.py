@@ -52,6 +52,20 @@ def test_every_arm_is_tested_against_joint_electra_at_its_own_point_of_the_grid_
     assert {reference_of(arms, arm).name for arm in arms} == {"no_curriculum"}
 
 
+def test_an_arm_is_not_multiplied_by_what_its_method_does_not_read() -> None:
+    grid = "temperature_start=1.5,3; learning_rate=1e-3,2e-3"
+    arms = list_arms(CompareConfig(arms="electra; fast_electra", arm_grid=grid))
+    assert [arm.name for arm in arms] == [
+        "electra learning_rate=0.001",
+        "electra learning_rate=0.002",
+        "fast_electra temperature_start=1.5 learning_rate=0.001",
+        "fast_electra temperature_start=1.5 learning_rate=0.002",
+        "fast_electra temperature_start=3 learning_rate=0.001",
+        "fast_electra temperature_start=3 learning_rate=0.002",
+    ]
+    assert reference_of(arms, arms[5]) == arms[1]
+
+
 @pytest.mark.parametrize("comparison", COMPARISONS)
 def test_every_arm_of_a_comparison_is_a_config_that_differs_from_the_others(comparison: str) -> None:
     config = CompareConfig(comparison=comparison, auxiliary="a,b")
@@ -83,6 +97,7 @@ def test_the_runs_of_an_arm_differ_in_the_seed_alone_and_arms_share_the_seeds() 
         ({"arms": "a: temprature_start=2; electra"}, "must be one of .*Did you mean 'temperature_start'"),
         ({"arms": "a: seed=2; electra"}, "setting of an arm must be one of .*got 'seed'"),
         ({"arms": "a: num_layers=2.5; electra"}, "num_layers must be int, got '2.5'"),
+        ({"arms": "electra: temperature_start=3; mlm"}, "arm electra: temperature_start has no effect with "),
         ({"arms": "a: temperature_start=-1; electra"}, "arm a: temperature_start must be > 0, got -1"),
         ({"arms": "electra; a: num_steps=5", "equal": "flops"}, "arm a: num_steps follows from equal=flops"),
         ({"arms": "a: num_steps=5; a: num_steps=6"}, "different names, 'a' is there twice"),

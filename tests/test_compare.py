@@ -131,7 +131,7 @@ def test_at_equal_flops_the_cheaper_arm_trains_longer(folder: Path, monkeypatch:
     assert {run["arm"]: run["config"]["num_steps"] for run in runs} == {
         "electra": 100,
         "fast_electra": 120,
-        "half": 120,
+        "flat": 120,
     }
 
 
