@@ -1,6 +1,7 @@
 """Scores on held-out text: how good a masked language model is, and how well replaced tokens are detected.
 
-Masks and samples are the same for every model and every call: they come from a seed of their own.
+Masks and samples are the same for every model and every call: they come from a seed of their own, and positions are
+always chosen by tokens, all of them masked, however the model was trained.
 
 Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 """

@@ -189,6 +189,7 @@ def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
         start(tmp_path, architecture="electra")
 
 
+TABLE = "electra.embeddings.word_embeddings.weight"  # which joint methods share, or put together
 LAYER = "electra.encoder.layer.1.output.dense.weight"
 
 
@@ -321,7 +322,7 @@ class RunOnToys(TrainingRun):
         return dataset_of(folder, [np.arange(5, 12)] * 40, vocab_size=20, sequence_length=config.sequence_length)
 
 
-@pytest.mark.parametrize("method", ["fast_electra", "electra"])
+@pytest.mark.parametrize("method", ["fast_electra", "electra", "electra_decoupled", "electra_gdes"])
 def test_training_begins_with_its_weights_and_a_checkpoint_of_others_is_of_another_run(
     method: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,7 +346,8 @@ def test_training_begins_with_its_weights_and_a_checkpoint_of_others_is_of_anoth
         with pytest.raises(Begun):
             train_discriminator(config, run, auxiliary=auxiliary, corruption=online, initial_model=initial)
         expected = load_file(place.folder / "model.safetensors")
-        found = begun[-1][0].discriminator.state_dict()
+        discriminator = begun[-1][0].discriminator
+        found = {**discriminator.state_dict(), TABLE: discriminator.get_input_embeddings().weight}
         assert all(torch.equal(found[name], value) for name, value in expected.items())
     identities = [training_identity(each) for _, each in begun]
     assert [identity.pop("initial_model") for identity in identities] == digests
