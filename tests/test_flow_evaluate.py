@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from conftest import Workspace
-from transformers import ElectraConfig, ElectraForPreTraining
+from toys import save_detector
 
 from fast_electra_core.sample_tasks import sample_task
-from fast_electra_core.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -72,20 +70,11 @@ def write_tasks(root: Path) -> None:
         (root / "mood" / f"{name}.jsonl").write_text("\n".join(lines))
 
 
-def write_encoder(folder: Path) -> None:
-    texts = [example.text_a for example in sample_task("sst2").train]
-    tokenizer = train_tokenizer(iter(texts), vocab_size=300)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     workspace = Workspace(tmp_path_factory.mktemp("evaluate"))
     write_tasks(workspace.folder / "tasks")
-    write_encoder(workspace.folder / "encoder")
+    save_detector(workspace.folder / "encoder")
     (workspace.packages / "sitecustomize.py").write_text(FAULTS)
     output = workspace.run(
         "evaluate_flow.py", "run", "--model", "encoder", "--glue", "tasks", "--tasks", "rte,cola,sst2,mood",
