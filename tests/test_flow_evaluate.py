@@ -63,7 +63,8 @@ def write_tasks(root: Path) -> None:
         file.write("torn\n")
     (root / "mood").mkdir()
     given = {"text": ["says"], "labels": ["no", "yes"], "metrics": ["macro_f1"], "train": "a.jsonl", "dev": "b.jsonl"}
-    (root / "mood" / "task.json").write_text(json.dumps({**given, "label": "is_good"}))
+    (root / "mood" / "task.json").write_text(json.dumps({**given, "label": "is_good", "test": "c.jsonl"}))
+    (root / "mood" / "c.jsonl").write_text('{"says": "the code is good"}')
     mood = sample_task("sst2", num_train=30, num_dev=10, seed=5)
     for name, examples in (("a", mood.train), ("b", mood.dev["dev"])):
         lines = [json.dumps({"says": e.text_a, "is_good": ["no", "yes"][int(e.label or 0)]}) for e in examples]
@@ -122,6 +123,8 @@ def test_the_zip_answers_the_test_sets_that_there_are(evaluated: Evaluated) -> N
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(index) for index in range(20)]
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "not_entailment"}
+    own = (evaluated.artifacts / "predictions" / "mood.tsv").read_text().splitlines()
+    assert own in (["index\tprediction", "0\tno"], ["index\tprediction", "0\tyes"])
     assert "it lacks CoLA.tsv" in " ".join(evaluated.output.split())
 
 
