@@ -170,6 +170,7 @@ def run(
         "majority": _majority(data),
         "degenerate": result.degenerate,
         "test_predictions": result.test_predictions,
+        "labels": list(data.spec.labels),
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
         "epoch_scores": result.epoch_scores,

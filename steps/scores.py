@@ -113,19 +113,38 @@ def submit(path: Path, results: Sequence[Result]) -> dict[str, Any]:
 
     Nothing is written where no test set was answered.
     """
-    best: dict[str, Result] = {}
-    for each in chosen(results):
-        if each["untrained"] or not each["test_predictions"] or each["task"] not in SPECS:
-            continue
-        main = each["main_metric"]
-        if each["task"] not in best or each["scores"][main] > best[each["task"]]["scores"][main]:
-            best[each["task"]] = each
-    answers = {task: dict(each["test_predictions"]) for task, each in best.items()}
+    best = _best_seeds(results)
+    answers = {task: dict(each["test_predictions"]) for task, each in best.items() if task in SPECS}
     for predictions in list(answers.values()):
         if DIAGNOSTIC in predictions:
             answers[DIAGNOSTIC] = {"test": predictions.pop(DIAGNOSTIC)}
     files, missing = write_submission(path, answers) if answers else ([], [])
-    return {"files": files, "missing": missing, "seeds": {task: each["seed"] for task, each in best.items()}}
+    seeds = {task: each["seed"] for task, each in best.items() if task in SPECS}
+    return {"files": files, "missing": missing, "seeds": seeds}
+
+
+def own_answers(results: Sequence[Result]) -> dict[str, str]:
+    """The test answers of the user's own tasks, likewise chosen: by file name, a label word (or number) per line."""
+    found = {}
+    for task, each in _best_seeds(results).items():
+        if task not in SPECS:
+            answers, labels = each["test_predictions"]["test"], each["labels"]
+            words = [labels[answer] for answer in answers] if labels else answers
+            lines = [f"{index}\t{word}" for index, word in enumerate(words)]
+            found[f"predictions/{task}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
+    return found
+
+
+def _best_seeds(results: Sequence[Result]) -> dict[str, Result]:
+    """Of each task whose test set was answered, the pre-trained seed with the best dev score, the first of equals."""
+    best: dict[str, Result] = {}
+    for each in chosen(results):
+        if each["untrained"] or not each["test_predictions"]:
+            continue
+        main = each["main_metric"]
+        if each["task"] not in best or each["scores"][main] > best[each["task"]]["scores"][main]:
+            best[each["task"]] = each
+    return best
 
 
 def protocol(config: Mapping[str, Any]) -> str:
@@ -162,7 +181,7 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
     if submission["files"]:
         missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""
         found.append(f"test answers: submission.zip, {len(submission['files'])} of 11 files{missing}")
-    return found
+    return found + [f"test answers: {name}" for name in scores["own_answers"]]
 
 
 def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:

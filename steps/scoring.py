@@ -100,7 +100,17 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         DataError: every one of them failed.
     """
     from steps import report
-    from steps.scores import as_markdown, averages, failure_text, failures, optimism, protocol, submit, summarise
+    from steps.scores import (
+        as_markdown,
+        averages,
+        failure_text,
+        failures,
+        optimism,
+        own_answers,
+        protocol,
+        submit,
+        summarise,
+    )
 
     store = connect(plan)
     results = _with_lost_ones(plan, results, store)
@@ -126,6 +136,10 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         scores["submission"] = submit(zipped, results)
         if zipped.is_file():
             tracking.log_artifacts(run_id, zipped)
+    answers = own_answers(results)
+    for name, text in answers.items():
+        tracking.log_text(run_id, text, name)
+    scores["own_answers"] = list(answers)
     suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
     page = report.glue_page(scores, suite_name, run=plan["pathspec"])
     tracking.log_text(run_id, page, "pages/scores.html")

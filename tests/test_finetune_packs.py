@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import ElectraConfig, ElectraForPreTraining
+from toys import save_detector
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.sample_tasks import sample_task
-from fast_electra_core.tokenizer import train_tokenizer
 from steps import finetune, scoring, tracking
 from steps.finetune import PACK_PASSES, in_turn, job_key, job_name, list_packs
 from steps.store import Store
@@ -110,11 +108,7 @@ def plan(tmp_path: Path) -> dict[str, Any]:
         tasks="mnli,rte,mrpc", mnli_transfer=True, finetune_max_examples=16, finetune_epochs=1.0,
         finetune_max_length=32, store=str(tmp_path / "store"), tracking_uri=uri, experiment="tests",
     )  # fmt: skip
-    tokenizer = train_tokenizer(iter([example.text_a for example in sample_task("sst2").train]), vocab_size=300)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes))
-    model.save_pretrained(tmp_path / "encoder")
-    tokenizer.save_pretrained(tmp_path / "encoder")
+    save_detector(tmp_path / "encoder", hidden_size=16, intermediate_size=16)
     Store(config.store).put_folder(tmp_path / "encoder", "encoder")
     tracking.check_server(uri, "tests")
     return {

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForPreTraining
+from toys import save_detector
+from transformers import BertConfig, BertForMaskedLM
 
 from fast_electra_core import task_batches
 from fast_electra_core.classifier import build_classifier
@@ -29,7 +30,7 @@ from fast_electra_core.models import build_discriminator, encoder_config
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.task_batches import ExampleEncoder, length_batches
-from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
+from fast_electra_core.tokenizer import load_tokenizer
 from steps.finetune import run
 from steps.store import Store
 from steps.tasks import check_tasks
@@ -39,22 +40,8 @@ from steps.tasks import check_tasks
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved ELECTRA of 2 layers × 32 with its tokenizer."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("encoder")
-    data = sample_task("sst2")
-    tokenizer = train_tokenizer(iter([example.text_a for example in data.train]), vocab_size=300)
-    tokenizer.save_pretrained(folder)
-    config = ElectraConfig(
-        vocab_size=len(tokenizer),
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(1)
-    ElectraForPreTraining(config).save_pretrained(folder)
-    return folder
+    shape = {"num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    return save_detector(tmp_path_factory.mktemp("encoder"), **shape)
 
 
 def tuned(encoder: Path, data: TaskData, **changes: Any) -> FinetuneResult:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from conftest import Workspace
-from transformers import ElectraConfig, ElectraForPreTraining
+from toys import save_detector
 
 from fast_electra_core.sample_tasks import sample_task
-from fast_electra_core.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -65,27 +63,19 @@ def write_tasks(root: Path) -> None:
         file.write("torn\n")
     (root / "mood").mkdir()
     given = {"text": ["says"], "labels": ["no", "yes"], "metrics": ["macro_f1"], "train": "a.jsonl", "dev": "b.jsonl"}
-    (root / "mood" / "task.json").write_text(json.dumps({**given, "label": "is_good"}))
+    (root / "mood" / "task.json").write_text(json.dumps({**given, "label": "is_good", "test": "c.jsonl"}))
+    (root / "mood" / "c.jsonl").write_text('{"says": "the code is good"}')
     mood = sample_task("sst2", num_train=30, num_dev=10, seed=5)
     for name, examples in (("a", mood.train), ("b", mood.dev["dev"])):
         lines = [json.dumps({"says": e.text_a, "is_good": ["no", "yes"][int(e.label or 0)]}) for e in examples]
         (root / "mood" / f"{name}.jsonl").write_text("\n".join(lines))
 
 
-def write_encoder(folder: Path) -> None:
-    texts = [example.text_a for example in sample_task("sst2").train]
-    tokenizer = train_tokenizer(iter(texts), vocab_size=300)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     workspace = Workspace(tmp_path_factory.mktemp("evaluate"))
     write_tasks(workspace.folder / "tasks")
-    write_encoder(workspace.folder / "encoder")
+    save_detector(workspace.folder / "encoder")
     (workspace.packages / "sitecustomize.py").write_text(FAULTS)
     output = workspace.run(
         "evaluate_flow.py", "run", "--model", "encoder", "--glue", "tasks", "--tasks", "rte,cola,sst2,mood",
@@ -133,6 +123,8 @@ def test_the_zip_answers_the_test_sets_that_there_are(evaluated: Evaluated) -> N
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(index) for index in range(20)]
     assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "not_entailment"}
+    own = (evaluated.artifacts / "predictions" / "mood.tsv").read_text().splitlines()
+    assert own in (["index\tprediction", "0\tno"], ["index\tprediction", "0\tyes"])
     assert "it lacks CoLA.tsv" in " ".join(evaluated.output.split())
 
 

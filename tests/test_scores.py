@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from fast_electra_core.config import EvaluateConfig
-from steps.scores import as_markdown, averages, chosen, failures, protocol, submit, summarise
+from steps.scores import as_markdown, averages, chosen, failures, own_answers, protocol, submit, summarise
 
 
 def result_of(
@@ -93,6 +93,7 @@ def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
         "failures": failures(results),
         "optimism": ["best epoch on dev"],
         "skipped": {"qqp": 2},
+        "own_answers": ["predictions/tickets.tsv"],
         "subject": "models:/fast-electra@champion",
         "protocol": "recipe electra; seeds 0 to 2",
         "submission": {"files": ["RTE.tsv"], "missing": ["AX.tsv"], "seeds": {"rte": 0}},
@@ -111,6 +112,7 @@ def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
         "- failed and left out: cola seed 0 (NonFiniteLossError: nan)",
         "- qqp: 2 broken rows left out",
         "- test answers: submission.zip, 1 of 11 files; for the leaderboard it lacks AX.tsv",
+        "- test answers: predictions/tickets.tsv",
     ]
 
 
@@ -118,7 +120,12 @@ def test_the_table_beside_untrained_encoders_has_a_column_for_them() -> None:
     results = [result_of(0.6, untrained=False), result_of(0.5, untrained=True)]
     results += [result_of(0.8, untrained=False, task="sst2")]
     scores = {"rows": summarise(results), "averages": averages(results), "failures": [], "optimism": [], "skipped": {}}
-    scores |= {"subject": "m", "protocol": "p", "submission": {"files": [], "missing": [], "seeds": {}}}
+    scores |= {
+        "own_answers": [],
+        "subject": "m",
+        "protocol": "p",
+        "submission": {"files": [], "missing": [], "seeds": {}},
+    }
     lines = as_markdown(scores, heading="GLUE").splitlines()
     assert lines[4].endswith("| rate | epochs | untrained | majority |")
     assert lines[6].endswith("| 0.0001 | 10 | 0.5000 | 0.5000 |")
@@ -152,6 +159,24 @@ def test_the_test_answers_are_those_of_the_seed_that_is_best_on_dev(tmp_path: Pa
     with zipfile.ZipFile(tmp_path / "answers.zip") as archive:
         assert archive.read("RTE.tsv").decode().splitlines()[1:] == [f"{n}\tnot_entailment" for n in range(3)]
         assert archive.read("AX.tsv").decode().splitlines() == ["index\tprediction", "0\tcontradiction", "1\tneutral"]
+
+
+def test_the_test_answers_of_own_tasks_are_in_their_own_words() -> None:
+    tickets = [
+        {
+            **result_of(score, untrained=False, task="tickets"),
+            "test_predictions": {"test": ids},
+            "labels": ["no", "yes"],
+        }
+        for score, ids in ((0.5, [0, 0]), (0.8, [1, 0]))
+    ]
+    price = {**result_of(0.5, untrained=False, task="price"), "test_predictions": {"test": [2.5]}, "labels": []}
+    silent = {**result_of(0.5, untrained=False, task="silent"), "test_predictions": {}}
+    rte = {**result_of(0.5, untrained=False), "test_predictions": {"test": [0]}}
+    assert own_answers([*tickets, price, silent, rte]) == {
+        "predictions/tickets.tsv": "index\tprediction\n0\tyes\n1\tno\n",
+        "predictions/price.tsv": "index\tprediction\n0\t2.5\n",
+    }
 
 
 def test_without_test_sets_there_is_no_zip(tmp_path: Path) -> None:

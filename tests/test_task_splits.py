@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.glue import Example
@@ -153,6 +155,18 @@ def test_a_blank_line_between_rows_is_a_broken_row(tmp_path: Path) -> None:
     write(tmp_path / "WNLI/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n\n1\tc\td\t1\n")
     with pytest.raises(DataError, match=r"dev.tsv, line 3: 4 tab-separated columns expected .*, got 1\. Mend"):
         read_task(tmp_path, "wnli")
+
+
+sentences = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(sentences, sentences), min_size=1, max_size=5))
+def test_whatever_stands_in_a_sentence_is_read_as_it_was_written(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    write_real(tmp_path, "wnli")
+    rows = [f"{index}\t{first}\t{second}\t1\n" for index, (first, second) in enumerate(pairs)]
+    write(tmp_path / "WNLI/train.tsv", "index\tsentence1\tsentence2\tlabel\n" + "".join(rows))
+    assert read_task(tmp_path, "wnli").train == [Example(first, second, 1) for first, second in pairs]
 
 
 QQP_TORN = f"{QQP_START}\n1\t2\t3\tq\tr\t1\n4\t5\t6\tWas he a real\n\tWhat is the evidence?\t0\n7\t8\t9\ts\tt\t0\n"

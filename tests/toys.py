@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import ElectraConfig, ElectraForMaskedLM, PreTrainedModel
+import torch
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel
 
 from fast_electra_core.data import Ids, SpecialIds, TokenDataset, write_shard
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
 from fast_electra_core.methods import FastElectra, MaskedLanguageModel, Temperature
+from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.tokenizer import train_tokenizer
 
 MASK = 4
@@ -57,6 +59,17 @@ def save_auxiliary(folder: Path, documents: Iterable[str]) -> Path:
     tokenizer = train_tokenizer(iter(documents), vocab_size=300)
     tokenizer.save_pretrained(folder)
     ElectraForMaskedLM(electra_config(len(tokenizer), max_position_embeddings=512)).save_pretrained(folder)
+    return folder
+
+
+def save_detector(folder: Path, **shape: Any) -> Path:
+    """An untrained detector, of width 32 if no shape is given, with a tokenizer that knows the sample task sst2."""
+    tokenizer = train_tokenizer((example.text_a for example in sample_task("sst2").train), vocab_size=300)
+    tokenizer.save_pretrained(folder)
+    sizes = {"embedding_size": 16, "hidden_size": 32, "intermediate_size": 32, "max_position_embeddings": 512}
+    torch.manual_seed(1)
+    config = electra_config(len(tokenizer), dropout=0.1, **{**sizes, **shape})
+    ElectraForPreTraining(config).save_pretrained(folder)
     return folder
 
 
