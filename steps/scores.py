@@ -148,10 +148,10 @@ def _best_seeds(results: Sequence[Result]) -> dict[str, Result]:
 
 
 def protocol(config: Mapping[str, Any]) -> str:
-    """How a run fine-tunes, in words: `recipe electra, 3 epochs, at most 128 tokens; seeds 0 to 4`."""
+    """How a run fine-tunes, in words: `recipe electra, epochs 3, at most 128 tokens; seeds 0 to 4`."""
     given = {
         "rate {:g}": config["finetune_learning_rate"],
-        "{:g} epochs": config["finetune_epochs"],
+        "epochs {:g}": config["finetune_epochs"],
         "batch size {}": config["finetune_batch_size"],
         "layer decay {:g}": config["layer_decay"],
         "at most {:,} training examples": config["finetune_max_examples"],
@@ -170,13 +170,12 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
     found = [f"the scores flatter: {each}" for each in scores["optimism"]]
     found += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
     found += [f"{task}: {count:,} broken row{'s' * (count > 1)} left out" for task, count in scores["skipped"].items()]
-    for start in ("pretrained", "untrained"):
-        counts = {row["task"]: (row[start] or {}).get("num_degenerate") for row in scores["rows"] if row["is_main"]}
-        found += [
-            f"{task}: {count} of the {'pre-trained' if start == 'pretrained' else start} predict one class only"
-            for task, count in counts.items()
-            if count
-        ]
+    for row in scores["rows"]:
+        for start, words in (("pretrained", ""), ("untrained", "untrained ")):
+            group = row[start] or {"num_degenerate": 0}
+            if row["is_main"] and group["num_degenerate"]:
+                shares = f"{group['num_degenerate']} of {group['n']}"
+                found.append(f"{row['task']}: {shares} {words}fine-tunings predict one class only")
     submission = scores["submission"]
     if submission["files"]:
         missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""

@@ -314,8 +314,8 @@ def test_seeds_that_collapsed_to_one_class_are_counted_by_start_on_the_page_and_
     row = task_row(pretrained=statistics(0.5, num_degenerate=2), untrained=statistics(0.5, num_degenerate=1))
 
     for text in (page_of(row), report.closing_table(auxiliary=None, scores=scores_of(row))):
-        assert re.search("st2: 2 of the pre-trained predict one class only", text)
-        assert re.search("st2: 1 of the untrained predict one class only", text)
+        assert re.search("st2: 2 of 3 fine-tunings predict one class only", text)
+        assert re.search("st2: 1 of 3 untrained fine-tunings predict one class only", text)
 
 
 def test_a_page_of_scores_names_the_model_the_run_and_how_it_was_fine_tuned() -> None:

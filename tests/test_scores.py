@@ -141,7 +141,7 @@ def test_a_protocol_says_what_overrides_the_recipe() -> None:
         finetune_batch_size=16, layer_decay=1.0, finetune_max_examples=10_000, mnli_transfer=True,
     )  # fmt: skip
     assert protocol(given.to_dict()) == (
-        "recipe modernbert, rate 0.001, 3 epochs, batch size 16, layer decay 1, at most 10,000 training examples, "
+        "recipe modernbert, rate 0.001, epochs 3, batch size 16, layer decay 1, at most 10,000 training examples, "
         "at most 128 tokens, mrpc, stsb and rte from the encoder fine-tuned on mnli; seeds 0 to 2"
     )
 
