@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from fast_electra_core.errors import CheckpointError
@@ -34,7 +35,7 @@ def build_classifier(encoder_folder: Path, *, num_labels: int, seed: int, untrai
                 # ModernBERT's detector has a head of the classifier's name and of another width.
                 ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{encoder_folder} holds no encoder that can be fine-tuned: {error}") from error
     prefix = f"{model.base_model_prefix}."
     for kind, words in (

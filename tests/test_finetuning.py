@@ -177,6 +177,14 @@ def test_a_pickle_is_not_read(encoder: Path, tmp_path: Path) -> None:
         build_classifier(tmp_path, num_labels=2, seed=0)
 
 
+def test_weights_that_are_cut_short_are_refused(encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
+        build_classifier(tmp_path, num_labels=2, seed=0)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no encoder that can be fine-tuned"):
         build_classifier(tmp_path, num_labels=2, seed=0)
