@@ -127,12 +127,12 @@ class DecoupledElectra(Electra):
 class DisentangledElectra(DecoupledElectra):
     """ELECTRA with gradient-disentangled embedding sharing: discriminator's embeddings = stop_grad(generator's) + Δ.
 
-    DeBERTaV3 (arXiv 2111.09543), sec. 3.2, with optimizers apart as its published code has them (microsoft/DeBERTa,
-    rtd_task.py: decoupled_training, the default and in every recipe; the masked loss unweighted). Each step both models
-    see the same token embeddings, but replaced token detection moves Δ alone, which starts at 0.
+    DeBERTaV3 (arXiv 2111.09543), sec. 3, with optimizers apart as its published code has them (microsoft/DeBERTa,
+    rtd_task.py: decoupled_training, the default and in every recipe; the masked loss unweighted). Δ starts at 0. What
+    the generator learns moves both models' token embeddings, replaced token detection moves Δ alone.
 
     Departs from that code: it gives the position embeddings a Δ too, which its recipes do not feed to the encoder's
-    input; and its generator has taken its step before the main model reads the embeddings of the same batch.
+    input; its generator has taken its step before the main model reads the embeddings, and trains with dropout.
     """
 
     def _share_embeddings(self) -> None:
