@@ -1,7 +1,7 @@
 """The frozen auxiliary: fetch candidates, refuse what cannot serve, score and price them, choose one, freeze it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,7 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             "a ...ForMaskedLM is needed"
         )
     check_weights(folder, what=f"auxiliary {address}")
-    positions = config.get("max_position_embeddings")
-    # RoBERTa counts its positions from pad + 1.
-    usable = positions - (2 if model_type == "roberta" else 0) if positions else None
+    usable = _usable_positions(config)
     if usable is not None and usable < sequence_length:
         raise AuxiliaryError(
             f"auxiliary {address} has {usable} positions, fewer than sequence_length {sequence_length}"
@@ -110,6 +108,16 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             f"auxiliary {address} has logits for {config['vocab_size']} tokens, but its tokenizer has {len(tokenizer)}"
         )
     return {"model_type": model_type, "tokenizer_digest": tokenizer_digest(tokenizer)}
+
+
+def _usable_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model of this config can take; None: any number."""
+    positions: int | None = config.get("max_position_embeddings")
+    if positions is None or config.get("position_biased_input") is False:  # a DeBERTa that knows distances alone
+        return None
+    if config["model_type"] == "roberta":  # counts its positions from pad + 1
+        return positions - int(config.get("pad_token_id", 1)) - 1
+    return positions
 
 
 def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
@@ -134,8 +142,12 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
         transformers_logging.set_verbosity(verbosity)
     missing = sorted(loaded["missing_keys"])
     if missing:
+        hint = ""
+        if any(name.startswith("lm_predictions.") for name in loaded["unexpected_keys"]):
+            hint = '. Those that it has are of DeBERTa\'s own head: put "legacy": false into its config.json'
         raise AuxiliaryError(
             f"auxiliary {address or folder} lacks weights of its masked-LM: {', '.join(missing[:4])} ({len(missing)})"
+            f"{hint}"
         )
     return model
 

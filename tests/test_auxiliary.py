@@ -12,7 +12,19 @@ import pytest
 import torch
 from conftest import write_text
 from safetensors.torch import load_file, save_file
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DebertaConfig,
+    DebertaForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.tokenizer import train_tokenizer
@@ -169,6 +181,56 @@ def test_a_model_that_cannot_serve_is_refused_with_the_reason(
         fetch(store, copy)
     assert str(copy) in str(caught.value)
     assert store.list_keys("auxiliaries") == []
+
+
+def replace_model(folder: Path, model_class: Any, config_class: Any, **more: Any) -> Any:
+    """Another model of random weights in the place of the folder's, for the same tokenizer."""
+    old = json.loads((folder / "config.json").read_text())
+    shape = {name: value for name, value in SHAPE.items() if name != "embedding_size"}
+    model = model_class(config_class(**shape, vocab_size=old["vocab_size"], **more)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+
+
+@pytest.mark.parametrize(
+    "model_class, config_class, more, usable",
+    [
+        (BertForMaskedLM, BertConfig, {}, 20),
+        (RobertaForMaskedLM, RobertaConfig, {}, 18),
+        (RobertaForMaskedLM, RobertaConfig, {"pad_token_id": 0}, 19),
+        (DebertaForMaskedLM, DebertaConfig, {}, 20),
+        (DebertaV2ForMaskedLM, DebertaV2Config, {"legacy": False}, 20),
+        (DebertaForMaskedLM, DebertaConfig, RELATIVE, None),
+        (DebertaV2ForMaskedLM, DebertaV2Config, RELATIVE, None),
+    ],
+)
+def test_a_candidate_serves_sequences_as_long_as_its_positions_reach_and_no_longer(
+    model_class: Any, config_class: Any, more: dict[str, Any], usable: int | None, copy: Path, store: Store
+) -> None:
+    """Of 20 positions RoBERTa's count from pad + 1; a DeBERTa that knows distances alone has no limit."""
+    model = replace_model(copy, model_class, config_class, max_position_embeddings=20, **more)
+    longest = usable or 100
+    assert fetch(store, copy, sequence_length=longest)
+    ids = torch.full((1, longest + 1), 7)
+    assert model(input_ids=ids[:, 1:]).logits.shape[1] == longest
+    if usable is not None:
+        with pytest.raises(AuxiliaryError, match=f"has {usable} positions, fewer than sequence_length {usable + 1}"):
+            fetch(store, copy, sequence_length=usable + 1)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids)
+
+
+def test_a_deberta_with_its_own_head_and_a_config_that_says_otherwise_is_told_what_to_write(
+    copy: Path, store: Store
+) -> None:
+    replace_model(copy, DebertaForMaskedLM, DebertaConfig, legacy=False)
+    assert fetch(store, copy)
+    change_config(copy, legacy=None)  # as published before transformers knew of the two
+    with pytest.raises(AuxiliaryError, match=r'lacks weights of its masked-LM: .*put "legacy": false into its config'):
+        fetch(store, copy)
 
 
 def test_pickles_beside_safetensors_are_left_behind(copy: Path, store: Store) -> None:
