@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from fast_electra_core.bigrams import BigramCounts, look_up
 from fast_electra_core.curriculum import Smoothing
+from fast_electra_core.dropout import dropout_on
 from fast_electra_core.errors import DataError
 from fast_electra_core.methods import Batch
 from fast_electra_core.models import freeze, masked_logits
@@ -72,11 +73,24 @@ class FrozenMaskedLm(Proposal):
 
     def _logits(self, batch: Batch, smoothing: Smoothing) -> list[Tensor]:
         masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
-        return [masked_logits(model, masked_ids, batch.is_selected) for model in self.models]
+        if not smoothing.dropout:
+            return [masked_logits(model, masked_ids, batch.is_selected) for model in self.models]
+        logits, seed = [], _seed_of(batch)
+        for index, model in enumerate(self.models):
+            with dropout_on(model, smoothing.dropout, seed=seed + index):
+                logits.append(masked_logits(model, masked_ids, batch.is_selected))
+        return logits
 
     def _pick(self, logits: list[Tensor], batch: Batch, smoothing: Smoothing) -> Tensor:
         uniforms = batch.sample_uniforms[batch.is_selected]
         return sample_smoothed(logits, uniforms, smoothing, unigram=self._unigram)
+
+
+def _seed_of(batch: Batch) -> int:
+    """61 bits out of the numbers of the first sequence's first and last position, which serve nothing else in packed
+    text: a pure function of seed, epoch and sequence. Within a micro-batch dropout depends on its shape besides."""
+    first, last = (batch.sample_uniforms[0, [0, -1]].double() * 2.0**32).long().tolist()  # device sync
+    return int((first << 29) ^ last)
 
 
 class UniformProposal(Proposal):

@@ -271,6 +271,31 @@ def test_the_doubt_about_a_draw_is_the_probability_of_all_other_tokens() -> None
     torch.testing.assert_close(draw.doubt, 1 - mean[torch.arange(len(draw.ids)), draw.ids])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_dropout_is_a_function_of_the_micro_batch_and_leaves_the_callers_random_state(count: int) -> None:
+    proposal, batch = FrozenMaskedLm(models(count), mask_token_id=MASK), random_batch()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    drawn = proposal.sample(batch, Smoothing(dropout=0.4))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(proposal.sample(batch, Smoothing(dropout=0.4)), drawn)
+    other = batch._replace(sample_uniforms=batch.sample_uniforms.clone())
+    other.sample_uniforms[0, 0] = 0.5  # the same text another time: it is not selected, but another seed
+    assert not batch.is_selected[0, 0]
+    assert not torch.equal(proposal.sample(other, Smoothing(dropout=0.4)), drawn)
+    assert torch.equal(proposal.sample(other, Smoothing()), proposal.sample(batch, Smoothing()))
+    assert not torch.equal(proposal.sample(batch, Smoothing()), drawn)
+
+
+def test_members_drop_different_units() -> None:
+    (model,), batch = models(1), random_batch()
+    alone = FrozenMaskedLm([model], mask_token_id=MASK)._logits(batch, Smoothing(dropout=0.4))
+    twice = FrozenMaskedLm([model, model], mask_token_id=MASK)._logits(batch, Smoothing(dropout=0.4))
+    assert torch.equal(twice[0], alone[0])
+    assert not torch.equal(twice[1], alone[0])
+
+
 def test_the_models_are_frozen_and_get_no_gradient() -> None:
     ours, batch = models(2, dropout=0.3), random_batch()
     before = [{name: value.clone() for name, value in model.state_dict().items()} for model in ours]
