@@ -72,7 +72,7 @@ class FrozenMaskedLm(Proposal):
         return Draw(ids, 1.0 - mean_probability(logits, ids))
 
     def _logits(self, batch: Batch, smoothing: Smoothing) -> list[Tensor]:
-        masked_ids = batch.input_ids.masked_fill(batch.is_selected, self._mask_token_id)
+        masked_ids = batch.masked_ids(self._mask_token_id)
         if not smoothing.dropout:
             return [masked_logits(model, masked_ids, batch.is_selected) for model in self.models]
         logits, seed = [], _seed_of(batch)

@@ -8,6 +8,7 @@ top_p, and rescales. Tokens exactly as likely as the last one kept are kept too:
 Shapes: N selected tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,6 +50,14 @@ def mean_probability(logits: Sequence[Tensor], ids: Tensor) -> Tensor:
             scores = each[rows].float()
             probability[rows] += (scores.gather(1, ids[rows, None]).squeeze(1) - scores.logsumexp(dim=1)).exp()
     return probability / len(logits)
+
+
+def mean_log_probability(logits: Sequence[Tensor]) -> Tensor:
+    """Logits (N, V) whose softmax is the mean of the members', at temperature 1; of a single member its own."""
+    if len(logits) == 1:
+        return logits[0]
+    together = torch.stack([each.float().log_softmax(dim=1) for each in logits])  # (members, N, V)
+    return together.logsumexp(dim=0) - math.log(len(logits))
 
 
 def _probabilities(logits: Sequence[Tensor], smoothing: Smoothing, unigram: Tensor | None) -> Tensor:

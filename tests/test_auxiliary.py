@@ -28,9 +28,10 @@ from transformers import (
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.tokenizer import train_tokenizer
-from steps.auxiliary import check_frozen, choose, fetch_candidates, load_masked_lm, score_candidate
+from steps.auxiliary import fetch_candidates, load_masked_lm, score_candidate
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
+from steps.frozen import check_frozen, choose, record_of
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import tokenize_shard
@@ -362,7 +363,7 @@ def test_the_candidate_with_the_lower_masked_loss_is_chosen(
     scored = score(*(folders[index] for index in order))
     chosen = choose(scored)
     assert chosen["address"] == str(better)
-    (other,) = [each for each in scored if each is not chosen]
+    (other,) = [each for each in scored if each not in chosen["members"]]
     # At its random start a model is about as good as a uniform guess over the vocabulary; the better one over 49.
     vocab_size = json.loads((good / "config.json").read_text())["vocab_size"]
     assert other["masked_loss"] == pytest.approx(math.log(vocab_size), abs=0.1)
@@ -401,7 +402,7 @@ def test_without_an_eligible_candidate_each_ones_reason_is_said(good: Path, dear
 
 def test_scoring_leaves_every_weight_as_it_was(better: Path, score: Scorer, store: Store) -> None:
     (scored,) = score(better)
-    check_frozen(scored, store)
+    check_frozen(record_of([scored]), store)
     assert scored["digest"] == weights_digest(better)
 
 
@@ -412,7 +413,7 @@ def test_a_weight_that_moves_by_a_bit_is_noticed(better: Path, score: Scorer, st
     with pytest.raises(
         AuxiliaryError, match=r"has moved: its weights' digest was [0-9a-f]{16}, now it is [0-9a-f]{16}"
     ):
-        check_frozen(scored, store)
+        check_frozen(record_of([scored]), store)
 
 
 def test_a_stored_model_loads_with_the_weights_of_its_file(good: Path) -> None:
