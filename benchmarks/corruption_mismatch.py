@@ -20,14 +20,15 @@ from transformers import ElectraConfig, PreTrainedModel
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples
+from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.methods import Temperature
 from fast_electra_core.models import build_masked_lm, masked_logits
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import batch_at, progress_at, uses_bf16
 from steps.auxiliary import load_masked_lm
 from steps.tokenization import special_ids
 
-TEMPERATURE = Temperature("exponential", 2.0, 0.1, 1.0)
+CURRICULUM = Curriculum("exponential", 2.0, 0.1, 1.0)
 STEPS_OF_BORDERS = 4
 VOCAB_SIZE = 30_522
 LOGIT_SPREAD = 3.0
@@ -61,7 +62,8 @@ def main() -> None:
     for micro_batch_size, num_threads, precision, device in geometries:
         torch.set_num_threads(num_threads)
         ours = replace(config, micro_batch_size=micro_batch_size, precision=precision)
-        drawn = draw_samples(model.to(device), dataset, ours, steps=range(given.steps), temperature=TEMPERATURE)
+        proposal = FrozenMaskedLm([model.to(device)], mask_token_id=dataset.special_ids.mask)
+        drawn = draw_samples(proposal, dataset, ours, steps=range(given.steps), curriculum=CURRICULUM)
         ids, rows = torch.cat(list(drawn)), torch.cat(list(borders(model, dataset, ours)))
         reference = (ids, rows) if reference is None else reference
         differ = int((ids != reference[0]).sum())
@@ -95,7 +97,7 @@ def borders(model, dataset: TokenDataset, config: PretrainConfig) -> Iterator[to
             masked_ids = batch.input_ids.masked_fill(batch.is_selected, dataset.special_ids.mask)
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
                 logits = masked_logits(model, masked_ids, batch.is_selected)
-            temperature = TEMPERATURE.at(progress_at(step, config))
+            temperature = CURRICULUM.at(progress_at(step, config)).temperature
             yield torch.softmax(logits.cpu().double() / temperature, dim=1).cumsum(dim=1)
 
 

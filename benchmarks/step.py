@@ -18,10 +18,13 @@ from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption import place
 from fast_electra_core.corruption_store import StoredSamples, write_samples
 from fast_electra_core.cost import forward_flops_per_token, plan_run
+from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.electra import Electra
-from fast_electra_core.methods import Batch, FastElectra, Method, Temperature, Totals
+from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import build_optimizer
 
 SIZES = {
@@ -68,7 +71,7 @@ def main() -> None:
     fast = methods["Fast-ELECTRA"]
     plan = plan_run(
         forward_flops_per_token(fast.discriminator, sequence_length=given.sequence_length),
-        forward_flops_per_token(fast.auxiliary, sequence_length=given.sequence_length, head_fraction=0.15),
+        forward_flops_per_token(fast.proposal.models[0], sequence_length=given.sequence_length, head_fraction=0.15),
         num_tokens=1,
         is_frozen=True,
     )
@@ -86,12 +89,11 @@ def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:
     fast, offline = (
         FastElectra(
             build_discriminator(shape, seed=0),
-            auxiliary,
-            temperature=Temperature("exponential", 2.0, 0.1, 1.0),
+            proposal,
+            curriculum=Curriculum("exponential", 2.0, 0.1, 1.0),
             rtd_weight=50.0,
-            mask_token_id=SPECIAL.mask,
         )
-        for auxiliary in (build_masked_lm(shallow, seed=1), None)
+        for proposal in (FrozenMaskedLm([build_masked_lm(shallow, seed=1)], mask_token_id=SPECIAL.mask), None)
     )
     joint = Electra(
         build_discriminator(shape, seed=0),

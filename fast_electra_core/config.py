@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.glue import DIAGNOSTIC, SPECS, TASK_NAMES
-from fast_electra_core.method_knobs import METHODS, check_is_read
+from fast_electra_core.method_knobs import METHODS, MODEL_FREE, OFF_BY_DEFAULT, check_is_read
 from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
@@ -298,8 +298,9 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """fast_electra (frozen auxiliary, annealed temperature), or a rival on the same sequences and masks. electra: a
     generator of the auxiliary's shape trains alongside, from scratch, embeddings shared. electra_decoupled: likewise,
     with an optimizer each and nothing shared. electra_gdes: DeBERTaV3's, an optimizer each, embeddings shared but no
-    gradient. mlm: BERT's, the main model itself fills in the masked tokens; of the auxiliary it takes the tokenizer,
-    and what warm_start says."""
+    gradient. mlm: BERT's, the main model itself fills in the masked tokens. uniform, unigram, bigram: tokens are
+    replaced without any model, by every ordinary token alike, as often as in the text, or by what has followed the left
+    neighbour there. mlm and these take of the auxiliary the tokenizer, and what warm_start says."""
     generator_learning_rate: float | None = None
     """Peak learning rate of the generator of electra_decoupled and electra_gdes. None: learning_rate. > 0."""
     corruption: str = "online"
@@ -309,9 +310,12 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """Machines that train together. 1: more are not available yet, and are refused when the run starts."""
     auxiliary: str = "models:/fast-electra-auxiliary@champion"
     """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
-    `hub:NAME`. One is chosen by held-out masked loss."""
+    `hub:NAME`. One is chosen by held-out masked loss, or as many as ensemble_size says."""
+    ensemble_size: int = 1
+    """So many of the candidates sample together, from the mean of their probabilities. 1 .. number of candidates."""
     max_auxiliary_fraction: float = 0.75
-    """A candidate whose forward FLOPs per token exceed this share of the main model's is not chosen. > 0."""
+    """Candidates whose forward FLOPs per token, those of an ensemble together, exceed this share of the main model's
+    are not chosen. > 0."""
     warm_start: str = "none"
     """What the main model takes over from the auxiliary before it is trained: none, embeddings, or layers: the
     embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
@@ -329,23 +333,41 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """Time constant (exponential), power (polynomial) or step width of the decay. > 0."""
     temperature_end: float = 1.0
     """Temperature that the schedule descends to. > 0."""
+    auxiliary_dropout: float = 0.0
+    """Dropout that the auxiliary keeps at progress 0; falls to 0 as the temperature does to its end. [0, 1)."""
+    unigram_share: float = 0.0
+    """Share of the replacements that are drawn from the text's token frequencies instead, at progress 0; falls to 0 as
+    the temperature does to its end. [0, 1]."""
+    top_k: int | None = None
+    """Only the k likeliest tokens are drawn, at progress 0; k grows geometrically to the whole vocabulary as the
+    temperature goes to its end. >= 1; None: all, always."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability are drawn, at progress 0; grows to 1 as the
+    temperature goes to its end. (0, 1]; 1: all, always."""
     rtd_weight: float = 50.0
     """Weight of the replaced-token-detection loss. > 0."""
+    soft_target_share: float = 0.0
+    """Share, in the targets of selected tokens, of the auxiliary's doubt: its probability of any other token than the
+    one put there; the rest says whether it was replaced. Online only. [0, 1]."""
+    consistency_weight: float = 0.0
+    """Weight of the disagreement of the main model with itself over a second draw of the same tokens, where none was
+    selected. Costs a second pass of both models. Online only. >= 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("method", self.method, METHODS)
         check_choice("corruption", self.corruption, CORRUPTIONS)
         if self.corruption == "offline" and self.method != "fast_electra":
-            because = "no tokens are replaced"
-            if self.method != "mlm":
-                because = "its generator is trained alongside, so what it will draw cannot be known ahead"
+            because = "its generator is trained alongside, so what it will draw cannot be known ahead"
+            if self.method == "mlm":
+                because = "no tokens are replaced"
+            elif self.method in MODEL_FREE:
+                because = "drawing takes next to no time, so there is nothing to save"
             raise ConfigError(
                 f"corruption must be online with method {self.method}, got offline: {because}. Leave --corruption out, "
                 "or give --method fast_electra"
             )
         if self.generator_learning_rate is not None:
-            check_is_read("generator_learning_rate", self.method)
             _check_positive("generator_learning_rate", self.generator_learning_rate)
         _check_at_least("num_nodes", self.num_nodes, 1)
         check_choice("warm_start", self.warm_start, WARM_STARTS)
@@ -360,6 +382,30 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
         _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
         if not self.auxiliary_list():
             raise ConfigError("auxiliary must name at least one candidate")
+        if not 1 <= self.ensemble_size <= len(self.auxiliary_list()):
+            raise ConfigError(
+                f"ensemble_size must be between 1 and the number of candidates ({len(self.auxiliary_list())}), got "
+                f"{self.ensemble_size}; name more with --auxiliary A,B"
+            )
+        self._check_what_is_off_by_default()
+
+    def _check_what_is_off_by_default(self) -> None:
+        for name in ("auxiliary_dropout", "unigram_share", "soft_target_share"):
+            _check_interval(name, getattr(self, name), 0.0, 1.0, "[)" if name == "auxiliary_dropout" else "[]")
+        if self.top_k is not None:
+            _check_at_least("top_k", self.top_k, 1)
+        _check_interval("top_p", self.top_p, 0.0, 1.0, "(]")
+        _check_at_least("consistency_weight", self.consistency_weight, 0.0)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in OFF_BY_DEFAULT:
+            if getattr(self, name) != defaults[name]:
+                check_is_read(name, self.method)
+        for name in ("soft_target_share", "consistency_weight"):
+            if getattr(self, name) and self.corruption == "offline":
+                raise ConfigError(
+                    f"{name} must be 0 with corruption offline, got {getattr(self, name):g}: one id per position is "
+                    "drawn ahead, neither its probability nor a second one. Leave --corruption out"
+                )
 
     def auxiliary_list(self) -> list[str]:
         """The candidates, in order, without blanks and repetitions."""

@@ -3,6 +3,7 @@
 Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,17 +37,30 @@ def sample_replacements(logits: Tensor, uniforms: Tensor, temperature: float) ->
     if logits.ndim != 2 or uniforms.shape != logits.shape[:1]:
         raise ValueError(f"logits must be (N, V) and uniforms (N,), got {tuple(logits.shape)}, {tuple(uniforms.shape)}")
     ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    for first in range(0, len(logits), _CHUNK_ROWS):
-        rows = slice(first, first + _CHUNK_ROWS)
+    for rows in chunks(len(logits)):
         scaled = logits[rows].float()
         scaled = (scaled - scaled.amax(dim=1, keepdim=True)) / temperature
-        cumulative = scaled.exp_().cumsum(dim=1, dtype=torch.float64)  # (rows, V), not normalised
-        total = cumulative[:, -1:]
-        # A product that rounds up to the total would point past the last token of positive probability.
-        below_total = torch.nextafter(total, torch.zeros_like(total))
-        target = torch.minimum(uniforms[rows, None].double() * total, below_total)
-        ids[rows] = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+        ids[rows] = sample_weighted(scaled.exp_(), uniforms[rows])
     return ids
+
+
+def chunks(num_rows: int) -> Iterator[slice]:
+    """Slices that cover the rows, each small enough for a (rows, V) tensor of float64."""
+    for first in range(0, num_rows, _CHUNK_ROWS):
+        yield slice(first, first + _CHUNK_ROWS)
+
+
+def sample_weighted(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Ids (N,) int64: exact inverse-CDF samples of weights (N, V), for uniforms (N,) in [0, 1).
+
+    Weights are >= 0, each row's sum is > 0, not necessarily 1. A token of weight 0 is never drawn.
+    """
+    cumulative = weights.cumsum(dim=1, dtype=torch.float64)  # (N, V)
+    total = cumulative[:, -1:]
+    # A product that rounds up to the total would point past the last token of positive weight.
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(uniforms[:, None].double() * total, below_total)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
 def place(input_ids: Tensor, is_selected: Tensor, samples: Tensor) -> Corruption:

@@ -27,13 +27,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from fast_electra_core.config import TrainingConfig
+from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import MANIFEST, TokenDataset
 from fast_electra_core.errors import DataError
-from fast_electra_core.methods import Temperature, draw_replacements
-from fast_electra_core.models import freeze
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import batch_at, progress_at, uses_bf16
 
 _SAMPLES, _COUNTS = "samples.bin", "counts.bin"
@@ -41,28 +40,25 @@ _ADVICE = ". Resume from the step `corrupt`, which draws anew what is missing or
 
 
 def draw_samples(
-    auxiliary: PreTrainedModel,
+    proposal: FrozenMaskedLm,
     dataset: TokenDataset,
     config: TrainingConfig,
     *,
     steps: Iterable[int],
-    temperature: Temperature,
+    curriculum: Curriculum,
 ) -> Iterator[Tensor]:
     """Ids (N,) int64 of each step: those that training would draw, in the same micro-batches, on the same device.
 
-    The auxiliary is frozen. It runs where it is; the ids come back on the CPU.
+    The proposal's models run where they are; the ids come back on the CPU.
     """
-    freeze(auxiliary)
-    device = auxiliary.device
+    device = proposal.device
     bf16 = uses_bf16(config.precision, device)
     for step in steps:
-        value = temperature.at(progress_at(step, config))
+        smoothing = curriculum.at(progress_at(step, config))
         drawn = []
         for batch in batch_at(step, dataset, config).to(device).split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                drawn.append(
-                    draw_replacements(auxiliary, batch, temperature=value, mask_token_id=dataset.special_ids.mask)
-                )
+                drawn.append(proposal.sample(batch, smoothing))
         yield torch.cat(drawn).cpu()  # device sync
 
 

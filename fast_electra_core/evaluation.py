@@ -8,7 +8,7 @@ Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +18,15 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fast_electra_core.corruption import Corruption
 from fast_electra_core.data import TokenDataset, is_ordinary
 from fast_electra_core.electra import Electra
 from fast_electra_core.errors import DataError
+from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.masking import PLAIN, Masking, choose_positions
 from fast_electra_core.methods import (
     Batch,
-    FastElectra,
     MaskedLanguageModel,
     Stats,
     add_detection_stats,
@@ -33,6 +34,7 @@ from fast_electra_core.methods import (
 )
 from fast_electra_core.models import detector_logits, masked_logits
 from fast_electra_core.randomness import Stream, uniforms
+from fast_electra_core.smoothing import mean_log_probability
 
 _EVALUATION_SEED = 20_231_011
 _BATCH_SEQUENCES = 32
@@ -91,7 +93,6 @@ def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int
     return counts
 
 
-@torch.no_grad()
 def score_masked_lm(
     model: PreTrainedModel,
     heldout: TokenDataset,
@@ -104,8 +105,22 @@ def score_masked_lm(
 
     counts are the training text's unigram counts (V,); one is added to each, so that no token is impossible.
     """
-    model.eval()
-    device = model.device
+    return score_masked_lms([model], heldout, counts=counts, mask_fraction=mask_fraction, max_sequences=max_sequences)
+
+
+@torch.no_grad()
+def score_masked_lms(
+    models: Sequence[PreTrainedModel],
+    heldout: TokenDataset,
+    *,
+    counts: npt.NDArray[np.int64],
+    mask_fraction: float = 0.15,
+    max_sequences: int = 256,
+) -> MaskedScores:
+    """The same of several models whose probabilities are averaged."""
+    for model in models:
+        model.eval()
+    device = models[0].device
     log_unigram = np.log((counts + 1) / (counts + 1).sum())
     log_unigram[list(heldout.special_ids.all_special)] = -math.inf
     log_unigram -= np.log(np.exp(log_unigram).sum())  # special tokens are never masked
@@ -115,7 +130,9 @@ def score_masked_lm(
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
         start = time.perf_counter()
         masked_ids = batch.input_ids.masked_fill(batch.is_selected, heldout.special_ids.mask).to(device)
-        logits = masked_logits(model, masked_ids, batch.is_selected.to(device)).cpu()  # device sync
+        is_selected = batch.is_selected.to(device)
+        logits = mean_log_probability([masked_logits(model, masked_ids, is_selected) for model in models])
+        logits = logits.cpu()  # device sync
         seconds += time.perf_counter() - start
         original_ids = batch.input_ids[batch.is_selected]
         loss += float(masked_lm_loss_sum(logits, original_ids))
@@ -149,13 +166,13 @@ def score_detector(
     method: FastElectra | Electra,
     heldout: TokenDataset,
     *,
-    temperature: float,
+    corrupt: Callable[[Batch], Corruption],
     mask_fraction: float,
     max_sequences: int = 256,
 ) -> dict[str, float]:
     """Held-out RTD loss beside the majority baseline's, AUC, recall and precision; the mode of `method` is kept.
 
-    Corruption is by the method's own auxiliary or generator at the given temperature.
+    corrupt replaces a batch's selected tokens.
     """
     was_training = method.training
     method.eval()
@@ -164,7 +181,7 @@ def score_detector(
     loss, scores, truth = 0.0, [], []
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
         batch = batch.to(device)
-        corruption = method.corrupt(batch, temperature=temperature)
+        corruption = corrupt(batch)
         logits = detector_logits(method.discriminator, corruption.corrupted_ids)
         loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync
         add_detection_stats(stats, logits, corruption.is_replaced, batch.is_selected)

@@ -1,4 +1,4 @@
-"""The two losses, as sums: the caller divides by the whole batch's count, so accumulation equals the full batch.
+"""The losses, as sums: the caller divides by the whole batch's count, so accumulation equals the full batch.
 
 Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 """
@@ -8,13 +8,40 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rtd_loss_sum(logits: Tensor, is_replaced: Tensor) -> Tensor:
+def rtd_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of replaced token detection, in nats, summed over all tokens.
 
-    logits (B, L) float: positive means "replaced"; is_replaced (B, L) bool. ELECTRA (arXiv 2003.10555), sec. 2; the
-    loss runs over all real tokens, and packed sequences hold no other.
+    logits (B, L) float: positive means "replaced"; targets (B, L): whether replaced (bool), or soft_rtd_targets.
+    ELECTRA (arXiv 2003.10555), sec. 2; the loss runs over all real tokens, and packed sequences hold no other.
     """
-    return functional.binary_cross_entropy_with_logits(logits.float(), is_replaced.float(), reduction="sum")
+    return functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
+
+
+def soft_rtd_targets(is_replaced: Tensor, is_selected: Tensor, doubt: Tensor, *, share: float) -> Tensor:
+    """Targets (B, L) float32 of replaced token detection, softened where tokens were selected:
+
+        (1 - share) · [replaced] + share · doubt,    doubt = 1 - p(token that stands there now | masked text)
+
+    p is the auxiliary's own, at temperature 1: the more plausible a token is in its place, the less sure the target is
+    that it was replaced, also of a token that was drawn as it was. Where nothing was selected the target stays 0.
+
+    is_replaced and is_selected bool (B, L), doubt (N,) in [0, 1] in row-major order of the selected positions, share in
+    [0, 1]. `Unverified:` that soft targets from the auxiliary help is hearsay; the formula is this project's.
+    """
+    hard = is_replaced.float()
+    soft = hard.masked_scatter(is_selected, doubt.float())
+    return hard + share * (soft - hard)
+
+
+def consistency_loss_sum(logits: Tensor, others: Tensor, is_compared: Tensor) -> Tensor:
+    """Disagreement of a detector with itself over two corruptions of the same text, in nats, summed where compared.
+
+    Per token (KL(p || q) + KL(q || p)) / 2 of the two Bernoulli distributions, which is (p - q)(z_p - z_q) / 2 for the
+    logits z; 0 where they agree. logits, others (B, L) float; is_compared bool (B, L). `Unverified:` the symmetric form
+    is remembered from R-Drop (arXiv 2106.14448).
+    """
+    logits, others = logits.float(), others.float()
+    return ((logits.sigmoid() - others.sigmoid()) * (logits - others) * is_compared).sum() / 2
 
 
 def masked_lm_loss_sum(logits: Tensor, original_ids: Tensor) -> Tensor:

@@ -4,19 +4,39 @@ from collections.abc import Mapping
 
 from fast_electra_core.errors import ConfigError
 
-METHODS = ("fast_electra", "electra", "electra_decoupled", "electra_gdes", "mlm")
+MODEL_FREE = ("uniform", "unigram", "bigram")
+FIXED = ("fast_electra", *MODEL_FREE)
+"""Replaced token detection where what replaces tokens does not learn."""
+METHODS = (*FIXED, "electra", "electra_decoupled", "electra_gdes", "mlm")
 _FROZEN = ("fast_electra",)
 _APART = ("electra_decoupled", "electra_gdes")
+_WITH_A_MASKED_LM = tuple(method for method in METHODS if method not in MODEL_FREE)
 _DETECTING = tuple(method for method in METHODS if method != "mlm")
 _READERS: Mapping[str, tuple[str, ...]] = {
     "schedule": _FROZEN,
     "temperature_start": _FROZEN,
     "temperature_decay": _FROZEN,
     "temperature_end": _FROZEN,
+    "auxiliary_dropout": _FROZEN,
+    "unigram_share": _FROZEN,
+    "top_k": _FROZEN,
+    "top_p": _FROZEN,
+    "ensemble_size": _FROZEN,
+    "soft_target_share": _FROZEN,
+    "consistency_weight": FIXED,
+    "max_auxiliary_fraction": _WITH_A_MASKED_LM,
+    "keep_fraction": _WITH_A_MASKED_LM,
     "rtd_weight": _DETECTING,
     "initial_model": _DETECTING,
     "generator_learning_rate": _APART,
 }
+
+
+OFF_BY_DEFAULT = (
+    "generator_learning_rate", "ensemble_size", "auxiliary_dropout", "unigram_share", "top_k", "top_p",
+    "soft_target_share", "consistency_weight", "keep_fraction",
+)  # fmt: skip
+"""Those whose default does nothing, so that any other value is refused with a method that does not read it."""
 
 
 def is_read(knob: str, method: str) -> bool:

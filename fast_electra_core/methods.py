@@ -1,4 +1,6 @@
-"""What is trained, and on which loss: Fast-ELECTRA, and masked language modelling. The joint rivals are in electra.py.
+"""What is trained, and on which loss: what all methods share, and masked language modelling.
+
+Fast-ELECTRA is in fast_electra.py, the joint rivals are in electra.py.
 
 A method is a module whose trainable parameters are all that an optimizer sees. Its `loss` adds to the sums of `Stats`
 without waiting for the device.
@@ -13,10 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fast_electra_core.corruption import Corruption, place, sample_replacements
-from fast_electra_core.losses import masked_lm_loss_sum, rtd_loss_sum
-from fast_electra_core.models import detector_logits, freeze, masked_logits
-from fast_electra_core.schedules import temperature_at
+from fast_electra_core.losses import masked_lm_loss_sum
+from fast_electra_core.models import masked_logits
 
 
 class Batch(NamedTuple):
@@ -55,26 +55,6 @@ class Totals(NamedTuple):
     num_tokens: int
     num_selected: Tensor
     """() float32."""
-
-
-class Temperature(NamedTuple):
-    """The schedule's parameters; see schedules.temperature_at."""
-
-    schedule: str
-    start: float
-    decay: float
-    end: float
-
-    def at(self, progress: float) -> float:
-        """Temperature at progress in [0, 1]."""
-        return temperature_at(progress, **self._asdict())
-
-
-@torch.no_grad()
-def draw_replacements(model: PreTrainedModel, batch: Batch, *, temperature: float, mask_token_id: int) -> Tensor:
-    """Ids (N,) int64 for the selected positions, row-major, drawn from the masked language model's output."""
-    logits = masked_logits(model, batch.masked_ids(mask_token_id), batch.is_selected)
-    return sample_replacements(logits, batch.sample_uniforms[batch.is_selected], temperature)
 
 
 Stats = dict[str, Tensor]
@@ -147,68 +127,6 @@ class MaskedLanguageModel(Method):
         return {
             "loss": sums["masked_loss"] / sums["num_selected"],
             "masked_accuracy": sums["num_correct"] / sums["num_selected"],
-        }
-
-
-class FastElectra(Method):
-    """Replaced token detection against a frozen auxiliary whose output is smoothed by a falling temperature.
-
-    Fast-ELECTRA (arXiv 2310.07347), abstract. `Unverified:` the loss weight is ELECTRA's.
-    """
-
-    def __init__(
-        self,
-        discriminator: PreTrainedModel,
-        auxiliary: PreTrainedModel | None,
-        *,
-        temperature: Temperature,
-        rtd_weight: float,
-        mask_token_id: int,
-    ) -> None:
-        """auxiliary is frozen here; None where every batch brings its corrupted_ids along."""
-        super().__init__()
-        self.discriminator = discriminator
-        if auxiliary is not None:
-            freeze(auxiliary)
-        # In a tuple, so that nn.Module does not list it: train() must not wake its dropout, checkpoints and
-        # optimizer must not hold it.
-        self._frozen = (auxiliary,)
-        self._temperature = temperature
-        self._rtd_weight = rtd_weight
-        self._mask_token_id = mask_token_id
-
-    @property
-    def auxiliary(self) -> PreTrainedModel | None:
-        """The frozen masked language model, if it is needed."""
-        return self._frozen[0]
-
-    @torch.no_grad()
-    def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
-        """The batch with the auxiliary's samples in the selected places: those it brings along, or fresh ones.
-
-        Raises:
-            ValueError: it brings none, and there is no auxiliary to draw them.
-        """
-        if batch.corrupted_ids is not None:
-            return Corruption(batch.corrupted_ids, batch.corrupted_ids != batch.input_ids)
-        if self.auxiliary is None:
-            raise ValueError("without an auxiliary every batch must bring its corrupted_ids")
-        samples = draw_replacements(self.auxiliary, batch, temperature=temperature, mask_token_id=self._mask_token_id)
-        return place(batch.input_ids, batch.is_selected, samples)
-
-    def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        corruption = self.corrupt(batch, temperature=self._temperature.at(progress))
-        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
-        loss_sum = rtd_loss_sum(logits, corruption.is_replaced)
-        add_detection_stats(stats, logits.detach(), corruption.is_replaced, batch.is_selected)
-        _add(stats, rtd_loss=loss_sum)
-        return self._rtd_weight * loss_sum / totals.num_tokens
-
-    def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:
-        return {
-            "loss": sums["rtd_loss"] / sums["num_tokens"],
-            "temperature": self._temperature.at(progress),
-            **detection_metrics(sums),
         }
 
 

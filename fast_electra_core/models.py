@@ -186,12 +186,20 @@ def _modernbert_head(model: Any, hidden: Tensor) -> Tensor:
     return model.decoder(model.head(hidden))  # type: ignore[no-any-return]
 
 
+def _deberta_head(model: Any, hidden: Tensor) -> Tensor:
+    if model.legacy:
+        return model.cls(hidden)  # type: ignore[no-any-return]
+    return model.lm_predictions(hidden, model.get_input_embeddings())  # type: ignore[no-any-return]
+
+
 MASKED_LM_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "electra": _electra_head,
     "bert": _bert_head,
     "roberta": _roberta_head,
     "distilbert": _distilbert_head,
     "modernbert": _modernbert_head,
+    "deberta": _deberta_head,
+    "deberta-v2": _deberta_head,
 }
 """Head of each family of masked language models, by transformers' `model_type`: (N, D) -> (N, V)."""
 

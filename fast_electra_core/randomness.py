@@ -28,6 +28,7 @@ class Stream(IntEnum):
     FLIP = 4
     SPAN = 5
     RING = 6
+    AGAIN = 7
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -60,6 +61,15 @@ def uniforms(sequence_index: Tensor, *, length: int, seed: int, epoch: Tensor, s
     words = philox(counter, _key(seed, stream))
     flat = torch.stack([word.expand(len(low), num_blocks) for word in words], dim=2)
     return flat.reshape(len(low), num_blocks * 4)[:, :length].double() * 2.0**-32
+
+
+def fresh(uniform: Tensor) -> Tensor:
+    """Other uniform float64 numbers in [0, 1), of the same shape: for a second draw where each number of `uniform` (in
+    [0, 1), with 32 random bits, as from `uniforms`) serves a first one. A pure function of each number alone.
+    """
+    word = (uniform.double() * 2.0**32).long()
+    zero = torch.zeros_like(word)
+    return philox((word, zero, zero, zero), _key(0, Stream.AGAIN))[0].double() * 2.0**-32
 
 
 def shuffled_index(position: Tensor, *, size: int, seed: int, epoch: Tensor) -> Tensor:

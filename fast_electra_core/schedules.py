@@ -1,4 +1,4 @@
-"""Pure functions of progress: the temperature of the auxiliary's output, and the learning rate.
+"""Pure functions of progress: how far the curriculum still is from its end, the temperature, and the learning rate.
 
 progress u is the fraction of optimiser steps done, in [0, 1].
 """
@@ -8,22 +8,73 @@ import math
 SCHEDULES = ("exponential", "exponential_exact", "linear", "polynomial", "cosine", "step", "constant")
 
 
+def remaining_at(progress: float, *, schedule: str, decay: float = 0.1) -> float:
+    """Share r(u) of the way from start to end that is still to go: 1 at progress 0, never negative.
+
+    With d = decay:
+
+    ================== ==================================  ==============================
+    schedule           r(u)                                what d means
+    ================== ==================================  ==============================
+    exponential        exp(-u / d)                         time constant
+    exponential_exact  the same, rescaled so that r(1)     time constant
+                       is exactly 0
+    linear             max(0, 1 - u / d)                   progress at which 0 is reached
+    polynomial         (1 - u) ** (1 / d)                  inverse of the power
+    cosine             (1 + cos(pi min(1, u / d))) / 2     progress at which 0 is reached
+    step               2 ** -floor(u / d)                  progress per halving
+    constant           1                                   nothing
+    ================== ==================================  ==============================
+
+    Raises:
+        ValueError: progress outside [0, 1]; decay not > 0; unknown schedule.
+
+    >>> remaining_at(0.0, schedule="exponential", decay=0.1)
+    1.0
+    >>> round(remaining_at(0.1, schedule="exponential", decay=0.1), 4)
+    0.3679
+    >>> round(remaining_at(1.0, schedule="exponential", decay=0.1), 7)
+    4.54e-05
+    >>> remaining_at(0.0, schedule="exponential_exact"), remaining_at(1.0, schedule="exponential_exact")
+    (1.0, 0.0)
+    >>> remaining_at(0.25, schedule="linear", decay=0.5), remaining_at(0.5, schedule="linear", decay=0.5)
+    (0.5, 0.0)
+    >>> remaining_at(0.5, schedule="polynomial", decay=0.5), remaining_at(1.0, schedule="polynomial", decay=0.5)
+    (0.25, 0.0)
+    >>> remaining_at(0.25, schedule="cosine", decay=0.5), remaining_at(0.5, schedule="cosine", decay=0.5)
+    (0.5, 0.0)
+    >>> remaining_at(0.24, schedule="step", decay=0.25), remaining_at(0.25, schedule="step", decay=0.25)
+    (1.0, 0.5)
+    >>> remaining_at(1.0, schedule="constant")
+    1.0
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress must be in [0, 1], got {progress}")
+    if not (decay > 0 and math.isfinite(decay)):
+        raise ValueError(f"temperature decay must be a finite number > 0, got {decay}")
+    match schedule:
+        case "exponential":
+            return math.exp(-progress / decay)
+        case "exponential_exact":
+            last = math.expm1(-1.0 / decay)  # expm1: with exp, a long time constant would leave 0 / 0
+            return (math.expm1(-progress / decay) - last) / -last
+        case "linear":
+            return max(0.0, 1.0 - progress / decay)
+        case "polynomial":
+            return float((1.0 - progress) ** (1.0 / decay))
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress / decay)))
+        case "step":
+            return float(2.0 ** -math.floor(progress / decay))
+        case _:  # constant
+            return 1.0
+
+
 def temperature_at(progress: float, *, schedule: str, start: float, decay: float = 0.1, end: float = 1.0) -> float:
-    """Temperature that divides the auxiliary's logits at `progress`.
-
-    With T0 = start, T1 = end, d = decay:
-
-    ================== ==================================================  =======================
-    schedule           T(u)                                                what d means
-    ================== ==================================================  =======================
-    exponential        T1 + (T0 - T1) exp(-u / d)                          time constant
-    exponential_exact  the same, rescaled so that T(1) is exactly T1       time constant
-    linear             T1 + (T0 - T1) max(0, 1 - u / d)                    progress at which T1 is reached
-    polynomial         T1 + (T0 - T1) (1 - u) ** (1 / d)                   inverse of the power
-    cosine             T1 + (T0 - T1) (1 + cos(pi min(1, u / d))) / 2      progress at which T1 is reached
-    step               T1 + (T0 - T1) 2 ** -floor(u / d)                   progress per halving
-    constant           T0                                                  nothing
-    ================== ==================================================  =======================
+    """Temperature that divides the auxiliary's logits at `progress`: T(u) = end + (start - end) r(u), r as in
+    remaining_at.
 
     Unverified: the exponential form and its defaults T0 = 2, d = 0.1 are remembered from Fast-ELECTRA
     (arXiv 2310.07347), whose full text could not be read; that it decays exponentially in the fraction of updates
@@ -51,34 +102,11 @@ def temperature_at(progress: float, *, schedule: str, start: float, decay: float
     >>> temperature_at(1.0, schedule="constant", start=1.0)
     1.0
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
-    if not 0.0 <= progress <= 1.0:
-        raise ValueError(f"progress must be in [0, 1], got {progress}")
-    for name, value in (("start", start), ("decay", decay), ("end", end)):
+    remaining = remaining_at(progress, schedule=schedule, decay=decay)
+    for name, value in (("start", start), ("end", end)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"temperature {name} must be a finite number > 0, got {value}")
-    return end + (start - end) * _remaining(progress, schedule, decay)
-
-
-def _remaining(progress: float, schedule: str, decay: float) -> float:
-    """Share of the way from start to end that is still to go: 1 at progress 0."""
-    match schedule:
-        case "exponential":
-            return math.exp(-progress / decay)
-        case "exponential_exact":
-            last = math.expm1(-1.0 / decay)  # expm1: with exp, a long time constant would leave 0 / 0
-            return (math.expm1(-progress / decay) - last) / -last
-        case "linear":
-            return max(0.0, 1.0 - progress / decay)
-        case "polynomial":
-            return float((1.0 - progress) ** (1.0 / decay))
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress / decay)))
-        case "step":
-            return float(2.0 ** -math.floor(progress / decay))
-        case _:  # constant
-            return 1.0
+    return end + (start - end) * remaining
 
 
 def learning_rate_at(step: int, *, peak: float, num_steps: int, warmup_fraction: float) -> float:

@@ -79,7 +79,7 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
         self.plan, self.text = inputs[0].plan, inputs[0].text
         with console.console():
             self.scored = [each.scored for each in inputs]
-            self.frozen, page = lifecycle.freeze_auxiliary(self.plan, self.scored)
+            self.frozen, page = lifecycle.freeze_auxiliary(self.plan, self.text, self.scored)
         current.card.append(Markdown(cards.as_card(page)))
         self.next(self.list_runs)
 

@@ -82,7 +82,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         self.plan, self.text = inputs[0].plan, inputs[0].text
         with console.console():
             self.candidates = [each.scored for each in inputs]
-            self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.candidates)
+            self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.text, self.candidates)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.list_corruptions)
 

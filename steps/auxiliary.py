@@ -1,7 +1,7 @@
-"""The frozen auxiliary: fetch candidates, refuse what cannot serve, score and price them, choose one, freeze it."""
+"""Candidates for the auxiliary: fetched, refused where they cannot serve, scored and priced."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fast_electra_core.cost import forward_flops_per_token
 from fast_electra_core.electra import check_shared_embeddings
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
+from fast_electra_core.method_knobs import MODEL_FREE
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
     build_discriminator,
@@ -28,11 +29,6 @@ from steps.model_source import check_weights, copy_files, download, read_config,
 from steps.store import Store
 from steps.tokenization import open_dataset, special_ids
 
-RULE = (
-    "the lowest held-out masked loss among the candidates whose forward FLOPs per token are at most "
-    "max_auxiliary_fraction of the main model's"
-)
-
 
 def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any]]:
     """Bring every candidate into the store and check it; returns address, key, digests, size and lineage of each.
@@ -41,7 +37,7 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
         AuxiliaryError: one cannot serve: no masked-LM head, an unknown type, pickled weights, remote code, too few
             positions, or a tokenizer that differs from the first one's.
         ConfigError: the main model cannot take over what warm_start says, or cannot share embeddings with a generator
-            of this shape where the method wants that; it names the candidate.
+            of this shape where the method wants that; it names the candidate. Or top_k is the whole vocabulary.
     """
     candidates = [_fetch(address, config, store) for address in config.auxiliary_list()]
     first = candidates[0]
@@ -52,7 +48,28 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
                 f"{candidate['tokenizer_digest']}, {first['address']} has {first['tokenizer_digest']}. "
                 "Run the flow for each of them"
             )
+    check_vocabulary(config, candidates)
     return candidates
+
+
+def check_vocabulary(config: PretrainConfig, candidates: Sequence[Mapping[str, Any]]) -> None:
+    """The candidates' vocabularies suit what is to be done with their output.
+
+    Raises:
+        AuxiliaryError: an ensemble of different ones.
+        ConfigError: top_k that leaves nothing out.
+    """
+    sizes = {candidate["address"]: candidate["vocab_size"] for candidate in candidates}
+    if config.ensemble_size > 1 and len(set(sizes.values())) > 1:
+        raise AuxiliaryError(
+            f"candidates of an ensemble must have logits for equally many tokens, got {sizes}. Leave some out, or give "
+            "--ensemble_size 1"
+        )
+    least = min(sizes.values())
+    if config.top_k is not None and config.top_k >= least:
+        raise ConfigError(
+            f"top_k must be below the {least} tokens of the vocabulary, got {config.top_k}; or leave it out"
+        )
 
 
 def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]:
@@ -73,6 +90,7 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         if not store.has(tokenizer_key):
             load_tokenizer(folder).save_pretrained(Path(scratch) / "tokenizer")
             store.put_folder(Path(scratch) / "tokenizer", tokenizer_key)
+    described |= {"vocab_size": model.config.vocab_size}
     return {"address": address, "key": key, "digest": digest, "registry": version, **described}
 
 
@@ -94,9 +112,7 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             "a ...ForMaskedLM is needed"
         )
     check_weights(folder, what=f"auxiliary {address}")
-    positions = config.get("max_position_embeddings")
-    # RoBERTa counts its positions from pad + 1.
-    usable = positions - (2 if model_type == "roberta" else 0) if positions else None
+    usable = _usable_positions(config)
     if usable is not None and usable < sequence_length:
         raise AuxiliaryError(
             f"auxiliary {address} has {usable} positions, fewer than sequence_length {sequence_length}"
@@ -110,6 +126,16 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             f"auxiliary {address} has logits for {config['vocab_size']} tokens, but its tokenizer has {len(tokenizer)}"
         )
     return {"model_type": model_type, "tokenizer_digest": tokenizer_digest(tokenizer)}
+
+
+def _usable_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model of this config can take; None: any number."""
+    positions: int | None = config.get("max_position_embeddings")
+    if positions is None or config.get("position_biased_input") is False:  # a DeBERTa that knows distances alone
+        return None
+    if config["model_type"] == "roberta":  # counts its positions from pad + 1
+        return positions - int(config.get("pad_token_id", 1)) - 1
+    return positions
 
 
 def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
@@ -134,8 +160,12 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
         transformers_logging.set_verbosity(verbosity)
     missing = sorted(loaded["missing_keys"])
     if missing:
+        hint = ""
+        if any(name.startswith("lm_predictions.") for name in loaded["unexpected_keys"]):
+            hint = '. Those that it has are of DeBERTa\'s own head: put "legacy": false into its config.json'
         raise AuxiliaryError(
             f"auxiliary {address or folder} lacks weights of its masked-LM: {', '.join(missing[:4])} ({len(missing)})"
+            f"{hint}"
         )
     return model
 
@@ -159,7 +189,7 @@ def score_candidate(
     main_flops = forward_flops_per_token(discriminator, sequence_length=length)
     fraction = flops / main_flops
     reason = ""
-    if fraction > settings.max_auxiliary_fraction:
+    if fraction > settings.max_auxiliary_fraction and settings.method not in MODEL_FREE:  # there it has no work
         reason = (
             f"too dear: {fraction:.2f} of the main model's forward FLOPs, at most "
             f"{settings.max_auxiliary_fraction:g} (max_auxiliary_fraction)"
@@ -194,31 +224,4 @@ def outline(config: PretrainConfig, *, vocab_size: int, folder: Path) -> PreTrai
     with torch.device("meta"):
         return build_discriminator(
             encoder_config(config, vocab_size=vocab_size, special_ids=special_ids(folder)), seed=config.seed
-        )
-
-
-def choose(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The winner under RULE; the first given wins a tie.
-
-    Raises:
-        AuxiliaryError: none is eligible, with the reason for each.
-    """
-    eligible = [candidate for candidate in scored if candidate["ok"]]
-    if not eligible:
-        reasons = "; ".join(f"{candidate['address']}: {candidate['reason']}" for candidate in scored)
-        raise AuxiliaryError(f"no candidate can serve as auxiliary: {reasons}")
-    return min(eligible, key=lambda candidate: float(candidate["masked_loss"]))
-
-
-def check_frozen(candidate: dict[str, Any], store: Store) -> None:
-    """The stored weights are those that were scored.
-
-    Raises:
-        AuxiliaryError: they have changed since.
-    """
-    digest = weights_digest(store.get_folder(candidate["key"]))
-    if digest != candidate["digest"]:
-        raise AuxiliaryError(
-            f"the frozen auxiliary {candidate['address']} has moved: its weights' digest was {candidate['digest']}, "
-            f"now it is {digest}. Delete {store.address(candidate['key'])} and run again"
         )

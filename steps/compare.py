@@ -11,7 +11,6 @@ from typing import Any
 from fast_electra_core.arms import Arm, CompareConfig, list_arms, reference_of
 from fast_electra_core.comparison import compare
 from fast_electra_core.config import PretrainConfig, ScoringConfig
-from fast_electra_core.cost import plan_run
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.models import check_warm_start
 from steps import lifecycle, scoring, tracking
@@ -35,13 +34,17 @@ def check_arms(plan: Plain) -> None:
     Raises:
         ConfigError: one cannot; it names the arm.
     """
-    from steps.auxiliary import load_masked_lm, outline
+    from steps.auxiliary import check_vocabulary, load_masked_lm, outline
     from steps.tokenization import check_masking
 
     config, store = CompareConfig.from_dict(plan["comparison"]), Store(plan["config"]["store"])
     for arm in list_arms(config):
         settings = config.of_arm(arm)
         check_masking(settings.masking, store.get_folder(plan["tokenizer_key"]))
+        try:
+            check_vocabulary(settings, _candidates_of(arm, plan["candidates"]))
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from error
         for candidate in _candidates_of(arm, plan["candidates"]):
             if settings.warm_start == "none":
                 continue
@@ -77,12 +80,7 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
     connect(plan)
     config = CompareConfig.from_dict(plan["comparison"])
     arms = list_arms(config)
-    frozen_of = {
-        arm.name: {**_candidates_of(arm, candidates)[0], "rule": "named by the arm"}
-        if "auxiliary" in arm.values
-        else dict(frozen)
-        for arm in arms
-    }
+    frozen_of = {arm.name: _frozen_of(arm, config.of_arm(arm), candidates) or dict(frozen) for arm in arms}
     num_steps = _num_steps(config, arms, frozen_of)
     runs = []
     for turn in range(config.pretrain_seeds):
@@ -102,6 +100,18 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
     return in_groups(runs)
 
 
+def _frozen_of(arm: Arm, settings: PretrainConfig, candidates: Sequence[Plain]) -> Plain | None:
+    """The auxiliary of an arm that says something of its own about it."""
+    from steps.frozen import RULE, choose, record_of
+
+    if "auxiliary" in arm.values:
+        return {**record_of(_candidates_of(arm, candidates)), "rule": "named by the arm"}
+    if "ensemble_size" not in arm.values:
+        return None
+    most = settings.max_auxiliary_fraction
+    return {**choose(candidates, ensemble_size=settings.ensemble_size, max_auxiliary_fraction=most), "rule": RULE}
+
+
 def _num_steps(config: CompareConfig, arms: Sequence[Arm], frozen_of: Mapping[str, Plain]) -> dict[str, int]:
     """Optimiser steps of each arm: all the same, or such that each costs what its reference costs."""
     if config.equal == "tokens":
@@ -112,13 +122,9 @@ def _num_steps(config: CompareConfig, arms: Sequence[Arm], frozen_of: Mapping[st
 
 
 def _flops_per_step(config: PretrainConfig, frozen: Plain) -> float:
-    plan = plan_run(
-        frozen["discriminator_flops_per_token"],
-        frozen["flops_per_token"],
-        num_tokens=config.batch_size * config.sequence_length,
-        is_frozen=config.method == "fast_electra",
-    )
-    return plan.total
+    from steps.frozen import plan_with
+
+    return plan_with(frozen, config, num_steps=1).total
 
 
 def _open_arm(plan: Plain, arm: Arm, settings: Plain) -> str:

@@ -3,6 +3,7 @@
 A range that an earlier attempt or another run has stored is checked and kept; a damaged one is drawn anew.
 """
 
+import functools
 import logging
 import tempfile
 import time
@@ -10,15 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples, maker, open_samples, write_samples
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
-from fast_electra_core.method_building import temperature_of
-from steps.auxiliary import check_frozen, load_masked_lm
+from fast_electra_core.evaluation import unigram_counts
+from fast_electra_core.method_building import build_frozen, curriculum_of
+from fast_electra_core.proposals import FrozenMaskedLm
 from steps.corruption_plan import list_ranges, range_key
+from steps.frozen import check_frozen, load_members
 from steps.pretrain import TrainingRun, corruption_identity, device
 from steps.store import Store
 
@@ -41,11 +42,11 @@ def corrupt(
     missing = [steps for steps in ranges if manifests[steps] is None]
     if missing:
         check_frozen(auxiliary, run.store)
-        model = load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
-        model.to(device())
         dataset = run.dataset("train", config)
+        models = [model.to(device()) for model in load_members(auxiliary, run.store)]
+        proposal = build_frozen(config, models, dataset, counts=functools.partial(unigram_counts, dataset))
         for steps in missing:
-            manifests[steps] = _draw(model, dataset, config, run, steps=steps, identity=identity)
+            manifests[steps] = _draw(proposal, dataset, config, run, steps=steps, identity=identity)
     return _account(manifests, run.run_key)
 
 
@@ -61,7 +62,7 @@ def _stored(store: Store, key: str, identity: dict[str, Any]) -> dict[str, Any] 
 
 
 def _draw(
-    model: PreTrainedModel,
+    proposal: FrozenMaskedLm,
     dataset: TokenDataset,
     config: PretrainConfig,
     run: TrainingRun,
@@ -70,7 +71,9 @@ def _draw(
     identity: dict[str, Any],
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    samples = draw_samples(model, dataset, config, steps=steps, temperature=temperature_of(config))
+    vocab_size = proposal.models[0].config.vocab_size
+    curriculum = curriculum_of(config, vocab_size=vocab_size)
+    samples = draw_samples(proposal, dataset, config, steps=steps, curriculum=curriculum)
     key = range_key(identity, steps)
     try:
         with tempfile.TemporaryDirectory(dir=run.store.folder) as folder:
@@ -78,9 +81,9 @@ def _draw(
                 Path(folder),
                 samples,
                 first_step=steps.start,
-                vocab_size=model.config.vocab_size,
+                vocab_size=vocab_size,
                 identity=identity,
-                made_by={"run": run.run_key, **maker(model.device)},
+                made_by={"run": run.run_key, **maker(proposal.device)},
             )
             run.store.put_folder(Path(folder), key)
     except OSError as error:

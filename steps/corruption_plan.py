@@ -46,12 +46,16 @@ def range_length(config: PretrainConfig) -> int:
 def identity_of(
     config: PretrainConfig, *, shard_keys: Sequence[str], tokenizer_key: str, auxiliary_digest: str
 ) -> dict[str, Any]:
-    """What the drawn ids are a function of, as plain values: text, auxiliary, schedule, batches and seed.
+    """What the drawn ids are a function of, as plain values: text, auxiliary, curriculum, batches and seed.
 
     micro_batch_size and precision are in it because they move the last bits of the auxiliary's output: what training
-    reads must follow from its own parameters, not from which run came first.
+    reads must follow from its own parameters, not from which run came first. The digest is of all members of an
+    ensemble, and the unigram counts follow from the text. What of the curriculum is off is left out, so that what was
+    drawn before it could be on is found.
     """
-    return {
+    off = {"auxiliary_dropout": 0.0, "unigram_share": 0.0, "top_k": None, "top_p": 1.0}
+    curriculum = {name: getattr(config, name) for name, nothing in off.items() if getattr(config, name) != nothing}
+    return curriculum | {
         "format": CORRUPTION_FORMAT,
         "text": hashlib.sha256("\n".join(shard_keys).encode()).hexdigest()[:16],
         "tokenizer": tokenizer_key,

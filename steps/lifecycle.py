@@ -145,18 +145,22 @@ def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
 
 
 @attempt
-def freeze_auxiliary(plan: Plain, scored: Sequence[Plain]) -> tuple[Plain, str]:
-    """The chosen candidate, and the page on all of them; the choice is in MLflow as a run of its own."""
+def freeze_auxiliary(plan: Plain, text: Plain, scored: Sequence[Plain]) -> tuple[Plain, str]:
+    """What was chosen, as one record, and the page on all candidates; the choice is in MLflow as a run of its own."""
     from steps import report
-    from steps.auxiliary import RULE, check_frozen, choose
+    from steps.frozen import RULE, check_frozen, choose, score_together
 
     store = connect(plan)
+    config = PretrainConfig.from_dict(plan["config"])
     with child(plan, "auxiliary", params={"rule": RULE, "candidates": len(scored)}) as run_id:
         rows = [_numbers(candidate, step) for step, candidate in enumerate(scored)]
         tracking.log_metrics(run_id, rows)
-        chosen = choose(scored)
+        chosen = choose(
+            scored, ensemble_size=config.ensemble_size, max_auxiliary_fraction=config.max_auxiliary_fraction
+        )
         check_frozen(chosen, store)
-        page = report.candidates_page(scored, list(scored).index(chosen), RULE)
+        chosen = score_together(chosen, config, shard_keys=text["shard_keys"], store=store)
+        page = report.candidates_page(scored, _indices(chosen, scored), RULE)
         tracking.log_text(run_id, page, "pages/auxiliary.html")
         tracking.log_dict(run_id, {"rule": RULE, "candidates": list(scored)}, "candidates.json")
         tracking.set_tags(run_id, auxiliary_tags(chosen))
@@ -168,6 +172,12 @@ def freeze_auxiliary(plan: Plain, scored: Sequence[Plain]) -> tuple[Plain, str]:
         chosen["unigram_loss"], 100 * chosen["flops_fraction"],
     )  # fmt: skip
     return {**chosen, "rule": RULE}, page
+
+
+def _indices(frozen: Plain, candidates: Sequence[Plain]) -> list[int]:
+    """Which of the candidates the frozen auxiliary is made of."""
+    keys = [candidate["key"] for candidate in candidates]
+    return [keys.index(member["key"]) for member in frozen["members"]]
 
 
 def _numbers(candidate: Plain, step: int) -> Plain:
@@ -214,7 +224,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     """Train the main model; returns the result and its page."""
     from steps import pretrain as training
     from steps import report
-    from steps.auxiliary import check_frozen
+    from steps.frozen import check_frozen
 
     config = PretrainConfig.from_dict(plan["config"])
     store = connect(plan)
@@ -296,7 +306,7 @@ def close_pretrain(
             },
             "candidates": {
                 "candidates": list(candidates),
-                "chosen": [each["key"] for each in candidates].index(frozen["key"]),
+                "chosen": _indices(frozen, candidates),
                 "rule": frozen["rule"],
             },
             "text": {**plan["corpus"], **text},

@@ -24,24 +24,33 @@ from fast_electra_core.auxiliary_building import auxiliary_method, build_auxilia
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.corruption_store import StoredSamples, maker
-from fast_electra_core.cost import forward_flops_per_token, plan_run
+from fast_electra_core.cost import forward_flops_per_token
 from fast_electra_core.data import SpecialIds, TokenDataset
 from fast_electra_core.evaluation import heldout_masked_scores, score_detector, score_masked_lm, unigram_counts
-from fast_electra_core.method_building import AnyMethod, build_generator, build_main_model, build_method
-from fast_electra_core.method_knobs import is_read
+from fast_electra_core.method_building import (
+    AnyMethod,
+    build_frozen,
+    build_generator,
+    build_main_model,
+    build_method,
+    build_model_free,
+    corrupt_for_scoring,
+)
+from fast_electra_core.method_knobs import MODEL_FREE
 from fast_electra_core.methods import MaskedLanguageModel, Method
 from fast_electra_core.models import (
     count_parameters,
     set_output_bias,
     warm_start,
 )
+from fast_electra_core.proposals import Proposal
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
-from steps.auxiliary import load_masked_lm
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
 from steps.distill import load_teacher
+from steps.frozen import load_members, plan_with
 from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
@@ -142,14 +151,8 @@ def train_discriminator(
         config = replace(config, initial_model=initial_model["digest"])
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
 
-    def load_auxiliary() -> PreTrainedModel:
-        return load_masked_lm(run.store.get_folder(auxiliary["key"]), address=auxiliary["address"])
-
-    def method_on(masked_lm: PreTrainedModel | None) -> AnyMethod:
-        method = build_method(config, main_model, masked_lm, mask_token_id=dataset.special_ids.mask).to(device())
-        if masked_lm is not None:
-            masked_lm.to(device())  # a frozen one is no part of the method
-        return method
+    def method_on(partner: Proposal | PreTrainedModel | None) -> AnyMethod:
+        return build_method(config, main_model, partner, mask_token_id=dataset.special_ids.mask).to(device())
 
     is_offline = config.corruption == "offline"
     if is_offline:
@@ -157,18 +160,18 @@ def train_discriminator(
         _mention_other_devices(corruption["devices"])
     counts = functools.cache(functools.partial(unigram_counts, dataset))  # for some methods only: reads all the text
     initial = load_initial_model(initial_model, config, run.store).model if initial_model else None
-    main_model, masked_lm = _start_models(
-        config, load_auxiliary(), dataset.special_ids, counts=counts, initial_model=initial
-    )
-    method = method_on(masked_lm)
-    del masked_lm
+    members = load_members(auxiliary, run.store)
+    main_model = _start_main_model(config, members[0], dataset.special_ids, counts=counts, initial_model=initial)
+    partner_of = functools.partial(_partner, config, run, dataset=dataset, counts=counts)
+    method = method_on(None if is_offline else partner_of(members=members))
+    del members
 
     def evaluate() -> Row:
-        scored = method_on(load_auxiliary()) if is_offline else method
+        scored = method_on(partner_of(members=load_members(auxiliary, run.store))) if is_offline else method
         if isinstance(scored, MaskedLanguageModel):
             return heldout_masked_scores(scored, heldout, counts=counts(main_model.config.vocab_size))
-        temperature = config.temperature_end if is_read("temperature_end", config.method) else 1.0
-        return score_detector(scored, heldout, temperature=temperature, mask_fraction=config.mask_fraction)
+        corrupt = corrupt_for_scoring(scored)
+        return score_detector(scored, heldout, corrupt=corrupt, mask_fraction=config.mask_fraction)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="pre-training")
     method.finish()
@@ -180,45 +183,53 @@ def train_discriminator(
     }
 
 
-def _start_models(
+def _start_main_model(
     config: PretrainConfig,
     auxiliary: PreTrainedModel,
     special_ids: SpecialIds,
     *,
     counts: Callable[[int], npt.NDArray[np.int64]],
     initial_model: PreTrainedModel | None,
-) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """The main model at its start, and the masked language model that replaces tokens for it in training, if one does.
-
-    counts: the training text's unigram counts, by vocabulary size; initial_model: the main model, where it is given.
-    """
+) -> PreTrainedModel:
+    """The main model at its start; counts: the training text's unigram counts, by vocabulary size; initial_model: the
+    main model, where it is given."""
     vocab_size = auxiliary.config.vocab_size
     main_model = initial_model or build_main_model(config, vocab_size=vocab_size, special_ids=special_ids)
     if config.warm_start != "none":
         warm_start(main_model, auxiliary, with_layers=config.warm_start == "layers")
     if config.method == "mlm":
         set_output_bias(main_model, counts(vocab_size))
-        return main_model, None
+    return main_model
+
+
+def _partner(
+    config: PretrainConfig,
+    run: TrainingRun,
+    *,
+    members: Sequence[PreTrainedModel],
+    dataset: TokenDataset,
+    counts: Callable[[int], npt.NDArray[np.int64]],
+) -> Proposal | PreTrainedModel | None:
+    """What replaces tokens for the main model in training, if anything does: members are the auxiliary's."""
+    if config.method == "mlm":
+        return None
     if config.method == "fast_electra":
-        return main_model, None if config.corruption == "offline" else auxiliary
-    return main_model, build_generator(auxiliary, counts(vocab_size), seed=config.seed + 1)
+        return build_frozen(config, [model.to(device()) for model in members], dataset, counts=counts)
+    if config.method in MODEL_FREE:
+        tokenizer = load_tokenizer(run.store.get_folder(run.tokenizer_key))
+        return build_model_free(config, dataset, num_ids=len(tokenizer), counts=counts)
+    return build_generator(members[0], counts(members[0].config.vocab_size), seed=config.seed + 1)
 
 
 def _plan(
     config: PretrainConfig, main_model: PreTrainedModel, auxiliary: dict[str, Any], *, reused_fraction: float
 ) -> dict[str, float]:
-    num_tokens = config.num_steps * config.batch_size * config.sequence_length
-    plan = plan_run(
-        auxiliary["discriminator_flops_per_token"],
-        auxiliary["flops_per_token"],
-        num_tokens=num_tokens,
-        is_frozen=config.method == "fast_electra",
-        reused_fraction=reused_fraction,
-    )
+    plan = plan_with(auxiliary, config, num_steps=config.num_steps, reused_fraction=reused_fraction)
     if config.method == "mlm":  # no second model; the head runs on the masked tokens alone
         flops = forward_flops_per_token(
             main_model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction
         )
+        num_tokens = config.num_steps * config.batch_size * config.sequence_length
         plan = plan._replace(total=3 * flops * num_tokens)
     return {**plan._asdict(), "saving_fraction": plan.saving_fraction}
 

@@ -28,6 +28,9 @@ _TRAINED_BY = {
     "electra_decoupled": "replaced token detection beside a generator with an optimizer of its own (ELECTRA)",
     "electra_gdes": "replaced token detection beside a generator, embeddings shared without gradient (as DeBERTaV3)",
     "mlm": "masked language modelling (BERT)",
+    "uniform": "detection of tokens that were replaced by any other",
+    "unigram": "detection of tokens that were replaced by token frequency",
+    "bigram": "detection of tokens that were replaced by what follows their left neighbour elsewhere",
 }
 _SCORE = "glue.average"
 _SUITE = "glue.suite"

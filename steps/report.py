@@ -26,11 +26,11 @@ _ABOUT = {
 
 
 class Table(NamedTuple):
-    """Cells are text already; marked is the index of the row to highlight, is_prose aligns to the left."""
+    """Cells are text already; marked are the indices of the rows to highlight, is_prose aligns to the left."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    marked: int | None = None
+    marked: Sequence[int] = ()
     is_prose: bool = False
 
 
@@ -49,8 +49,8 @@ def text_page(manifest: Row) -> str:
     return _page("Text", [_text_section(manifest)])
 
 
-def candidates_page(candidates: Sequence[Row], chosen: int | None, rule: str) -> str:
-    """The auxiliary candidates side by side, the chosen one (an index) highlighted, the rule in words."""
+def candidates_page(candidates: Sequence[Row], chosen: Sequence[int], rule: str) -> str:
+    """The auxiliary candidates side by side, the chosen ones (indices) highlighted, the rule in words."""
     return _page("Auxiliary candidates", [_candidates_section(candidates, chosen, rule)])
 
 
@@ -199,7 +199,7 @@ def _text_section(manifest: Row) -> Section:
     return Section("Text", facts=facts, tables=[_prose_table("More", rest)] if rest else [])
 
 
-def _candidates_section(candidates: Sequence[Row], chosen: int | None, rule: str) -> Section:
+def _candidates_section(candidates: Sequence[Row], chosen: Sequence[int], rule: str) -> Section:
     columns = {
         "num_layers": "layers",
         "hidden_size": "width",
@@ -217,7 +217,7 @@ def _candidates_section(candidates: Sequence[Row], chosen: int | None, rule: str
     verdicts = [
         [
             str(row["address"]),
-            "chosen" if index == chosen else "usable" if row["ok"] else "refused",
+            "chosen" if index in chosen else "usable" if row["ok"] else "refused",
             str(row.get("reason") or ""),
             str(row.get("digest") or "–"),
         ]

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fast_electra_core.errors import TrackingError
 from fast_electra_core.glue import SPECS
+from fast_electra_core.method_knobs import MODEL_FREE
 from steps import tracking
 from steps.store import Store
 
@@ -167,17 +168,18 @@ def lineage_tags(plan: Plain, pathspec: str) -> Plain:
 
 
 def auxiliary_tags(chosen: Plain) -> dict[str, str]:
+    """Which weights, from where; of an ensemble, those of all members."""
     return {
         "auxiliary.digest": chosen["digest"],
         "auxiliary.address": chosen["address"],
-        "auxiliary.version": _version(chosen["registry"]),
+        "auxiliary.version": ",".join(_version(member["registry"]) for member in chosen["members"]),
     }
 
 
 def method_tags(plan: Plain) -> dict[str, str]:
     """How the main model was trained, and what the auxiliary that was chosen is to it."""
     config = plan["config"]
-    roles = {"fast_electra": "replaces tokens, frozen", "mlm": "gives the tokenizer"}
+    roles = {"fast_electra": "replaces tokens, frozen"} | dict.fromkeys(("mlm", *MODEL_FREE), "gives the tokenizer")
     role = roles.get(config["method"], "gives the tokenizer and the generator's shape")
     if config["warm_start"] != "none":
         role += f"; the main model starts from its {config['warm_start']}"

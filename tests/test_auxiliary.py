@@ -12,13 +12,26 @@ import pytest
 import torch
 from conftest import write_text
 from safetensors.torch import load_file, save_file
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DebertaConfig,
+    DebertaForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.tokenizer import train_tokenizer
-from steps.auxiliary import check_frozen, choose, fetch_candidates, load_masked_lm, score_candidate
+from steps.auxiliary import fetch_candidates, load_masked_lm, score_candidate
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
+from steps.frozen import check_frozen, choose, record_of
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import tokenize_shard
@@ -171,6 +184,56 @@ def test_a_model_that_cannot_serve_is_refused_with_the_reason(
     assert store.list_keys("auxiliaries") == []
 
 
+def replace_model(folder: Path, model_class: Any, config_class: Any, **more: Any) -> Any:
+    """Another model of random weights in the place of the folder's, for the same tokenizer."""
+    old = json.loads((folder / "config.json").read_text())
+    shape = {name: value for name, value in SHAPE.items() if name != "embedding_size"}
+    model = model_class(config_class(**shape, vocab_size=old["vocab_size"], **more)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+
+
+@pytest.mark.parametrize(
+    "model_class, config_class, more, usable",
+    [
+        (BertForMaskedLM, BertConfig, {}, 20),
+        (RobertaForMaskedLM, RobertaConfig, {}, 18),
+        (RobertaForMaskedLM, RobertaConfig, {"pad_token_id": 0}, 19),
+        (DebertaForMaskedLM, DebertaConfig, {}, 20),
+        (DebertaV2ForMaskedLM, DebertaV2Config, {"legacy": False}, 20),
+        (DebertaForMaskedLM, DebertaConfig, RELATIVE, None),
+        (DebertaV2ForMaskedLM, DebertaV2Config, RELATIVE, None),
+    ],
+)
+def test_a_candidate_serves_sequences_as_long_as_its_positions_reach_and_no_longer(
+    model_class: Any, config_class: Any, more: dict[str, Any], usable: int | None, copy: Path, store: Store
+) -> None:
+    """Of 20 positions RoBERTa's count from pad + 1; a DeBERTa that knows distances alone has no limit."""
+    model = replace_model(copy, model_class, config_class, max_position_embeddings=20, **more)
+    longest = usable or 100
+    assert fetch(store, copy, sequence_length=longest)
+    ids = torch.full((1, longest + 1), 7)
+    assert model(input_ids=ids[:, 1:]).logits.shape[1] == longest
+    if usable is not None:
+        with pytest.raises(AuxiliaryError, match=f"has {usable} positions, fewer than sequence_length {usable + 1}"):
+            fetch(store, copy, sequence_length=usable + 1)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids)
+
+
+def test_a_deberta_with_its_own_head_and_a_config_that_says_otherwise_is_told_what_to_write(
+    copy: Path, store: Store
+) -> None:
+    replace_model(copy, DebertaForMaskedLM, DebertaConfig, legacy=False)
+    assert fetch(store, copy)
+    change_config(copy, legacy=None)  # as published before transformers knew of the two
+    with pytest.raises(AuxiliaryError, match=r'lacks weights of its masked-LM: .*put "legacy": false into its config'):
+        fetch(store, copy)
+
+
 def test_pickles_beside_safetensors_are_left_behind(copy: Path, store: Store) -> None:
     torch.save({}, copy / "pytorch_model.bin")
     (copy / "code.py").write_text("raise SystemExit")
@@ -300,7 +363,7 @@ def test_the_candidate_with_the_lower_masked_loss_is_chosen(
     scored = score(*(folders[index] for index in order))
     chosen = choose(scored)
     assert chosen["address"] == str(better)
-    (other,) = [each for each in scored if each is not chosen]
+    (other,) = [each for each in scored if each not in chosen["members"]]
     # At its random start a model is about as good as a uniform guess over the vocabulary; the better one over 49.
     vocab_size = json.loads((good / "config.json").read_text())["vocab_size"]
     assert other["masked_loss"] == pytest.approx(math.log(vocab_size), abs=0.1)
@@ -339,7 +402,7 @@ def test_without_an_eligible_candidate_each_ones_reason_is_said(good: Path, dear
 
 def test_scoring_leaves_every_weight_as_it_was(better: Path, score: Scorer, store: Store) -> None:
     (scored,) = score(better)
-    check_frozen(scored, store)
+    check_frozen(record_of([scored]), store)
     assert scored["digest"] == weights_digest(better)
 
 
@@ -350,7 +413,7 @@ def test_a_weight_that_moves_by_a_bit_is_noticed(better: Path, score: Scorer, st
     with pytest.raises(
         AuxiliaryError, match=r"has moved: its weights' digest was [0-9a-f]{16}, now it is [0-9a-f]{16}"
     ):
-        check_frozen(scored, store)
+        check_frozen(record_of([scored]), store)
 
 
 def test_a_stored_model_loads_with_the_weights_of_its_file(good: Path) -> None:

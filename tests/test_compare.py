@@ -45,7 +45,7 @@ class Compared:
         shards = lifecycle.list_tokenizings(self.plan)
         self.text = lifecycle.gather_tokens(self.plan, [lifecycle.tokenize(self.plan, each) for each in shards])
         scored = [lifecycle.score_candidate(self.plan, self.text, each) for each in self.plan["candidates"]]
-        frozen, _ = lifecycle.freeze_auxiliary(self.plan, scored)
+        frozen, _ = lifecycle.freeze_auxiliary(self.plan, self.text, scored)
         self.runs = [run for group in compare.list_runs(self.plan, scored, frozen) for run in group]
         self.results = compare.run_arms(self.plan, self.text, self.runs)
         self.found, self.page, self.table = compare.gather(self.plan, self.results)

@@ -13,7 +13,7 @@ import pytest
 import fast_electra_core
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
-from fast_electra_core.method_knobs import METHODS
+from fast_electra_core.method_knobs import FIXED, METHODS, MODEL_FREE
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
@@ -35,7 +35,9 @@ PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
     "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
-    "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
+    "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1, "ensemble_size": 2,
+    "auxiliary_dropout": 0.9, "unigram_share": 1.0, "top_k": 1, "top_p": 0.1, "soft_target_share": 1.0,
+    "consistency_weight": 7.0,
     "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
@@ -54,6 +56,7 @@ def start_of(name: str) -> dict[str, Any]:
         "architecture": {"embedding_size": 256},
         "mnli_transfer": {"tasks": "mnli"},
         "generator_learning_rate": {"method": "electra_decoupled"},
+        "ensemble_size": {"auxiliary": "a,b"},
     }.get(name, {})
 
 
@@ -132,7 +135,21 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     *(
         (name, 0, "must be >= 1, got 0")
-        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "top_k")
+    ),
+    ("auxiliary_dropout", -0.1, r"must be in \[0, 1\), got -0.1"),
+    ("auxiliary_dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
+    *(
+        (name, value, rf"must be in \[0, 1\], got {value}")
+        for name in ("unigram_share", "soft_target_share")
+        for value in (-0.1, 1.1)
+    ),
+    ("top_p", 0.0, r"must be in \(0, 1\], got 0.0"),
+    ("top_p", 1.1, r"must be in \(0, 1\], got 1.1"),
+    ("consistency_weight", -0.1, "must be >= 0.0, got -0.1"),
+    *(
+        ("ensemble_size", size, rf"must be between 1 and the number of candidates \(1\), got {size}; name more with")
+        for size in (0, 2)
     ),
     ("finetune_max_length", 7, r"must be in \[8, 512\], got 7"),
     ("finetune_max_length", 513, r"must be in \[8, 512\], got 513"),
@@ -227,6 +244,53 @@ def test_a_generator_that_is_still_learning_cannot_corrupt_ahead() -> None:
             PretrainConfig(corruption="offline", method=method)
 
 
+@pytest.mark.parametrize("method", MODEL_FREE)
+def test_what_costs_nothing_is_not_drawn_ahead(method: str) -> None:
+    message = f"corruption must be online with method {method}, got offline: drawing takes next to no time"
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig(corruption="offline", method=method)
+
+
+@pytest.mark.parametrize("name", ["soft_target_share", "consistency_weight"])
+def test_what_is_not_drawn_ahead_cannot_be_in_the_loss(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} must be 0 with corruption offline, got 0\.5: one id per position"):
+        PretrainConfig(corruption="offline", **{name: 0.5})
+
+
+OF_THE_AUXILIARY = (
+    "auxiliary_dropout", "unigram_share", "top_k", "top_p", "ensemble_size", "soft_target_share",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fast_electra"])
+@pytest.mark.parametrize("name", OF_THE_AUXILIARY)
+def test_what_shapes_the_auxiliarys_output_is_refused_where_it_has_none(method: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} has no effect with method {method}; .*read it: fast_electra. Leave"):
+        PretrainConfig(method=method, auxiliary="a,b", **{name: PRETRAIN[name]})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_consistency_is_for_what_replaces_tokens_without_learning(method: str) -> None:
+    if method in FIXED:
+        assert PretrainConfig(method=method, consistency_weight=1.0).consistency_weight == 1.0
+    else:
+        with pytest.raises(ConfigError, match=f"consistency_weight has no effect with method {method}; .*fast_electra"):
+            PretrainConfig(method=method, consistency_weight=1.0)
+
+
+@pytest.mark.parametrize("method", MODEL_FREE)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schedule", "exponential"), ("temperature_start", 2.0), ("top_p", 1.0), ("max_auxiliary_fraction", 0.5)],
+)
+def test_without_a_model_a_given_curriculum_or_price_is_refused_also_at_its_default(
+    method: str, name: str, value: Any
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} has no effect with method {method}; the methods that read it: fast"):
+        resolve_pretrain({"preset": "tiny", "method": method, name: value})
+    assert resolve_pretrain({"preset": "tiny", "method": method, name: None}).method == method
+
+
 def test_masked_language_modelling_has_nothing_to_corrupt_ahead() -> None:
     with pytest.raises(
         ConfigError, match=r"corruption must be online with method mlm, got offline: no tokens are repl"
@@ -241,7 +305,7 @@ def test_masked_language_modelling_has_nothing_to_corrupt_ahead() -> None:
         ("temperature_start", 3.0, {"fast_electra"}),
         ("temperature_decay", 0.5, {"fast_electra"}),
         ("temperature_end", 1.0, {"fast_electra"}),
-        ("rtd_weight", 50.0, {"fast_electra", "electra", "electra_decoupled", "electra_gdes"}),
+        ("rtd_weight", 50.0, {*FIXED, "electra", "electra_decoupled", "electra_gdes"}),
         ("generator_learning_rate", 1e-4, {"electra_decoupled", "electra_gdes"}),
     ],
 )

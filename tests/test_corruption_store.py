@@ -20,9 +20,11 @@ from fast_electra_core import corruption_store
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import StoredSamples, draw_samples, open_samples, write_samples
+from fast_electra_core.curriculum import Curriculum, Smoothing
 from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
 from fast_electra_core.errors import DataError
-from fast_electra_core.methods import FastElectra, Temperature
+from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.schedules import temperature_at
 from fast_electra_core.trainer import Hooks, batch_at, train
 
@@ -32,7 +34,7 @@ CONFIG = PretrainConfig(
     num_steps=NUM_STEPS, batch_size=4, micro_batch_size=2, sequence_length=10, dropout=0.2, learning_rate=0.01,
     mask_fraction=0.3, checkpoint_every_steps=2, log_every_steps=3, precision="fp32", seed=5,
 )  # fmt: skip
-FALLING = Temperature("exponential", 3.0, 0.3, 0.5)
+FALLING = Curriculum("exponential", 3.0, 0.3, 0.5)
 IDENTITY = {"seed": 5, "text": "abc"}
 RANGES = [range(0, 3), range(3, 6), range(6, 7)]
 
@@ -70,15 +72,25 @@ def models(*, dropout: float = 0.2) -> tuple[Any, Any]:
     return discriminator, auxiliary
 
 
-def fast_electra(*, with_auxiliary: bool) -> FastElectra:
+def fast_electra(*, with_auxiliary: bool, curriculum: Curriculum = FALLING) -> FastElectra:
     discriminator, auxiliary = models()
     return FastElectra(
-        discriminator, auxiliary if with_auxiliary else None, temperature=FALLING, rtd_weight=50.0, mask_token_id=MASK
+        discriminator, proposal_of(auxiliary) if with_auxiliary else None, curriculum=curriculum, rtd_weight=50.0
     )
 
 
-def drawn(dataset: TokenDataset, config: PretrainConfig = CONFIG, steps: range = range(NUM_STEPS)) -> list[Tensor]:
-    return list(draw_samples(models()[1], dataset, config, steps=steps, temperature=FALLING))
+def proposal_of(auxiliary: Any) -> FrozenMaskedLm:
+    return FrozenMaskedLm([auxiliary], mask_token_id=MASK, unigram=torch.arange(VOCAB_SIZE) / 435)
+
+
+def drawn(
+    dataset: TokenDataset,
+    config: PretrainConfig = CONFIG,
+    steps: range = range(NUM_STEPS),
+    *,
+    curriculum: Curriculum = FALLING,
+) -> list[Tensor]:
+    return list(draw_samples(proposal_of(models()[1]), dataset, config, steps=steps, curriculum=curriculum))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +145,7 @@ def test_offline_training_without_an_auxiliary_equals_online_bit_for_bit(
     dataset: TokenDataset, stored: StoredSamples, online: dict[str, bytes], tmp_path: Path
 ) -> None:
     method = fast_electra(with_auxiliary=False)
-    assert method.auxiliary is None
+    assert method.proposal is None
     assert final_tensors(method, dataset, tmp_path, samples_at=stored.at) == online
 
 
@@ -156,6 +168,27 @@ def test_offline_equals_online_also_by_words_and_with_tokens_that_are_kept(
     assert runs[0] == runs[1] != online
 
 
+SHAPED = [
+    FALLING._replace(dropout=0.3),
+    FALLING._replace(unigram_share=0.4),
+    FALLING._replace(top_k=3, vocab_size=VOCAB_SIZE),
+    FALLING._replace(top_p=0.4),
+    FALLING._replace(dropout=0.3, unigram_share=0.4, top_k=9, top_p=0.8, vocab_size=VOCAB_SIZE),
+]
+
+
+@pytest.mark.parametrize("curriculum", SHAPED, ids=["dropout", "unigram", "k", "p", "all"])
+def test_whatever_shapes_the_auxiliarys_output_offline_equals_online_bit_for_bit(
+    curriculum: Curriculum, dataset: TokenDataset, online: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The main model has dropout too, and neither disturbs the other's random numbers."""
+    ahead = drawn(dataset, curriculum=curriculum)
+    offline = fast_electra(with_auxiliary=False, curriculum=curriculum)
+    found = final_tensors(offline, dataset, tmp_path / "offline", samples_at=ahead.__getitem__)
+    direct = fast_electra(with_auxiliary=True, curriculum=curriculum)
+    assert final_tensors(direct, dataset, tmp_path / "online", samples_at=None) == found != online
+
+
 @pytest.mark.parametrize("step", range(1, NUM_STEPS + 1))
 @pytest.mark.parametrize("first_offline", [True, False], ids=["offline then online", "online then offline"])
 def test_killed_at_any_step_a_run_may_go_on_the_other_way(
@@ -170,10 +203,8 @@ def test_killed_at_any_step_a_run_may_go_on_the_other_way(
 
 
 def test_another_temperature_or_seed_draws_another_corruption(dataset: TokenDataset) -> None:
-    _, auxiliary = models()
     first = torch.cat(drawn(dataset))
-    hot = Temperature("constant", 50.0, 0.1, 1.0)
-    other = list(draw_samples(auxiliary, dataset, CONFIG, steps=range(NUM_STEPS), temperature=hot))
+    other = drawn(dataset, curriculum=Curriculum("constant", 50.0, 0.1, 1.0))
     assert len(torch.cat(other)) == len(first)
     assert not torch.equal(torch.cat(other), first)
     assert not torch.equal(torch.cat(drawn(dataset, replace(CONFIG, seed=6)))[: len(first)], first)
@@ -185,11 +216,11 @@ def test_each_step_is_drawn_at_its_temperature_in_training_also_at_the_borders_o
     """A slow loop: softmax at T(step / num_steps), cumulative sum, first entry above the uniform number."""
     seen = []
 
-    def record(model: Any, batch: Any, *, temperature: float, mask_token_id: int) -> Tensor:
-        seen.append(temperature)
+    def record(self: Any, batch: Any, smoothing: Smoothing) -> Tensor:
+        seen.append(smoothing.temperature)
         return torch.zeros(int(batch.is_selected.sum()), dtype=torch.int64)
 
-    monkeypatch.setattr(corruption_store, "draw_replacements", record)
+    monkeypatch.setattr(FrozenMaskedLm, "sample", record)
     for steps in RANGES:
         drawn(dataset, steps=steps)
     by_hand = [0.5 + 2.5 * np.exp(-(step / 7) / 0.3) for step in range(7)]
@@ -292,8 +323,8 @@ def test_a_corruption_that_does_not_fit_the_text_is_refused(dataset: TokenDatase
 
 
 def test_without_an_auxiliary_a_batch_must_be_corrupted_already(dataset: TokenDataset) -> None:
-    with pytest.raises(ValueError, match="without an auxiliary every batch must bring its corrupted_ids"):
-        fast_electra(with_auxiliary=False).corrupt(batch_at(0, dataset, CONFIG), temperature=1.0)
+    with pytest.raises(ValueError, match="without a proposal every batch must bring its corrupted_ids"):
+        fast_electra(with_auxiliary=False).corrupt(batch_at(0, dataset, CONFIG), Smoothing())
 
 
 def test_a_manifest_says_what_made_the_range(dataset: TokenDataset, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import MASK, dataset_of, electra_config, method_of
+from toys import MASK, corrupt_at, dataset_of, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import evaluation
+from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.evaluation import (
@@ -20,7 +21,7 @@ from fast_electra_core.evaluation import (
     score_masked_lm,
     unigram_counts,
 )
-from fast_electra_core.methods import Batch, MaskedLanguageModel, Temperature
+from fast_electra_core.methods import Batch, MaskedLanguageModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE, LENGTH = 20, 12
@@ -49,7 +50,7 @@ def random_model(model_class: Any, *, seed: int = 0) -> Any:
 
 def make_method(kind: str = "fast_electra") -> Any:
     discriminator, masked_lm = random_model(ElectraForPreTraining), random_model(ElectraForMaskedLM, seed=1)
-    return method_of(kind, discriminator, masked_lm, temperature=Temperature("constant", 1.0, 0.1, 1.0))
+    return method_of(kind, discriminator, masked_lm, curriculum=Curriculum("constant", 1.0, 0.1, 1.0))
 
 
 def evaluation_batch(heldout: TokenDataset, index: int, *, mask_fraction: float) -> Batch:
@@ -128,7 +129,7 @@ def test_unigram_counts_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["fast_electra", "electra", "electra_gdes"])
 def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: TokenDataset) -> None:
     method = make_method(kind).train()
-    scores = score_detector(method, heldout, temperature=1.5, mask_fraction=0.3, max_sequences=35)
+    scores = score_detector(method, heldout, corrupt=corrupt_at(method, 1.5), mask_fraction=0.3, max_sequences=35)
     method.eval()
     replaced: list[float] = []
     original: list[float] = []
@@ -137,7 +138,7 @@ def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: 
     for index in range(35):
         batch = evaluation_batch(heldout, index, mask_fraction=0.3)
         num_selected += int(batch.is_selected.sum())
-        corrupted = method.corrupt(batch, temperature=1.5).corrupted_ids
+        corrupted = corrupt_at(method, 1.5)(batch).corrupted_ids
         logits = method.discriminator(corrupted).logits[0].detach().double()
         for position in range(LENGTH):
             is_replaced = bool(corrupted[0, position] != batch.input_ids[0, position])
@@ -161,18 +162,18 @@ def test_detector_scores_equal_a_computation_token_by_token(kind: str, heldout: 
 @pytest.mark.parametrize("was_training", [True, False])
 def test_scoring_a_detector_keeps_its_mode(was_training: bool, heldout: TokenDataset) -> None:
     method = make_method().train(was_training)
-    score_detector(method, heldout, temperature=1.0, mask_fraction=0.15, max_sequences=2)
+    score_detector(method, heldout, corrupt=corrupt_at(method, 1.0), mask_fraction=0.15, max_sequences=2)
     assert method.discriminator.training == was_training
-    assert not method.auxiliary.training
+    assert not method.proposal.models[0].training
 
 
 def test_where_nothing_is_replaced_there_is_nothing_to_rank(tmp_path: Path) -> None:
     """An auxiliary that is sure of the only word there is."""
     method = make_method()
     with torch.no_grad():
-        method.auxiliary.generator_lm_head.bias[7] = 1000.0
+        method.proposal.models[0].generator_lm_head.bias[7] = 1000.0
     text = dataset(tmp_path, [np.full(100, 7)])
-    scores = score_detector(method, text, temperature=1.0, mask_fraction=0.3, max_sequences=3)
+    scores = score_detector(method, text, corrupt=corrupt_at(method, 1.0), mask_fraction=0.3, max_sequences=3)
     assert scores["heldout_replaced_fraction"] == 0.0
     assert scores["heldout_auc"] == 0.5
     assert scores["heldout_majority_loss"] == 0.0
@@ -193,9 +194,9 @@ def test_a_batch_is_a_pure_function_of_place_and_seed(heldout: TokenDataset) -> 
 
 
 def test_held_out_text_of_less_than_a_sequence_is_refused(tmp_path: Path) -> None:
-    short = dataset(tmp_path, [np.array([5, 6, 7])])
+    short, method = dataset(tmp_path, [np.array([5, 6, 7])]), make_method()
     message = r"the held-out text \(4 tokens\) is shorter than one sequence of 12; give more text, a larger"
     with pytest.raises(DataError, match=message):
         score_masked_lm(random_model(ElectraForMaskedLM), short, counts=COUNTS)
     with pytest.raises(DataError, match=message):
-        score_detector(make_method(), short, temperature=1.0, mask_fraction=0.15)
+        score_detector(method, short, corrupt=corrupt_at(method, 1.0), mask_fraction=0.15)

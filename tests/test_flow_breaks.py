@@ -18,7 +18,7 @@ BREAKS = {
     "tokenize": "fast_electra_core/data.py",
     "gather_tokens": "steps/text_summary.py",
     "score_auxiliary": "steps/auxiliary.py",
-    "freeze_auxiliary": "steps/auxiliary.py",
+    "freeze_auxiliary": "steps/frozen.py",
     "gather_scores": "steps/scores.py",
     "end": "steps/report.py",
 }

@@ -36,6 +36,7 @@ from fast_electra_core.tokenizer import train_tokenizer
 from fast_electra_core.trainer import training_identity
 from steps.auxiliary import fetch_candidates
 from steps.config import resolve_pretrain
+from steps.frozen import record_of
 from steps.initial_model import fetch_initial_model, load_initial_model
 from steps.model_source import weights_digest
 from steps.pretrain import TrainingRun, train_discriminator
@@ -334,7 +335,7 @@ def test_training_begins_with_its_weights_and_a_checkpoint_of_others_is_of_anoth
 
     monkeypatch.setattr(steps.pretrain, "_train", begin)
     config = place.config(method=method)
-    (auxiliary,) = fetch_candidates(config, place.store)
+    auxiliary = record_of(fetch_candidates(config, place.store))
     run = RunOnToys(store=place.store, run_key="runs/1", mlflow_run_id="", shard_keys=[], tokenizer_key="")
     online = {"corruption": "online", "reused_fraction": 0.0}
     digests = []

@@ -19,6 +19,7 @@ from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core.config import MASKINGS
+from fast_electra_core.curriculum import Smoothing
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import (
@@ -30,7 +31,8 @@ from fast_electra_core.masking import (
     span_starts,
     word_starts,
 )
-from fast_electra_core.methods import Batch, MaskedLanguageModel, Totals, draw_replacements
+from fast_electra_core.methods import Batch, MaskedLanguageModel, Totals
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.randomness import Stream, uniforms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -362,7 +364,7 @@ def test_replacements_are_drawn_for_the_kept_too_from_a_model_that_sees_them(dat
     """A slow loop over the full forward pass."""
     model, batch = masked_lm(), batch_of(dataset, Masking("tokens", 0.4), order=slice(4))
     assert batch.is_masked is not None
-    drawn = draw_replacements(model, batch, temperature=1.5, mask_token_id=MASK)
+    drawn = FrozenMaskedLm([model], mask_token_id=MASK).sample(batch, Smoothing(1.5))
     with torch.no_grad():
         logits = model(torch.where(batch.is_masked, MASK, batch.input_ids)).logits.double() / 1.5
     expected = [

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import FALLING, MASK, METHODS, electra_config, method_of
+from toys import FALLING, MASK, METHODS, corrupt_at, electra_config, method_of
 from transformers import (
     ElectraForMaskedLM,
     ElectraForPreTraining,
@@ -16,10 +16,11 @@ from transformers import (
     ModernBertForTokenClassification,
 )
 
+from fast_electra_core.curriculum import Smoothing
+from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.methods import (
     Batch,
-    FastElectra,
     MaskedLanguageModel,
     Method,
     Stats,
@@ -27,6 +28,7 @@ from fast_electra_core.methods import (
     add_detection_stats,
     detection_metrics,
 )
+from fast_electra_core.proposals import FrozenMaskedLm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
@@ -47,6 +49,12 @@ def make(name: str, *, dropout: float = 0.0, seed: int = 0, **arguments: Any) ->
         for parameter in [*discriminator.parameters(), *masked_lm.parameters()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
     return method_of(name, discriminator, masked_lm)
+
+
+def auxiliary_of(method: FastElectra) -> Any:
+    assert isinstance(method.proposal, FrozenMaskedLm)
+    (auxiliary,) = method.proposal.models
+    return auxiliary
 
 
 def make_batch(rows: int = 6, length: int = 12, *, seed: int = 0) -> Batch:
@@ -86,7 +94,7 @@ def assert_same_gradients(method: Method, expected_loss: Tensor, gradients: dict
 def test_fast_electras_loss_and_gradients_are_those_of_electra_for_pre_training() -> None:
     method, batch = make("fast_electra"), make_batch()
     loss, gradients, _ = loss_and_gradients(method, [batch], totals_of(batch))
-    corruption = method.corrupt(batch, temperature=FALLING.at(0.25))
+    corruption = method.corrupt(batch, FALLING.at(0.25))
     assert 0 < int(corruption.is_replaced.sum()) < int(batch.is_selected.sum())
     oracle = 50.0 * method.discriminator(corruption.corrupted_ids, labels=corruption.is_replaced.long()).loss
     assert loss == pytest.approx(oracle.item(), rel=1e-5)
@@ -119,7 +127,7 @@ def test_the_masked_lms_loss_and_gradients_are_those_of_electra_for_masked_lm() 
 def test_electras_loss_is_the_masked_loss_plus_50_times_the_detection_loss(name: str, embedding_size: int) -> None:
     method, batch = make(name, embedding_size=embedding_size), make_batch()
     loss, gradients, stats = loss_and_gradients(method, [batch], totals_of(batch))
-    corruption = method.corrupt(batch, temperature=1.0)
+    corruption = corrupt_at(method, 1.0)(batch)
     masked_loss = masked_lm_oracle(method.generator, batch)
     rtd_loss = method.discriminator(corruption.corrupted_ids, labels=corruption.is_replaced.long()).loss
     oracle = masked_loss + 50.0 * rtd_loss
@@ -141,9 +149,10 @@ def test_modernbert_losses_are_those_of_its_own_classes() -> None:
     masked_lm, batch = MaskedLanguageModel(auxiliary, mask_token_id=MASK), make_batch()
     loss = masked_lm.loss(batch, totals_of(batch), progress=0.0, stats={})
     assert loss.item() == pytest.approx(masked_lm_oracle(auxiliary, batch).item(), rel=1e-5)
-    method = FastElectra(discriminator, auxiliary, temperature=FALLING, rtd_weight=2.0, mask_token_id=MASK)
+    proposal = FrozenMaskedLm([auxiliary], mask_token_id=MASK)
+    method = FastElectra(discriminator, proposal, curriculum=FALLING, rtd_weight=2.0)
     loss = method.loss(batch, totals_of(batch), progress=0.0, stats={})
-    corruption = method.corrupt(batch, temperature=2.0)
+    corruption = method.corrupt(batch, Smoothing(2.0))
     scores = discriminator(corruption.corrupted_ids).logits[..., 0].sigmoid()
     likelihood = torch.where(corruption.is_replaced, scores, 1 - scores)
     assert loss.item() == pytest.approx(-2.0 * likelihood.log().mean().item(), rel=1e-5)
@@ -171,9 +180,9 @@ def test_accumulation_over_micro_batches_equals_the_full_batch(name: str, rows: 
 def test_corruption_samples_from_the_masked_input_at_the_scheduled_temperature() -> None:
     method, batch = make("fast_electra"), make_batch()
     masked_ids = batch.input_ids.masked_fill(batch.is_selected, MASK)
-    corrupted = method.corrupt(batch, temperature=1.5).corrupted_ids
+    corrupted = method.corrupt(batch, Smoothing(1.5)).corrupted_ids
     assert torch.equal(corrupted[~batch.is_selected], batch.input_ids[~batch.is_selected])
-    probabilities = (method.auxiliary(masked_ids).logits / 1.5).double().softmax(dim=-1)
+    probabilities = (auxiliary_of(method)(masked_ids).logits / 1.5).double().softmax(dim=-1)
     for row, position in batch.is_selected.nonzero().tolist():
         uniform, token = float(batch.sample_uniforms[row, position]), int(corrupted[row, position])
         below = probabilities[row, position, :token].sum().item()
@@ -182,22 +191,22 @@ def test_corruption_samples_from_the_masked_input_at_the_scheduled_temperature()
 
 def test_the_corruption_of_a_sequence_does_not_depend_on_its_batch() -> None:
     method, batch = make("fast_electra"), make_batch()
-    whole = method.corrupt(batch, temperature=2.0)
-    parts = [method.corrupt(part, temperature=2.0) for part in batch.split(1)]
+    whole = method.corrupt(batch, Smoothing(2.0))
+    parts = [method.corrupt(part, Smoothing(2.0)) for part in batch.split(1)]
     assert torch.equal(whole.corrupted_ids, torch.cat([part.corrupted_ids for part in parts]))
 
 
 def test_the_replaced_share_follows_the_falling_temperature() -> None:
     method, batch = make("fast_electra"), make_batch(200)
     with torch.no_grad():
-        method.auxiliary.generator_lm_head.bias[7] += 8.0  # an auxiliary that is nearly always sure it is token 7
+        auxiliary_of(method).generator_lm_head.bias[7] += 8.0  # an auxiliary that is nearly always sure it is token 7
     batch = batch._replace(input_ids=batch.input_ids.masked_fill(batch.is_selected, 7))
     shares = []
     for progress in (0.0, 0.05, 0.1, 0.5):
         stats: Stats = {}
         method.loss(batch, totals_of(batch), progress=progress, stats=stats)
         row = method.summarise({key: float(value) for key, value in stats.items()}, progress=progress)
-        assert row["temperature"] == FALLING.at(progress)
+        assert row["temperature"] == FALLING.at(progress).temperature
         shares.append(row["replaced_of_selected"])
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1] + 0.05
@@ -207,26 +216,26 @@ def test_the_frozen_auxiliary_is_no_part_of_what_is_trained_or_stored() -> None:
     method = make("fast_electra", dropout=0.3)
     method.train()
     assert method.discriminator.training
-    assert not any(module.training for module in method.auxiliary.modules())
+    assert not any(module.training for module in auxiliary_of(method).modules())
     assert all(name.startswith("discriminator.") for name, _ in method.named_parameters())
     assert all(name.startswith("discriminator.") for name in method.state_dict())
-    ours = {value.data_ptr() for value in method.auxiliary.parameters()}
+    ours = {value.data_ptr() for value in auxiliary_of(method).parameters()}
     assert not ours & {value.data_ptr() for value in method.parameters()}
 
 
 def test_the_frozen_auxiliary_gets_no_gradient_and_does_not_move_by_a_single_bit() -> None:
     method = make("fast_electra", dropout=0.3)
-    before = {name: value.numpy().tobytes() for name, value in method.auxiliary.state_dict().items()}
+    before = {name: value.numpy().tobytes() for name, value in auxiliary_of(method).state_dict().items()}
     discriminator_before = {name: value.clone() for name, value in method.discriminator.state_dict().items()}
     optimizer = torch.optim.AdamW(method.parameters(), lr=0.1)
     for step in range(5):
         method.train()
         batch = make_batch(seed=step)
         method.loss(batch, totals_of(batch), progress=step / 5, stats={}).backward()
-        assert all(value.grad is None and not value.requires_grad for value in method.auxiliary.parameters())
+        assert all(value.grad is None and not value.requires_grad for value in auxiliary_of(method).parameters())
         optimizer.step()
         optimizer.zero_grad()
-    assert {name: value.numpy().tobytes() for name, value in method.auxiliary.state_dict().items()} == before
+    assert {name: value.numpy().tobytes() for name, value in auxiliary_of(method).state_dict().items()} == before
     moved = method.discriminator.state_dict()
     assert any(not torch.equal(moved[name], value) for name, value in discriminator_before.items())
 

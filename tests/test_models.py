@@ -12,6 +12,10 @@ from transformers import (
     AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
+    DebertaConfig,
+    DebertaForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
     ElectraConfig,
@@ -61,7 +65,25 @@ FAMILIES: dict[str, Any] = {
         DistilBertConfig(vocab_size=VOCAB_SIZE, dim=16, hidden_dim=24, n_layers=2, n_heads=2, pad_token_id=0)
     ),
     "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(**SIZES, **ENDS)),
+    "deberta": lambda: DebertaForMaskedLM(DebertaConfig(**SIZES)),
+    "deberta-v2": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**SIZES)),
 }
+RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+VARIANTS: dict[str, Any] = {
+    **FAMILIES,
+    # Counts positions from pad + 1, and one position is left for that.
+    "roberta, every position": lambda: RobertaForMaskedLM(
+        RobertaConfig(**SIZES | {"pad_token_id": 1}, max_position_embeddings=14)
+    ),
+    "deberta, relative": lambda: DebertaForMaskedLM(DebertaConfig(**SIZES, **RELATIVE, max_position_embeddings=8)),
+    "deberta, newer head": lambda: DebertaForMaskedLM(DebertaConfig(**SIZES, legacy=False)),
+    "deberta-v2, newer head as DeBERTaV3 has it": lambda: DebertaV2ForMaskedLM(
+        DebertaV2Config(
+            **SIZES, **RELATIVE, legacy=False, position_buckets=4, share_att_key=True, norm_rel_ebd="layer_norm",
+            conv_kernel_size=3, conv_act="gelu", max_position_embeddings=8,
+        )
+    ),
+}  # fmt: skip
 ARCHITECTURES = ["electra", "modernbert"]
 
 
@@ -85,10 +107,10 @@ def test_every_known_family_is_tried_here() -> None:
     assert set(FAMILIES) == set(MASKED_LM_HEADS)
 
 
-@pytest.mark.parametrize("family", MASKED_LM_HEADS)
+@pytest.mark.parametrize("family", VARIANTS)
 def test_masked_logits_are_the_full_logits_of_the_selected_rows(family: str) -> None:
     torch.manual_seed(0)
-    model = FAMILIES[family]().eval()
+    model = VARIANTS[family]().eval()
     with torch.no_grad():  # away from zero biases and unit norms, which would hide a part left out
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,5 +1,7 @@
 """Corruption ahead of training, as tasks of a flow: drawn once, kept by what it depends on, shared by other runs."""
 
+import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,13 +18,15 @@ import steps.corrupt
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.errors import AuxiliaryError, DataError
-from fast_electra_core.method_building import temperature_of
+from fast_electra_core.evaluation import unigram_counts
+from fast_electra_core.method_building import build_frozen, curriculum_of
 from fast_electra_core.tokenizer import train_tokenizer
-from steps.auxiliary import fetch_candidates, load_masked_lm
+from steps.auxiliary import fetch_candidates
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
 from steps.corrupt import corrupt
 from steps.corruption_plan import digest_of, list_ranges, list_tasks, range_key, range_of, summarise
+from steps.frozen import load_members, record_of
 from steps.pretrain import TrainingRun, _mention_other_devices, _stored_samples, corruption_identity
 from steps.store import Store
 from steps.tokenization import tokenize_shard
@@ -32,7 +36,8 @@ ALL = {"first_step": 0, "end_step": NUM_STEPS}
 DECIDING = {
     "sequence_length": 16, "batch_size": 4, "micro_batch_size": 2, "num_steps": 8, "seed": 1, "mask_fraction": 0.3,
     "schedule": "linear", "temperature_start": 3.0, "temperature_decay": 0.5, "temperature_end": 0.9,
-    "precision": "fp32", "masking": "spans", "keep_fraction": 0.15,
+    "precision": "fp32", "masking": "spans", "keep_fraction": 0.15, "auxiliary_dropout": 0.2, "unigram_share": 0.3,
+    "top_k": 20, "top_p": 0.5,
 }  # fmt: skip
 SHARING = {
     "architecture": "modernbert", "num_layers": 3, "hidden_size": 64, "embedding_size": 16, "num_heads": 4,
@@ -46,8 +51,9 @@ SHARING = {
     "test_predictions": False, "initial_model": "folder",
 }  # fmt: skip
 IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY = {
-    "corpus", "text_field", "on_bad_text", "heldout_fraction", "shard_megabytes", "auxiliary",
+    "corpus", "text_field", "on_bad_text", "heldout_fraction", "shard_megabytes", "auxiliary", "ensemble_size",
 }  # fmt: skip
+REFUSED_OFFLINE = {"generator_learning_rate", "soft_target_share", "consistency_weight"}
 
 
 class Place:
@@ -67,7 +73,7 @@ class Place:
             }
         )  # fmt: skip
         self.store = Store(self.config.store)
-        (self.auxiliary,) = fetch_candidates(self.config, self.store)
+        self.auxiliary = record_of(fetch_candidates(self.config, self.store))
         self.tokenizer_key = f"tokenizers/{self.auxiliary['tokenizer_digest']}"
         corpus = resolve_corpus(str(text), store=self.store, text_field="text", shard_megabytes=1.0)
         plain = self.config.to_dict()
@@ -94,13 +100,12 @@ class Place:
 
     def drawn(self, config: PretrainConfig) -> list[list[int]]:
         """Every step's ids, drawn now."""
-        model = load_masked_lm(self.store.get_folder(self.auxiliary["key"]))
         dataset = self.run().dataset("train", config)
+        members = load_members(self.auxiliary, self.store)
+        proposal = build_frozen(config, members, dataset, counts=functools.partial(unigram_counts, dataset))
+        curriculum = curriculum_of(config, vocab_size=members[0].config.vocab_size)
         every = range(config.num_steps)
-        return [
-            ids.tolist()
-            for ids in draw_samples(model, dataset, config, steps=every, temperature=temperature_of(config))
-        ]
+        return [ids.tolist() for ids in draw_samples(proposal, dataset, config, steps=every, curriculum=curriculum)]
 
     def stored(self, config: PretrainConfig) -> list[list[int]]:
         """Every step's ids, as training reads them."""
@@ -130,12 +135,33 @@ def forbid_the_auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **rest: Any) -> Any:
         raise AssertionError("the auxiliary was loaded")
 
-    monkeypatch.setattr(steps.corrupt, "load_masked_lm", load)
+    monkeypatch.setattr(steps.corrupt, "load_members", load)
 
 
 def test_training_reads_what_it_would_have_drawn(place: Place) -> None:
     place.corrupt()
     assert place.stored(place.config) == place.drawn(place.config)
+
+
+def test_training_reads_what_it_would_have_drawn_whatever_shapes_it(place: Place) -> None:
+    plain = place.drawn(place.config)
+    shaped = {"auxiliary_dropout": 0.4, "unigram_share": 0.5, "top_k": 50, "top_p": 0.8}
+    place.config = replace(place.config, **shaped)
+    place.corrupt()
+    assert place.stored(place.config) == place.drawn(place.config) != plain
+
+
+def test_training_reads_what_the_members_of_an_ensemble_would_have_drawn(place: Place, tmp_path: Path) -> None:
+    alone = place.drawn(place.config)
+    shutil.copytree(tmp_path / "auxiliary", tmp_path / "other")
+    torch.manual_seed(4)
+    ElectraForMaskedLM(ElectraConfig.from_pretrained(tmp_path / "auxiliary")).save_pretrained(tmp_path / "other")
+    addresses = f"{tmp_path / 'auxiliary'},{tmp_path / 'other'}"
+    config = replace(place.config, auxiliary=addresses, ensemble_size=2)
+    prices = dict.fromkeys(("flops_per_token", "flops_fraction", "num_parameters", "seconds_per_1k_tokens"), 1.0)
+    place.auxiliary = record_of([{**each, **prices} for each in fetch_candidates(config, place.store)])
+    place.corrupt(auxiliary=addresses, ensemble_size=2)
+    assert place.stored(config) == place.drawn(config) != alone
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 0.5}, {"num_layers": 5, "hidden_size": 64, "dropout": 0.3}])
@@ -199,7 +225,7 @@ def test_a_missing_range_is_an_error_in_training(place: Place) -> None:
 
 
 def test_weights_that_are_not_the_frozen_ones_draw_nothing(place: Place) -> None:
-    place.auxiliary |= {"digest": "0" * 16}
+    place.auxiliary["members"] = [{**place.auxiliary["members"][0], "digest": "0" * 16}]
     with pytest.raises(AuxiliaryError, match=r"has moved: its weights' digest was 0000000000000000"):
         place.corrupt()
 
@@ -216,8 +242,7 @@ def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) 
 def test_the_fields_below_are_all_there_are() -> None:
     names = {field.name for field in fields(PretrainConfig)}
     decided_elsewhere = IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY | {"preset", "method", "corruption"}
-    decided_elsewhere |= {"generator_learning_rate"}  # of methods that cannot be corrupted ahead
-    assert names == DECIDING.keys() | SHARING.keys() | decided_elsewhere
+    assert names == DECIDING.keys() | SHARING.keys() | REFUSED_OFFLINE | decided_elsewhere
 
 
 def digest(place: Place, config: PretrainConfig) -> str:

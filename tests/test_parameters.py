@@ -91,6 +91,13 @@ PRETRAIN = {
     "temperature_end": 0.5,
     "rtd_weight": 20.0,
     "generator_learning_rate": 1e-5,
+    "ensemble_size": 2,
+    "auxiliary_dropout": 0.2,
+    "unigram_share": 0.3,
+    "top_k": 9,
+    "top_p": 0.5,
+    "soft_target_share": 0.4,
+    "consistency_weight": 5.0,
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
 EVALUATE = {**SCORING, **WHERE, "preset": "laptop", "model": "folder", "untrained_baseline": True}
@@ -104,6 +111,7 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
     # What the preset would take over from the auxiliary gives way.
     "initial_model": {"warm_start": "none"},
     "generator_learning_rate": {"method": "electra_decoupled"},
+    "ensemble_size": {"auxiliary": "a,b"},
     # What the preset says of these gives way to a recipe, or to a grid, that was asked for.
     "finetune_recipe": {"finetune_learning_rate": None, "finetune_epochs": None, "layer_decay": None},
     "finetune_grid": {"finetune_learning_rate": None},

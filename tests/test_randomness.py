@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
-from fast_electra_core.randomness import Stream, philox, shuffled_index, uniforms
+from fast_electra_core.randomness import Stream, fresh, philox, shuffled_index, uniforms
 
 MAX_SEED = 2**60 - 1
 
@@ -94,6 +94,18 @@ def test_neighbouring_positions_are_independent() -> None:
     table = torch.zeros(8, 8)
     table.index_put_((values[:, :-1].flatten(), values[:, 1:].flatten()), torch.tensor(1.0), accumulate=True)
     assert chi2_contingency(table.numpy()).pvalue > 1e-3
+
+
+def test_fresh_numbers_are_uniform_and_do_not_depend_on_those_they_come_from() -> None:
+    first = draw(*range(200), length=100)
+    second = fresh(first)
+    table = torch.zeros(10, 10)
+    table.index_put_(((first * 10).long(), (second * 10).long()), torch.ones(200, 100), accumulate=True)
+    assert chisquare(table.sum(dim=0).numpy()).pvalue > 1e-3
+    assert chi2_contingency(table.numpy()).pvalue > 1e-3
+    assert float(second.max()) < 1.0
+    assert torch.equal(fresh(first[3:4, 50:]), second[3:4, 50:])
+    assert not bool((fresh(second) == second).any() or (second == first).any())
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

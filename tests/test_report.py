@@ -108,7 +108,7 @@ EVERYTHING = {
     "registered": {"name": "fast-electra", "version": "3", "aliases": ["champion"], "reason": "there was none"},
     "glue": {"scores": scores_of(task_row()), "suite_name": "sample tasks"},
     "training": {"rows": training_rows(), "config": {"num_steps": 10}, "heldout": [HELDOUT]},
-    "candidates": {"candidates": [candidate()], "chosen": 0, "rule": "lowest masked loss"},
+    "candidates": {"candidates": [candidate()], "chosen": [0], "rule": "lowest masked loss"},
     "text": MANIFEST,
     "lineage": {"corpus.digest": "abc"},
 }
@@ -174,7 +174,7 @@ def test_the_final_page_has_a_section_for_each_thing_given_and_no_other() -> Non
     "page",
     [
         report.text_page({**MANIFEST, "address": NASTY, NASTY: "x"}),
-        report.candidates_page([candidate(address=NASTY, reason=NASTY, digest=NASTY)], None, NASTY),
+        report.candidates_page([candidate(address=NASTY, reason=NASTY, digest=NASTY)], [], NASTY),
         report.glue_page(scores_of(task_row(NASTY, NASTY), subject=NASTY, protocol=NASTY), NASTY, run=NASTY),
         report.final_page({"title": NASTY, "subtitle": NASTY, "lineage": {NASTY: NASTY}}),
         report.final_page({"registered": {"name": NASTY, "version": NASTY, "aliases": [NASTY], "reason": NASTY}}),
@@ -211,7 +211,7 @@ def test_the_text_page_counts_and_gives_the_share_of_unknown_tokens() -> None:
 
 def test_the_candidates_page_marks_the_chosen_one_and_says_why_others_lost() -> None:
     loser = candidate(address="other", ok=False, reason="too dear", masked_loss=None, masked_accuracy=None)
-    page = report.candidates_page([loser, candidate()], 1, "lowest masked loss")
+    page = report.candidates_page([loser, candidate()], [1], "lowest masked loss")
 
     marked = re.findall(r'<tr class="marked">(.*?)</tr>', page)
     assert len(marked) == 2

@@ -12,15 +12,16 @@ from toys import save_auxiliary
 from fast_electra_core import trainer
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.method_knobs import METHODS
+from fast_electra_core.method_knobs import METHODS, MODEL_FREE
 from fast_electra_core.methods import Batch
 from steps import lifecycle, planning, register, scoring
 from steps.auxiliary import load_masked_lm
 from steps.config import resolve_pretrain
-from steps.pretrain import _start_models
+from steps.pretrain import _start_main_model
 from steps.store import Store
 
-RIVALS = [method for method in METHODS if method != "fast_electra"]
+# Of the three without a model one will do here: where they draw from is tests/test_frozen.py's.
+RIVALS = [method for method in METHODS if method not in ("fast_electra", "uniform", "unigram")]
 NUM_STEPS = 4
 GIVEN = {
     "preset": "tiny", "corpus": "text.txt", "heldout_fraction": 0.1, "store": "store", "num_steps": NUM_STEPS,
@@ -61,7 +62,7 @@ def run(method: str, monkeypatch: pytest.MonkeyPatch) -> Ran:
     plan = planning.begin_pretrain({**GIVEN, "method": method}, flow="PretrainFlow", run_id=method)
     text = lifecycle.gather_tokens(plan, [lifecycle.tokenize(plan, task) for task in lifecycle.list_tokenizings(plan)])
     scored = [lifecycle.score_candidate(plan, text, candidate) for candidate in plan["candidates"]]
-    frozen, _ = lifecycle.freeze_auxiliary(plan, scored)
+    frozen, _ = lifecycle.freeze_auxiliary(plan, text, scored)
     drawn = [lifecycle.corrupt(plan, text, frozen, task) for task in lifecycle.list_corruptions(plan)]
     corrupted = lifecycle.gather_corruptions(plan, text, frozen, drawn)
     trained, _ = lifecycle.pretrain(plan, text, frozen, corrupted)
@@ -138,7 +139,7 @@ def test_the_registered_version_says_how_it_was_made_and_what_the_auxiliary_was_
     method: str, runs: dict[str, Ran]
 ) -> None:
     version = client().get_model_version("fast-electra", runs[method].version["version"])
-    shape = "" if method == "mlm" else " and the generator's shape"
+    shape = "" if method in ("mlm", *MODEL_FREE) else " and the generator's shape"
     assert version.tags["method"] == method
     assert version.tags["auxiliary.role"] == f"gives the tokenizer{shape}"
     assert version.tags["corruption"] == ("none" if method == "mlm" else "online")
@@ -177,7 +178,8 @@ def test_the_plan_charges_each_method_for_what_it_runs(method: str, runs: dict[s
     auxiliary = 2 * (4 * 8 * 8 + 2 * 8 * 12) + 4 * 32 * 8 + 0.15 * 2 * (8 * 8 + 8 * vocab)
     detector = encoder + 2 * (32 * 32 + 32)
     joint = 3 * (detector + auxiliary)
-    expected = 3 * (encoder + 0.15 * 2 * (32 * 8 + 8 * vocab)) if method == "mlm" else joint
+    mlm = 3 * (encoder + 0.15 * 2 * (32 * 8 + 8 * vocab))
+    expected = {"mlm": mlm, **dict.fromkeys(MODEL_FREE, 3 * detector)}.get(method, joint)
     assert plan["total"] == pytest.approx(expected * num_tokens)
     assert plan["joint_total"] == pytest.approx(joint * num_tokens)
     assert plan["auxiliary"] == plan["auxiliary_reused"] == 0
@@ -200,8 +202,7 @@ def test_a_main_model_for_masked_words_takes_over_what_a_warm_start_says(here: P
     auxiliary = load_masked_lm(Path("auxiliary"))
     counts = torch.arange(auxiliary.config.vocab_size).numpy()
     special = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
-    main_model, masked_lm = _start_models(config, auxiliary, special, counts=lambda size: counts)
-    assert masked_lm is None
+    main_model = _start_main_model(config, auxiliary, special, counts=lambda size: counts, initial_model=None)
     theirs = auxiliary.base_model.state_dict()
     ours = main_model.base_model.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fast_electra_core.schedules import SCHEDULES, learning_rate_at, temperature_at
+from fast_electra_core.schedules import SCHEDULES, learning_rate_at, remaining_at, temperature_at
 
 PROGRESS = st.floats(0.0, 1.0)
 
@@ -65,6 +65,18 @@ def test_every_schedule_descends_from_start_and_never_below_end(
     assert end - slack <= late <= early + slack
     assert early <= end + drop + slack
     assert temperature_at(0.0, schedule=schedule, start=end + drop, decay=decay, end=end) == pytest.approx(end + drop)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(progress=PROGRESS, decay=st.floats(1e-3, 1e3), start=st.floats(0.1, 5.0), end=st.floats(0.1, 5.0))
+def test_the_temperature_has_as_far_to_go_as_the_share_says(
+    schedule: str, progress: float, decay: float, start: float, end: float
+) -> None:
+    share = remaining_at(progress, schedule=schedule, decay=decay)
+    assert 0.0 <= share <= 1.0 == remaining_at(0.0, schedule=schedule, decay=decay)
+    temperature = temperature_at(progress, schedule=schedule, start=start, decay=decay, end=end)
+    assert temperature - end == pytest.approx(share * (start - end), abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["exponential_exact", "linear", "polynomial", "cosine"])

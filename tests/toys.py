@@ -1,22 +1,27 @@
 """Toy models, ids and data that several test files build."""
 
+import functools
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel
 
+from fast_electra_core.corruption import Corruption
+from fast_electra_core.curriculum import Curriculum, Smoothing
 from fast_electra_core.data import Ids, SpecialIds, TokenDataset, write_shard
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
-from fast_electra_core.methods import FastElectra, MaskedLanguageModel, Temperature
+from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.methods import Batch, MaskedLanguageModel
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.sample_tasks import sample_task
 from fast_electra_core.tokenizer import train_tokenizer
 
 MASK = 4
 SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))
-FALLING = Temperature("exponential", 2.0, 0.1, 1.0)
+FALLING = Curriculum("exponential", 2.0, 0.1, 1.0)
 METHODS = ["masked_lm", "fast_electra", "electra", "electra_decoupled", "electra_gdes"]
 
 
@@ -36,15 +41,23 @@ def method_of(
     discriminator: PreTrainedModel,
     masked_lm: PreTrainedModel,
     *,
-    temperature: Temperature = FALLING,
+    curriculum: Curriculum = FALLING,
     **more: Any,
 ) -> Any:
     """One of METHODS, as its paper weighs the losses."""
     if name == "masked_lm":
         return MaskedLanguageModel(masked_lm, mask_token_id=MASK)
     if name == "fast_electra":
-        return FastElectra(discriminator, masked_lm, temperature=temperature, rtd_weight=50.0, mask_token_id=MASK)
+        proposal = FrozenMaskedLm([masked_lm], mask_token_id=MASK)
+        return FastElectra(discriminator, proposal, curriculum=curriculum, rtd_weight=50.0, **more)
     return JOINT[name](discriminator, masked_lm, rtd_weight=50.0, mask_token_id=MASK, **more)
+
+
+def corrupt_at(method: Any, temperature: float) -> Callable[[Batch], Corruption]:
+    """How a method of replaced token detection corrupts a batch at that temperature."""
+    if isinstance(method, FastElectra):
+        return functools.partial(method.corrupt, smoothing=Smoothing(temperature))
+    return functools.partial(method.corrupt, temperature=temperature)
 
 
 def dataset_of(folder: Path, documents: Iterable[Ids], *, vocab_size: int, sequence_length: int) -> TokenDataset:
