@@ -11,7 +11,6 @@ from typing import Any
 from fast_electra_core.arms import Arm, CompareConfig, list_arms, reference_of
 from fast_electra_core.comparison import compare
 from fast_electra_core.config import PretrainConfig, ScoringConfig
-from fast_electra_core.cost import plan_run
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.models import check_warm_start
 from steps import lifecycle, scoring, tracking
@@ -26,6 +25,7 @@ _NUMBERS = (
 )  # fmt: skip
 _FLOORS = (("heldout_rtd_loss", "heldout_majority_loss"), ("heldout_masked_loss", "heldout_unigram_loss"))
 """Losses, and those of knowing nothing but frequencies."""
+_DRAWN_NOW = {"corruption": "online", "reused_fraction": 0.0, "drawing_seconds": 0.0}
 _MAX_POINTS = 100  # of a run's curve in the result: more cannot be seen
 
 
@@ -83,7 +83,8 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
         else dict(frozen)
         for arm in arms
     }
-    num_steps = _num_steps(config, arms, frozen_of)
+    price = {arm.name: _flops_per_step(config.of_arm(arm), frozen_of[arm.name], plan) for arm in arms}
+    num_steps = _num_steps(config, arms, price)
     runs = []
     for turn in range(config.pretrain_seeds):
         for arm in arms:
@@ -94,31 +95,31 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
             run |= {"reference": reference_of(arms, arm).name, "frozen": frozen_of[arm.name]}
             runs.append(run | {"mlflow_run_id": _open_arm(plan, arm, settings)})
     tokens = config.batch_size * config.sequence_length * sum(run["config"]["num_steps"] for run in runs)
+    flops = config.pretrain_seeds * sum(price[name] * num_steps[name] for name in price)
     _logger.info(
-        "%d arms × %d seeds = %d runs of %s steps, %.3g tokens in all; each is fine-tuned on %s × %d seeds",
+        "%d arms × %d seeds = %d runs of %s steps, %.3g tokens, %.3g FLOPs in all; each is fine-tuned on %s × %d seeds",
         len(arms), config.pretrain_seeds, len(runs), ", ".join(sorted({str(n) for n in num_steps.values()})), tokens,
-        config.tasks, config.seeds,
+        flops, config.tasks, config.seeds,
     )  # fmt: skip
     return in_groups(runs)
 
 
-def _num_steps(config: CompareConfig, arms: Sequence[Arm], frozen_of: Mapping[str, Plain]) -> dict[str, int]:
-    """Optimiser steps of each arm: all the same, or such that each costs what its reference costs."""
+def _num_steps(config: CompareConfig, arms: Sequence[Arm], price: Mapping[str, float]) -> dict[str, int]:
+    """Optimiser steps of each arm: all the same, or such that each costs what its reference costs.
+
+    price: FLOPs of a step.
+    """
     if config.equal == "tokens":
         return {arm.name: config.of_arm(arm).num_steps for arm in arms}
-    price = {arm.name: _flops_per_step(config.of_arm(arm), frozen_of[arm.name]) for arm in arms}
     budget = {arm.name: price[arm.name] * config.of_arm(arm).num_steps for arm in arms}
     return {arm.name: max(1, round(budget[reference_of(arms, arm).name] / price[arm.name])) for arm in arms}
 
 
-def _flops_per_step(config: PretrainConfig, frozen: Plain) -> float:
-    plan = plan_run(
-        frozen["discriminator_flops_per_token"],
-        frozen["flops_per_token"],
-        num_tokens=config.batch_size * config.sequence_length,
-        is_frozen=config.method == "fast_electra",
-    )
-    return plan.total
+def _flops_per_step(config: PretrainConfig, frozen: Plain, plan: Plain) -> float:
+    from steps.ledger import plan_pretraining
+
+    cost = plan_pretraining(config, frozen, Store(config.store), initial_model=plan["initial_model"])
+    return float(cost["flops"]["per_token"]) * config.batch_size * config.sequence_length
 
 
 def _open_arm(plan: Plain, arm: Arm, settings: Plain) -> str:
@@ -158,7 +159,7 @@ def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
         }
         result = {key: run[key] for key in ("arm", "base", "point", "turn", "reference", "mlflow_run_id")}
         try:
-            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], {"corruption": "online", "reused_fraction": 0.0})
+            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], _DRAWN_NOW)
         except NonFiniteLossError as error:
             _logger.warning("%s diverged: %s", name, error)
             return result | _nothing(f"diverged: {error}")
@@ -180,7 +181,9 @@ def _summary(trained: Plain, finetuned: Sequence[Plain]) -> Plain:
     rows = [row for row in summarise(finetuned) if row["is_main"]]
     numbers = {name: trained["scores"][name] for name in _NUMBERS if name in trained["scores"]}
     numbers |= {name: trained[name] for name in ("seconds", "peak_memory_megabytes")}
-    numbers |= {"total_flops": trained["plan"]["total"]}
+    flops = trained["cost"]["flops"]
+    numbers |= {"total_flops": flops["total"]}
+    numbers |= {} if flops["charged"] is None else {"charged_flops": flops["charged"]}
     degenerate = sum(bool(each.get("degenerate")) for each in finetuned)
     notes = [f"left out: {failure_text(each)}" for each in failures(finetuned)]
     notes += [f"{degenerate} fine-tunings predict one class only"] if degenerate else []

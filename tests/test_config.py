@@ -24,7 +24,7 @@ SHARED: dict[str, Any] = {
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
-    "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
+    "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
 AUXILIARY: dict[str, Any] = {
@@ -34,8 +34,8 @@ AUXILIARY: dict[str, Any] = {
 PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
-    "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
-    "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
+    "max_auxiliary_fraction": 2.0, "auxiliary_shared_by": 2, "schedule": "step", "temperature_start": 3.0,
+    "temperature_decay": 0.3, "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
     "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
@@ -96,6 +96,7 @@ def test_a_config_cannot_be_changed() -> None:
 OUT_OF_RANGE = [
     *((name, 0.0, "must be > 0, got 0.0") for name in ("shard_megabytes", "learning_rate", "max_gradient_norm")),
     ("learning_rate", -1.0, "must be > 0, got -1.0"),
+    ("price_per_hour", 0.0, "must be > 0, got 0.0"),
     *(
         (name, 0, "must be >= 1, got 0")
         for name in (
@@ -132,7 +133,7 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     *(
         (name, 0, "must be >= 1, got 0")
-        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "auxiliary_shared_by")
     ),
     ("finetune_max_length", 7, r"must be in \[8, 512\], got 7"),
     ("finetune_max_length", 513, r"must be in \[8, 512\], got 513"),
