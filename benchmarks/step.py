@@ -17,12 +17,13 @@ import torch
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption import place
 from fast_electra_core.corruption_store import StoredSamples, write_samples
-from fast_electra_core.cost import forward_flops_per_token, plan_run
+from fast_electra_core.cost import METHOD_WORK, RunSize, plan_flops
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.electra import Electra
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.methods import Batch, Method, Totals
+from fast_electra_core.model_cost import cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import build_optimizer
@@ -69,14 +70,14 @@ def main() -> None:
         low, median, high = statistics.quantiles(values, n=4)
         print(f"{name:<22}{1000 * median:>12.1f}{500 * (high - low):>8.1f}{median / joint:>10.3f}")
     fast = methods["Fast-ELECTRA"]
-    plan = plan_run(
-        forward_flops_per_token(fast.discriminator, sequence_length=given.sequence_length),
-        forward_flops_per_token(fast.proposal.models[0], sequence_length=given.sequence_length, head_fraction=0.15),
-        num_tokens=1,
-        is_frozen=True,
+    main_cost, auxiliary_cost = (
+        cost_of(model, sequence_length=given.sequence_length, head_fraction=0.15)
+        for model in (fast.discriminator, fast.proposal.models[0])
     )
-    print(f"by FLOPs, Fast-ELECTRA is {1 - plan.saving_fraction:.3f} of joint ELECTRA, ", end="")
-    print(f"offline {(plan.total - plan.auxiliary) / plan.joint_total:.3f}")
+    size = RunSize(num_tokens=1, tokens_per_pass=1)
+    plan = plan_flops(main_cost, [auxiliary_cost], work=METHOD_WORK["fast_electra"], size=size)
+    print(f"by FLOPs, Fast-ELECTRA is {plan.total / plan.joint_total:.3f} of joint ELECTRA, ", end="")
+    print(f"offline {plan.main / plan.joint_total:.3f}")
 
 
 def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:

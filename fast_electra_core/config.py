@@ -140,6 +140,9 @@ class TrainingConfig(RunConfig):
     """A checkpoint is written every so many steps. >= 1."""
     log_every_steps: int = 50
     """Training metrics are averaged over, and logged every, so many steps. >= 1."""
+    price_per_hour: float | None = None
+    """Price of an hour of the machine that trains, in whatever money: what a run has cost is then also said in it.
+    None: it is not. > 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,6 +176,8 @@ class TrainingConfig(RunConfig):
         _check_at_least("weight_decay", self.weight_decay, 0.0)
         _check_positive("max_gradient_norm", self.max_gradient_norm)
         _check_interval("seed", self.seed, 0, 2**60, "[)")
+        if self.price_per_hour is not None:
+            _check_positive("price_per_hour", self.price_per_hour)
         for name in ("corpus", "text_field"):
             _check_not_blank(name, getattr(self, name))
 
@@ -316,6 +321,9 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     max_auxiliary_fraction: float = 0.75
     """Candidates whose forward FLOPs per token, those of an ensemble together, exceed this share of the main model's
     are not chosen. > 0."""
+    auxiliary_shared_by: int = 1
+    """Runs that the auxiliary's own training is divided by, where it is charged: all that use it, this one included. It
+    changes what the ledger says, and nothing else. >= 1."""
     warm_start: str = "none"
     """What the main model takes over from the auxiliary before it is trained: none, embeddings, or layers: the
     embeddings and the lowest layers, as many as the auxiliary has. Both need the same architecture and widths."""
@@ -380,6 +388,7 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
             _check_positive(name, getattr(self, name))
         _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
+        _check_at_least("auxiliary_shared_by", self.auxiliary_shared_by, 1)
         if not self.auxiliary_list():
             raise ConfigError("auxiliary must name at least one candidate")
         if not 1 <= self.ensemble_size <= len(self.auxiliary_list()):

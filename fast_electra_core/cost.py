@@ -1,76 +1,177 @@
-"""What a model and a run cost: floating-point operations, counted from the layers a model really has.
+"""What a run costs, before it has cost anything: operations in two accountings, and bytes of memory.
 
-A multiplication and an addition count as two. Backward costs twice the forward. Embedding look-ups, norms, activations
-and softmaxes are not counted: they move bytes, and are under a percent of the operations.
+The backward pass counts as twice the forward. Per step, as the papers count, an auxiliary that was there already costs
+its forward passes alone. Charged, its own training is added, divided by the runs that share it: a single run gains over
+joint training only if the auxiliary was trained on less than two thirds of the run's number of tokens.
+
+What a model costs is in model_cost.py; google-research/electra's way of counting in cost_conventions.py.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
-from transformers import PreTrainedModel
+from fast_electra_core.model_cost import FLOAT_BYTES, ModelCost
+
+_OPTIMIZER_NUMBERS = 2  # Adam's two moments
 
 
-def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, head_fraction: float = 1.0) -> float:
-    """Forward FLOPs per token of the sequence: 2·in·out for each linear layer, 4·L·D for each attention.
+@dataclass(frozen=True, kw_only=True)
+class MethodWork:
+    """What a method does, as far as it costs something."""
 
-    head_fraction: share of the tokens that everything above the encoder runs on, e.g. the mask fraction for a masked
-    language model's vocabulary head.
-    """
-    encoder = {id(layer) for layer in _linears(model.base_model)}
-    in_encoder = sum(_flops(layer) for layer in _linears(model) if id(layer) in encoder)
-    in_head = sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
-    attention = 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
-    return in_encoder + attention + head_fraction * in_head
-
-
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    auxiliary: str = "none"
+    """frozen: a masked language model draws the replacements, or teaches; trained: it learns alongside; none."""
+    predicts_tokens: bool = False
+    """The main model has a vocabulary head that runs on the selected tokens, not a detector that runs on all. A frozen
+    auxiliary then is its teacher."""
+    shares_embeddings: bool = False
+    """A trained auxiliary and the main model have one token embedding table, where its shapes agree."""
 
 
-def _flops(layer: nn.Linear) -> float:
-    return 2.0 * layer.in_features * layer.out_features
+METHOD_WORK: Mapping[str, MethodWork] = {
+    "fast_electra": MethodWork(auxiliary="frozen"),
+    "electra": MethodWork(auxiliary="trained", shares_embeddings=True),
+    "electra_decoupled": MethodWork(auxiliary="trained"),
+    "electra_gdes": MethodWork(auxiliary="trained"),  # the difference to the generator's table is as large as a table
+    "mlm": MethodWork(predicts_tokens=True),
+    "distilled": MethodWork(auxiliary="frozen", predicts_tokens=True),
+    "uniform": MethodWork(),
+    "unigram": MethodWork(),
+    "bigram": MethodWork(),
+}
+"""By the name of the method; an auxiliary is made by `mlm`, or `distilled`."""
 
 
-class Plan(NamedTuple):
-    """What a pre-training run will cost, in FLOPs."""
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """How much of it there is."""
+
+    num_tokens: int
+    """In all steps."""
+    tokens_per_pass: int
+    """In one forward and backward pass: a micro-batch."""
+    num_corruptions: int = 1
+    """Of every sequence, each seen in a pass of its own before the backward one. >= 1."""
+    is_accumulated: bool = False
+    """A step has several passes, so gradients are there while the next one runs."""
+    is_drawn_ahead: bool = False
+    """Replacements are drawn before training, which then holds no frozen auxiliary."""
+    reused_fraction: float = 0.0
+    """Share of the steps whose replacements an earlier run has drawn. [0, 1]."""
+    auxiliary_training_flops: float | None = 0.0
+    """What the training of the auxiliary's weights has cost; None: not known; 0: the run uses none of them."""
+    auxiliary_shared_by: int = 1
+    """Runs that use these weights, this one included. >= 1."""
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of a run."""
 
     total: float
+    """Per step's accounting: what this run computes."""
+    main: float
+    """Of which the main model's, forward and backward."""
     auxiliary: float
-    """Of which the frozen auxiliary's forward passes, in training or ahead of it; 0 where a generator is trained
-    instead."""
-    joint_total: float
-    """The same run with the auxiliary's shape trained alongside, as ELECTRA does."""
+    """Of which the auxiliary's: forward, in training or ahead of it, and backward where it is trained alongside."""
     auxiliary_reused: float
     """The auxiliary's forward passes that an earlier run has done; not in total."""
+    charged: float | None
+    """total, and this run's share of the auxiliary's own training; None: what that has cost is not known."""
+    joint_total: float | None
+    """A run of the same models, the auxiliary's shape trained alongside; None where no detector or no auxiliary is."""
 
     @property
-    def saving_fraction(self) -> float:
-        """Share of the joint run's cost that freezing saves, the auxiliary's own training not charged."""
-        return 1.0 - self.total / self.joint_total
+    def saving_fraction(self) -> float | None:
+        """Share of the joint run's cost that this one saves, the auxiliary's own training not charged."""
+        return None if self.joint_total is None else 1.0 - self.total / self.joint_total
+
+    @property
+    def charged_saving_fraction(self) -> float | None:
+        """The same, with its share of the auxiliary's own training; below 0 where joint training is cheaper."""
+        if self.joint_total is None or self.charged is None:
+            return None
+        return 1.0 - self.charged / self.joint_total
 
 
-def plan_run(
-    discriminator_flops: float,
-    auxiliary_flops: float,
-    *,
-    num_tokens: int,
-    is_frozen: bool,
-    reused_fraction: float = 0.0,
-) -> Plan:
-    """The cost of num_tokens of training; the flops are forward, per token.
+class Memory(NamedTuple):
+    """Bytes that training needs at the same time, on one machine."""
 
-    reused_fraction: share of the steps whose corruption is there already, from an earlier run. [0, 1].
+    weights: float
+    gradients: float
+    optimizer_state: float
+    activations: float
+    """What a micro-batch keeps for its backward pass."""
+    logits: float
+    """The vocabulary head's output while it is used, and its gradient where it has one."""
+    peak: float
+    """At the worst moment: a gradient that takes an activation's place needs none of its own."""
 
-    >>> plan = plan_run(3.0, 1.0, num_tokens=10, is_frozen=True)
-    >>> plan.total, plan.auxiliary, plan.joint_total
-    (100.0, 10.0, 120.0)
+
+def plan_flops(
+    main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: MethodWork, size: RunSize, backward: float = 2.0
+) -> Flops:
+    """The operations of a run; backward is the price of a backward pass in forward passes.
+
+    auxiliaries: the models that draw replacements: one, several of an ensemble, or none.
+
+    >>> main, auxiliary = (ModelCost(flops, 0, (0, 0), 0.0, 0.0) for flops in (3.0, 1.0))
+    >>> size = RunSize(num_tokens=10, tokens_per_pass=10, auxiliary_training_flops=60.0, auxiliary_shared_by=2)
+    >>> plan = plan_flops(main, [auxiliary], work=METHOD_WORK["fast_electra"], size=size)
+    >>> plan.total, plan.auxiliary, plan.charged, plan.joint_total
+    (100.0, 10.0, 130.0, 120.0)
     """
-    joint = 3.0 * (discriminator_flops + auxiliary_flops) * num_tokens
-    drawn = auxiliary_flops * num_tokens if is_frozen else 0.0
-    reused = reused_fraction * drawn
-    return Plan(
-        total=3.0 * discriminator_flops * num_tokens + drawn - reused if is_frozen else joint,
-        auxiliary=drawn - reused,
-        joint_total=joint,
+    training = 1.0 + backward
+    seen = size.num_tokens * size.num_corruptions
+    main_flops = training * main.forward_flops * seen
+    forward = sum(auxiliary.forward_flops for auxiliary in auxiliaries) * seen
+    passes = {"frozen": 1.0, "trained": training, "none": 0.0}[work.auxiliary]
+    reused = size.reused_fraction * forward if work.auxiliary == "frozen" else 0.0
+    ours = passes * forward - reused
+    own_training, has_joint = size.auxiliary_training_flops, bool(auxiliaries) and not work.predicts_tokens
+    return Flops(
+        total=main_flops + ours,
+        main=main_flops,
+        auxiliary=ours,
         auxiliary_reused=reused,
+        charged=None if own_training is None else main_flops + ours + own_training / size.auxiliary_shared_by,
+        joint_total=(main_flops + training * forward) / size.num_corruptions if has_joint else None,
     )
+
+
+def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: MethodWork, size: RunSize) -> Memory:
+    """The bytes of a training, all numbers in float32; what a layer's own backward pass needs is left out.
+
+    A frozen auxiliary costs its weights and, before the main model has kept anything, its logits; one that is trained
+    keeps all that the main model keeps, and its logits throughout. Of a teacher's logits a few rows at a time are
+    there; what is kept is the gradient that they give.
+    """
+    is_trained = work.auxiliary == "trained"
+    is_away = work.auxiliary == "none" or (work.auxiliary == "frozen" and size.is_drawn_ahead)
+    in_memory = [] if is_away else list(auxiliaries)
+    trained = [main, *(in_memory if is_trained else [])]
+    num_weights = main.num_parameters + sum(each.num_parameters for each in in_memory)
+    num_trained = sum(each.num_parameters for each in trained)
+    if work.shares_embeddings:
+        shared = sum(_table(each) for each in trained[1:] if each.embedding_shape == main.embedding_shape)
+        num_weights, num_trained = num_weights - shared, num_trained - shared
+    kept = sum(each.activation_bytes for each in trained) * size.tokens_per_pass * size.num_corruptions
+    drawn = 0.0 if work.predicts_tokens else sum(each.logit_bytes for each in in_memory) * size.tokens_per_pass
+    # The gradient of the probabilities, and of the logits; from a teacher once more.
+    own = (3 if in_memory else 2) * main.logit_bytes * size.tokens_per_pass
+    during = kept + own + drawn if is_trained else max(kept + own, drawn)
+    gradients = float(FLOAT_BYTES * num_trained)
+    fixed = FLOAT_BYTES * (num_weights + _OPTIMIZER_NUMBERS * num_trained)
+    return Memory(
+        weights=float(FLOAT_BYTES * num_weights),
+        gradients=gradients,
+        optimizer_state=float(FLOAT_BYTES * _OPTIMIZER_NUMBERS * num_trained),
+        activations=kept,
+        logits=own + drawn,
+        peak=fixed + (gradients + during if size.is_accumulated else max(gradients, during)),
+    )
+
+
+def _table(model: ModelCost) -> int:
+    rows, width = model.embedding_shape
+    return rows * width

@@ -16,7 +16,7 @@ from parameters import parameters_of
 class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     """Pre-train a text encoder by replaced token detection against a frozen auxiliary.
 
-    1. start: check everything before anything costs; list the text; open the MLflow run
+    1. start: check everything before anything costs, and say what it will; list the text; open the MLflow run
     2. tokenize, one task per shard of text
     3. score_auxiliary, one task per candidate; freeze_auxiliary chooses
     4. corrupt, one task per some ranges of steps; it does nothing with `--corruption online`

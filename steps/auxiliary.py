@@ -11,11 +11,11 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.cost import forward_flops_per_token
 from fast_electra_core.electra import check_shared_embeddings
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
 from fast_electra_core.method_knobs import MODEL_FREE
+from fast_electra_core.model_cost import forward_flops_per_token
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
     build_discriminator,

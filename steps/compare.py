@@ -25,6 +25,7 @@ _NUMBERS = (
 )  # fmt: skip
 _FLOORS = (("heldout_rtd_loss", "heldout_majority_loss"), ("heldout_masked_loss", "heldout_unigram_loss"))
 """Losses, and those of knowing nothing but frequencies."""
+_DRAWN_NOW = {"corruption": "online", "reused_fraction": 0.0, "drawing_seconds": 0.0}
 _MAX_POINTS = 100  # of a run's curve in the result: more cannot be seen
 
 
@@ -81,7 +82,8 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
     config = CompareConfig.from_dict(plan["comparison"])
     arms = list_arms(config)
     frozen_of = {arm.name: _frozen_of(arm, config.of_arm(arm), candidates) or dict(frozen) for arm in arms}
-    num_steps = _num_steps(config, arms, frozen_of)
+    price = {arm.name: _flops_per_step(config.of_arm(arm), frozen_of[arm.name], plan) for arm in arms}
+    num_steps = _num_steps(config, arms, price)
     runs = []
     for turn in range(config.pretrain_seeds):
         for arm in arms:
@@ -92,10 +94,11 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
             run |= {"reference": reference_of(arms, arm).name, "frozen": frozen_of[arm.name]}
             runs.append(run | {"mlflow_run_id": _open_arm(plan, arm, settings)})
     tokens = config.batch_size * config.sequence_length * sum(run["config"]["num_steps"] for run in runs)
+    flops = config.pretrain_seeds * sum(price[name] * num_steps[name] for name in price)
     _logger.info(
-        "%d arms × %d seeds = %d runs of %s steps, %.3g tokens in all; each is fine-tuned on %s × %d seeds",
+        "%d arms × %d seeds = %d runs of %s steps, %.3g tokens, %.3g FLOPs in all; each is fine-tuned on %s × %d seeds",
         len(arms), config.pretrain_seeds, len(runs), ", ".join(sorted({str(n) for n in num_steps.values()})), tokens,
-        config.tasks, config.seeds,
+        flops, config.tasks, config.seeds,
     )  # fmt: skip
     return in_groups(runs)
 
@@ -112,19 +115,22 @@ def _frozen_of(arm: Arm, settings: PretrainConfig, candidates: Sequence[Plain]) 
     return {**choose(candidates, ensemble_size=settings.ensemble_size, max_auxiliary_fraction=most), "rule": RULE}
 
 
-def _num_steps(config: CompareConfig, arms: Sequence[Arm], frozen_of: Mapping[str, Plain]) -> dict[str, int]:
-    """Optimiser steps of each arm: all the same, or such that each costs what its reference costs."""
+def _num_steps(config: CompareConfig, arms: Sequence[Arm], price: Mapping[str, float]) -> dict[str, int]:
+    """Optimiser steps of each arm: all the same, or such that each costs what its reference costs.
+
+    price: FLOPs of a step.
+    """
     if config.equal == "tokens":
         return {arm.name: config.of_arm(arm).num_steps for arm in arms}
-    price = {arm.name: _flops_per_step(config.of_arm(arm), frozen_of[arm.name]) for arm in arms}
     budget = {arm.name: price[arm.name] * config.of_arm(arm).num_steps for arm in arms}
     return {arm.name: max(1, round(budget[reference_of(arms, arm).name] / price[arm.name])) for arm in arms}
 
 
-def _flops_per_step(config: PretrainConfig, frozen: Plain) -> float:
-    from steps.frozen import plan_with
+def _flops_per_step(config: PretrainConfig, frozen: Plain, plan: Plain) -> float:
+    from steps.ledger import plan_pretraining
 
-    return plan_with(frozen, config, num_steps=1).total
+    cost = plan_pretraining(config, frozen, Store(config.store), initial_model=plan["initial_model"])
+    return float(cost["flops"]["per_token"]) * config.batch_size * config.sequence_length
 
 
 def _open_arm(plan: Plain, arm: Arm, settings: Plain) -> str:
@@ -164,7 +170,7 @@ def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
         }
         result = {key: run[key] for key in ("arm", "base", "point", "turn", "reference", "mlflow_run_id")}
         try:
-            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], {"corruption": "online", "reused_fraction": 0.0})
+            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], _DRAWN_NOW)
         except NonFiniteLossError as error:
             _logger.warning("%s diverged: %s", name, error)
             return result | _nothing(f"diverged: {error}")
@@ -186,7 +192,9 @@ def _summary(trained: Plain, finetuned: Sequence[Plain]) -> Plain:
     rows = [row for row in summarise(finetuned) if row["is_main"]]
     numbers = {name: trained["scores"][name] for name in _NUMBERS if name in trained["scores"]}
     numbers |= {name: trained[name] for name in ("seconds", "peak_memory_megabytes")}
-    numbers |= {"total_flops": trained["plan"]["total"]}
+    flops = trained["cost"]["flops"]
+    numbers |= {"total_flops": flops["total"]}
+    numbers |= {} if flops["charged"] is None else {"charged_flops": flops["charged"]}
     degenerate = sum(bool(each.get("degenerate")) for each in finetuned)
     notes = [f"left out: {failure_text(each)}" for each in failures(finetuned)]
     notes += [f"{degenerate} fine-tunings predict one class only"] if degenerate else []

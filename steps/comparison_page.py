@@ -14,7 +14,12 @@ from steps.report import _spread as spread_text
 
 Row = Mapping[str, Any]
 _AVERAGE = "average"
-_COSTS = {"total_flops": "FLOPs", "seconds": "seconds", "peak_memory_megabytes": "peak MB"}
+_COSTS = {
+    "total_flops": "FLOPs",
+    "charged_flops": "FLOPs, auxiliary charged",
+    "seconds": "seconds",
+    "peak_memory_megabytes": "peak MB",
+}
 
 
 def page(found: Row) -> str:
@@ -158,9 +163,9 @@ def _cost(found: Row) -> Section | None:
         rows.append(cells)
     columns = ["arm", *(column for name in _COSTS.values() for column in (name, "ratio"))]
     note = (
-        "Medians over pre-trainings; ratios to the reference. FLOPs are counted from the layers, a frozen auxiliary's "
-        "own training not charged; seconds are wall-clock, with whatever else the machine did; memory is the process's "
-        "peak."
+        "Medians over pre-trainings; ratios to the reference. FLOPs are counted from the layers, without and with the "
+        "auxiliary's own training charged (– where what it has cost is not known); seconds are wall-clock, with "
+        "whatever else the machine did; memory is the process's peak."
     )
     return Section("Cost of a pre-training", note, tables=[Table(columns, rows)]) if rows else None
 

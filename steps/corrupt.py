@@ -29,13 +29,14 @@ _logger = logging.getLogger(__name__)
 def corrupt(
     config: PretrainConfig, run: TrainingRun, task: Mapping[str, int], *, auxiliary: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draw the task's steps into the store, as far as they are not there; returns what of them is another run's, and
-    their bytes, seconds and devices. The auxiliary is loaded only if there is something to draw.
+    """Draw the task's steps into the store, as far as they are not there; returns what of them is another run's, their
+    bytes and devices, and the seconds of this attempt. The auxiliary is loaded only if there is something to draw.
 
     Raises:
         AuxiliaryError: the auxiliary's weights are not the frozen ones.
         DataError: the store cannot be written.
     """
+    started = time.perf_counter()
     identity = corruption_identity(config, run, auxiliary)
     ranges = [steps for steps in list_ranges(config) if task["first_step"] <= steps.start < task["end_step"]]
     manifests = {steps: _stored(run.store, range_key(identity, steps), identity) for steps in ranges}
@@ -47,7 +48,7 @@ def corrupt(
         proposal = build_frozen(config, models, dataset, counts=functools.partial(unigram_counts, dataset))
         for steps in missing:
             manifests[steps] = _draw(proposal, dataset, config, run, steps=steps, identity=identity)
-    return _account(manifests, run.run_key)
+    return {**_account(manifests, run.run_key), "seconds": time.perf_counter() - started}
 
 
 def _stored(store: Store, key: str, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -87,14 +87,17 @@ def range_key(identity: dict[str, Any], steps: range) -> str:
 
 
 def summarise(config: PretrainConfig, results: Sequence[dict[str, Any]], *, digest: str) -> dict[str, Any]:
-    """The tasks' results as one: how it was corrupted, which share an earlier run had drawn, its size and devices."""
+    """The tasks' results as one: how it was corrupted, which share an earlier run had drawn, the seconds that drawing
+    the rest took, its size and devices."""
     if config.corruption == "online":
-        return {"corruption": "none" if config.method == "mlm" else "online", "reused_fraction": 0.0}
+        kind = "none" if config.method == "mlm" else "online"
+        return {"corruption": kind, "reused_fraction": 0.0, "drawing_seconds": 0.0}
     num_tokens = config.num_steps * config.batch_size * config.sequence_length
     return {
         "corruption": "offline",
         "digest": digest,
         "reused_fraction": sum(result["num_reused_steps"] for result in results) / config.num_steps,
+        "drawing_seconds": sum(result["seconds"] for result in results),
         "bytes_per_token": sum(result["num_bytes"] for result in results) / num_tokens,
         "devices": sorted({device for result in results for device in result["devices"]}),
     }

@@ -11,10 +11,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.cost import Plan, plan_run
 from fast_electra_core.errors import AuxiliaryError
 from fast_electra_core.evaluation import score_masked_lms, unigram_counts
-from fast_electra_core.method_knobs import FIXED, MODEL_FREE
 from steps.auxiliary import load_masked_lm
 from steps.model_source import weights_digest
 from steps.store import Store
@@ -91,24 +89,6 @@ def score_together(
     models = load_members(frozen, store)
     scores = score_masked_lms(models, heldout, counts=unigram_counts(train, models[0].config.vocab_size))
     return {**frozen, **scores._asdict()}
-
-
-def plan_with(
-    frozen: Mapping[str, Any], config: PretrainConfig, *, num_steps: int, reused_fraction: float = 0.0
-) -> Plan:
-    """What so many steps of replaced token detection by config.method cost."""
-    plan = plan_run(
-        frozen["discriminator_flops_per_token"],
-        frozen["flops_per_token"],
-        num_tokens=num_steps * config.batch_size * config.sequence_length,
-        is_frozen=config.method in FIXED,
-        reused_fraction=reused_fraction,
-    )
-    if config.method in MODEL_FREE:
-        plan = plan._replace(total=plan.total - plan.auxiliary, auxiliary=0.0)
-    if config.consistency_weight:  # everything twice, and nothing ahead of training
-        plan = plan._replace(total=2 * plan.total, auxiliary=2 * plan.auxiliary)
-    return plan
 
 
 def check_frozen(frozen: Mapping[str, Any], store: Store) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from steps import tracking
 from steps.fan_out import in_groups
+from steps.meter import MemoryMeter
 from steps.store import Store
 from steps.trace import (
     Plain,
@@ -87,14 +88,20 @@ def _training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> Any:
 @attempt
 def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     """Train the masked language model of AuxiliaryFlow; returns the result and its page."""
-    from steps import pretrain, report
+    from steps import ledger, pretrain, report
 
     config = AuxiliaryConfig.from_dict(plan["config"])
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
+        meter = MemoryMeter(pretrain.device().type)
         result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id), teacher=plan["teacher"])
-        page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
+        result |= {"memory_bytes": meter.peak_bytes()}
+        made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
+        result["cost"] = ledger.account(ledger.plan_auxiliary(config, Store(config.store), **made_by), config, result)
+        heldout = _heldout_rows(result["curve"])
+        page = report.training_page(result["curve"], plan["config"], heldout, cost=result["cost"])
         tracking.log_text(run_id, page, "pages/training.html")
+        tracking.log_dict(run_id, result["cost"], "cost.json")
         tracking.log_metrics(run_id, [{"step": config.num_steps, **result["scores"], **costs(result)}])
         tracking.set_tags(run_id, {"auxiliary.digest": result["digest"]})
     return {**result, "mlflow_run_id": run_id}, page
@@ -108,6 +115,7 @@ def _heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
 def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: str) -> Plain:
     """Register the masked language model; the champion's alias goes to one that beats the unigram model."""
     from steps.register import register_auxiliary as register
+    from steps.register import training_tags
 
     store = connect(plan)
     return register(
@@ -118,7 +126,7 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
             **lineage_tags(plan, pathspec),
             "auxiliary.digest": trained["digest"],
             "training.num_tokens": trained["num_tokens"],
-            "training.total_flops": trained["total_flops"],
+            **training_tags(trained["cost"]),
             "corpus.num_tokens": text["num_train_tokens"],
         },
         metrics=trained["scores"],
@@ -133,7 +141,7 @@ def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     connect(plan)
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
     tracking.finish(plan["mlflow_run_id"])
-    return report.closing_table(auxiliary=trained["scores"], registered=version)
+    return report.closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
 
 
 @attempt
@@ -222,8 +230,8 @@ def gather_corruptions(plan: Plain, text: Plain, frozen: Plain, results: Sequenc
 @attempt
 def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple[Plain, str]:
     """Train the main model; returns the result and its page."""
+    from steps import ledger, report
     from steps import pretrain as training
-    from steps import report
     from steps.frozen import check_frozen
 
     config = PretrainConfig.from_dict(plan["config"])
@@ -231,6 +239,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
+        meter = MemoryMeter(training.device().type)
         result = training.train_discriminator(
             config,
             _training_run(plan, text, run_id),
@@ -238,10 +247,14 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
             corruption=corrupted,
             initial_model=plan["initial_model"],
         )
+        result |= {"memory_bytes": meter.peak_bytes()}
         check_frozen(frozen, store)
+        known = ledger.Circumstances(corrupted["reused_fraction"], result["device"])
+        cost = ledger.plan_pretraining(config, frozen, store, initial_model=plan["initial_model"], circumstances=known)
+        result["cost"] = ledger.account(cost, config, result, drawing_seconds=corrupted["drawing_seconds"])
         page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
-        tracking.log_dict(run_id, result["plan"] | corrupted, "cost.json")
+        tracking.log_dict(run_id, {**result["cost"], "corruption": corrupted}, "cost.json")
         numbers = {f"corruption.{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
         tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result), **numbers}])
         tracking.set_tags(run_id, method_tags(plan) | auxiliary_tags(frozen) | corruption_tags(corrupted))
@@ -254,6 +267,7 @@ def register_discriminator(
 ) -> Plain:
     """Register the main model with its lineage; gates and the champion's rule are in steps.register."""
     from steps.register import register_discriminator as register
+    from steps.register import training_tags
 
     store = connect(plan)
     main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
@@ -274,6 +288,7 @@ def register_discriminator(
             "weights.digest": trained["digest"],
             "corpus.num_tokens": text["num_train_tokens"],
             "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
+            **training_tags(trained["cost"]),
         },
         metrics={**metrics, **trained["scores"]},
     )
@@ -309,12 +324,12 @@ def close_pretrain(
                 "chosen": _indices(frozen, candidates),
                 "rule": frozen["rule"],
             },
+            "cost": trained["cost"],
             "text": {**plan["corpus"], **text},
             "lineage": lineage_tags(plan, plan["pathspec"])
             | method_tags(plan)
             | auxiliary_tags(frozen)
-            | trained["corruption"]
-            | trained["plan"],
+            | trained["corruption"],
         }
     )  # fmt: skip
     table = report.closing_table(
@@ -322,6 +337,7 @@ def close_pretrain(
         heldout=trained["scores"],
         scores=scores,
         suite_name=suite_name,
+        cost=trained["cost"],
         registered=version,
     )
     tracking.log_text(run_id, page, "report.html")

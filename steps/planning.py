@@ -8,6 +8,7 @@ from fast_electra_core.config import PretrainConfig, RunConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
+from steps.cost_words import plan_text
 from steps.store import Store
 from steps.trace import Plain, log_corpus, log_task, origin_tags, running
 
@@ -23,6 +24,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
+    from steps import ledger
     from steps.distill import fetch_teacher
     from steps.tokenization import check_masking, prepare_tokenizer
 
@@ -36,6 +38,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     check_masking(config.masking, store.get_folder(tokenizer_key))
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan["teacher"] = teacher
+    plan["costs"] = [ledger.plan_auxiliary(config, store, tokenizer_key=tokenizer_key, teacher=teacher)]
     _open_run(plan, params=plan["config"])
     return plan
 
@@ -45,7 +48,14 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
 
     Raises: as begin_auxiliary.
     """
+    from steps import ledger
+
     plan = _training_plan(resolve_pretrain(given), flow=flow, run_id=run_id)
+    config, store = PretrainConfig.from_dict(plan["config"]), Store(plan["config"]["store"])
+    plan["costs"] = [
+        ledger.plan_pretraining(config, candidate, store, initial_model=plan["initial_model"])
+        for candidate in plan["candidates"]
+    ]
     _open_run(plan, params=plan["config"])
     return plan
 
@@ -153,6 +163,9 @@ def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
             log_corpus(plan, plan["mlflow_run_id"])
         for task in plan.get("tasks", ()):
             log_task(plan, plan["mlflow_run_id"], task)
+    if "costs" in plan:
+        tracking.log_dict(plan["mlflow_run_id"], {"costs": plan["costs"]}, "cost_plan.json")
+        _logger.info("%s", plan_text(plan["costs"]))
     if corpus:
         _logger.info(
             "%s: %.1f MB of text in %d files, %d shards; MLflow run %s",

@@ -24,7 +24,6 @@ from fast_electra_core.auxiliary_building import auxiliary_method, build_auxilia
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from fast_electra_core.corruption_store import StoredSamples, maker
-from fast_electra_core.cost import forward_flops_per_token
 from fast_electra_core.data import SpecialIds, TokenDataset
 from fast_electra_core.evaluation import heldout_masked_scores, score_detector, score_masked_lm, unigram_counts
 from fast_electra_core.method_building import (
@@ -49,8 +48,9 @@ from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
+from steps.cost_words import expected_price
 from steps.distill import load_teacher
-from steps.frozen import load_members, plan_with
+from steps.frozen import load_members
 from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
@@ -94,7 +94,7 @@ class TrainingRun:
 def train_auxiliary(
     config: AuxiliaryConfig, run: TrainingRun, *, teacher: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Train a masked language model; returns its key in the store, digest, curves, scores and cost.
+    """Train a masked language model; returns its key in the store, digest, curves and scores.
 
     teacher is fetch_teacher's; the model gets its vocabulary.
 
@@ -116,19 +116,12 @@ def train_auxiliary(
         return heldout_masked_scores(method, heldout, counts=counts)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="auxiliary")
-    flops = 3 * _masked_lm_flops(model, config) + (_masked_lm_flops(larger, config) if larger else 0.0)
-    num_tokens = config.num_steps * config.batch_size * config.sequence_length
     return {
         **result,
         **_save(model, run, "auxiliary"),
         "scores": score_masked_lm(model, heldout, counts=counts)._asdict(),
-        "total_flops": flops * num_tokens,
-        "num_tokens": num_tokens,
+        "num_tokens": config.num_steps * config.batch_size * config.sequence_length,
     }
-
-
-def _masked_lm_flops(model: PreTrainedModel, config: AuxiliaryConfig) -> float:
-    return forward_flops_per_token(model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction)
 
 
 def train_discriminator(
@@ -179,7 +172,6 @@ def train_discriminator(
         **result,
         **_save(main_model, run, "masked_lm" if config.method == "mlm" else "discriminator"),
         "scores": evaluate(),
-        "plan": _plan(config, main_model, auxiliary, reused_fraction=corruption["reused_fraction"]),
     }
 
 
@@ -219,19 +211,6 @@ def _partner(
         tokenizer = load_tokenizer(run.store.get_folder(run.tokenizer_key))
         return build_model_free(config, dataset, num_ids=len(tokenizer), counts=counts)
     return build_generator(members[0], counts(members[0].config.vocab_size), seed=config.seed + 1)
-
-
-def _plan(
-    config: PretrainConfig, main_model: PreTrainedModel, auxiliary: dict[str, Any], *, reused_fraction: float
-) -> dict[str, float]:
-    plan = plan_with(auxiliary, config, num_steps=config.num_steps, reused_fraction=reused_fraction)
-    if config.method == "mlm":  # no second model; the head runs on the masked tokens alone
-        flops = forward_flops_per_token(
-            main_model, sequence_length=config.sequence_length, head_fraction=config.mask_fraction
-        )
-        num_tokens = config.num_steps * config.batch_size * config.sequence_length
-        plan = plan._replace(total=3 * flops * num_tokens)
-    return {**plan._asdict(), "saving_fraction": plan.saving_fraction}
 
 
 def corruption_identity(config: PretrainConfig, run: TrainingRun, auxiliary: dict[str, Any]) -> dict[str, Any]:
@@ -286,6 +265,8 @@ def _train(
             logger.log(row)
 
         def on_metrics(row: Row) -> None:
+            if config.price_per_hour is not None and _is_first_speed(row, curve.rows):
+                _logger.info("%s: %s", label, expected_price(config, row["tokens_per_second"]))
             curve.append(row)
             logger.log(row)
             bar.show(**{short: row[name] for name, short in _SHOWN.items() if name in row})
@@ -311,6 +292,10 @@ def _train(
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(next(method.parameters()).device),
     }
+
+
+def _is_first_speed(row: Row, before: Sequence[Row]) -> bool:
+    return "tokens_per_second" in row and not any("tokens_per_second" in each for each in before)
 
 
 class _Curve:

@@ -32,6 +32,9 @@ _TRAINED_BY = {
     "unigram": "detection of tokens that were replaced by token frequency",
     "bigram": "detection of tokens that were replaced by what follows their left neighbour elsewhere",
 }
+FLOPS_TAG = "training.total_flops"
+MONEY_TAG = "training.money"
+"""What training has cost; the ledgers of runs that use an auxiliary read them."""
 _SCORE = "glue.average"
 _SUITE = "glue.suite"
 _PARENT = "mlflow.parent_run_id"
@@ -130,6 +133,12 @@ def _pipeline_of(method: str, folder: Path) -> dict[str, str]:
         "summary": f"{start} gives one logit per token, above 0 where the token looks replaced; fine-tuning starts "
         "from its encoder.",
     }
+
+
+def training_tags(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training has cost (ledger.account), as tags of the version that it made."""
+    money = cost["measured"]["money"]
+    return {FLOPS_TAG: cost["flops"]["total"], **({} if money is None else {MONEY_TAG: money})}
 
 
 def code_version() -> dict[str, str]:

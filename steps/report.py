@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core.glue import SPECS
+from steps import cost_words
 from steps.charts import Chart, Row, bars, curves
 from steps.scores import notes
 
@@ -54,9 +55,11 @@ def candidates_page(candidates: Sequence[Row], chosen: Sequence[int], rule: str)
     return _page("Auxiliary candidates", [_candidates_section(candidates, chosen, rule)])
 
 
-def training_page(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = ()) -> str:
-    """Curves of training (rows, by step) and of held-out text; a curve that no row has is left out."""
-    return _page("Training", [_training_section(rows, config, heldout)])
+def training_page(rows: Sequence[Row], config: Row, heldout: Sequence[Row] = (), *, cost: Row | None = None) -> str:
+    """Curves of training (rows, by step) and of held-out text; a curve that no row has is left out. Below them the cost
+    (ledger.account), if it is given."""
+    sections = [_training_section(rows, config, heldout)]
+    return _page("Training", sections if cost is None else [*sections, _cost_section(cost)])
 
 
 def glue_page(scores: Row, suite_name: str, *, run: str) -> str:
@@ -77,12 +80,13 @@ def suite_name(glue: str, tasks: Iterable[str]) -> str:
 
 def final_page(everything: Mapping[str, Any]) -> str:
     """All of a run on one page. Optional keys: title, subtitle, and one per section: registered and lineage
-    (dicts), glue {scores, suite_name}, training {rows, config, heldout}, candidates {candidates, chosen, rule},
-    text (a manifest)."""
+    (dicts), glue {scores, suite_name}, training {rows, config, heldout}, cost (ledger.account), candidates {candidates,
+    chosen, rule}, text (a manifest)."""
     makers: dict[str, Callable[[Any], Section]] = {
         "registered": _registered_section,
         "glue": lambda given: _glue_section(**given),
         "training": lambda given: _training_section(**given),
+        "cost": _cost_section,
         "candidates": lambda given: _candidates_section(**given),
         "text": _text_section,
         "lineage": lambda given: Section("Lineage", tables=[_prose_table("Made from", given)]),
@@ -97,13 +101,13 @@ def closing_table(
     heldout: Row | None = None,
     scores: Row | None = None,
     suite_name: str = "sample tasks",
+    cost: Row | None = None,
     registered: Row | None = None,
-    ui_command: str = "make ui",
 ) -> str:
     """What the terminal shows at the end, at most 100 columns wide.
 
-    auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: scoring.gather_scores;
-    registered: what register_* returned. What is None is left out.
+    auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: scoring.gather_scores; cost:
+    ledger.account_*; registered: what register_* returned. What is None is left out.
     """
     lines: list[tuple[str, str, str]] = []
     if auxiliary is not None:
@@ -131,6 +135,7 @@ def closing_table(
         for name, average in (scores["averages"] if scores else {}).items()
         if len(average["tasks"]) > 1
     ]
+    lines += cost_words.closing_lines(cost) if cost is not None else []
     if registered is not None:
         known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
         lines.append(("registered", f"{registered['name']} {registered['version']}", known))
@@ -139,7 +144,7 @@ def closing_table(
         star = "; * differs from the untrained encoder (95 %)" if any(row["untrained"] for row in main) else ""
         remarks = [f"{suite_name}: mean ± std over seeds{star}", f"{scores['subject']}: {scores['protocol']}"]
         remarks += notes(scores)
-    return _aligned(lines, [*remarks, f"browse runs and lineage: {ui_command}"])
+    return _aligned(lines, [*remarks, "browse runs and lineage: make ui"])
 
 
 def _masked(score: str) -> tuple[str, str]:
@@ -256,6 +261,16 @@ def _training_section(rows: Sequence[Row], config: Row, heldout: Sequence[Row] =
     facts = [(label, _number(last[key])) for key, label in shown.items() if key in last]
     return Section(
         "Training", f"Over progress, {num_steps:,} steps in all.", facts, [chart for chart in charts if chart]
+    )
+
+
+def _cost_section(cost: Row) -> Section:
+    tables = [
+        Table(["operations", "FLOPs", "per token", "of joint"], cost_words.accounting_rows(cost)),
+        Table(["", "planned", "measured"], cost_words.measured_rows(cost)),
+    ]
+    return Section(
+        "Cost", cost_words.NOTE, [(label, value) for label, value, _ in cost_words.facts(cost)], tables=tables
     )
 
 

@@ -198,5 +198,13 @@ def corruption_tags(corrupted: Plain) -> dict[str, str]:
 
 
 def costs(result: Plain) -> dict[str, float]:
+    """Metrics of a training: the ledger's figures, as far as they are known, and what was measured."""
     names = ("seconds", "tokens_per_second", "peak_memory_megabytes", "num_parameters")
-    return {f"cost.{name}": result[name] for name in names}
+    cost = result["cost"]
+    figures = {
+        **{name: result[name] for name in names},
+        **{f"flops_{name}": value for name, value in cost["flops"].items()},
+        **{f"memory_{name}": value for name, value in cost["memory"].items()},
+        **{f"measured_{name}": value for name, value in cost["measured"].items()},
+    }
+    return {f"cost.{name}": float(value) for name, value in figures.items() if value is not None}

@@ -12,6 +12,7 @@ from toys import save_auxiliary
 from fast_electra_core.arms import CompareConfig
 from fast_electra_core.errors import ConfigError
 from steps import compare, comparison_page, lifecycle, planning
+from steps.auxiliary import load_masked_lm
 
 QUICK: dict[str, Any] = {
     "preset": "tiny", "heldout_fraction": 0.1, "auxiliary": "auxiliary", "max_auxiliary_fraction": 2.0, "num_steps": 4,
@@ -105,6 +106,10 @@ def test_the_page_says_what_diverged_and_what_the_arms_cost(compared: Compared) 
     assert "wild seed 1: diverged: " in compared.page
     ratios = {row["arm"]: row["numbers"].get("total_flops") for row in compared.found["arms"]}
     assert f"{ratios['fast_electra'] / ratios['electra']:.2f}" in compared.page
+    assert "FLOPs, auxiliary charged" in compared.page
+    charged = {row["arm"]: row["numbers"].get("charged_flops") for row in compared.found["arms"]}
+    assert charged["fast_electra"] is None, "the auxiliary is a folder: nobody knows what its training has cost"
+    assert charged["electra"] == ratios["electra"]
     assert compared.table.splitlines()[0].startswith("| arm | n | mean ± std |")
     assert "| wild | 0 |" in compared.table
     assert json.loads(json.dumps(compared.found)) == compared.found
@@ -121,17 +126,26 @@ def test_a_run_that_is_done_is_not_done_again(compared: Compared, monkeypatch: p
     assert again[0]["scores"] == compared.results[1]["scores"]
 
 
+ARMS = "electra; fast_electra; flat: schedule=constant; deep: num_layers=3; mlm"
+
+
 def test_at_equal_flops_the_cheaper_arm_trains_longer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    plan = begin(folder, equal="flops", num_steps=100, arms="electra; fast_electra; flat: schedule=constant")
-    # Joint training costs 3 × (30 + 10) per token, with a frozen auxiliary 3 × 30 + 10.
-    prices = {"discriminator_flops_per_token": 30.0, "flops_per_token": 10.0}
-    frozen = {**plan["candidates"][0], **prices}
+    plan = begin(folder, equal="flops", num_steps=100, arms=ARMS)
+    (frozen,) = plan["candidates"]
     runs = [run for group in compare.list_runs(plan, [frozen], frozen) for run in group]
+    # One layer of width 8 beside a main model of tiny, 32 tokens a sequence, by hand; the deep arm has a layer more.
+    vocab = load_masked_lm(folder / "auxiliary").config.vocab_size
+    auxiliary = 2 * (4 * 8 * 8 + 2 * 8 * 12) + 4 * 32 * 8 + 0.15 * 2 * (8 * 8 + 8 * vocab)
+    layer, head = 2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * 32 * 32, 2 * (32 * 32 + 32)
+    joint = 3 * (2 * layer + head + auxiliary)
+    frozen_ones = joint - 2 * auxiliary
     assert {run["arm"]: run["config"]["num_steps"] for run in runs} == {
         "electra": 100,
-        "fast_electra": 120,
-        "flat": 120,
+        "fast_electra": round(100 * joint / frozen_ones),
+        "flat": round(100 * joint / frozen_ones),
+        "deep": round(100 * joint / (frozen_ones + 3 * layer)),
+        "mlm": round(100 * joint / (3 * (2 * layer + 0.15 * 2 * (32 * 32 + 32 * vocab)))),
     }
 
 

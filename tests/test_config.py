@@ -24,7 +24,7 @@ SHARED: dict[str, Any] = {
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
-    "checkpoint_every_steps": 1, "log_every_steps": 1, "store": "s3://b/p", "tracking_uri": "http://h",
+    "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
 AUXILIARY: dict[str, Any] = {
@@ -34,8 +34,8 @@ AUXILIARY: dict[str, Any] = {
 PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
-    "max_auxiliary_fraction": 2.0, "schedule": "step", "temperature_start": 3.0, "temperature_decay": 0.3,
-    "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1, "ensemble_size": 2,
+    "max_auxiliary_fraction": 2.0, "auxiliary_shared_by": 2, "schedule": "step", "temperature_start": 3.0,
+    "temperature_decay": 0.3, "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1, "ensemble_size": 2,
     "auxiliary_dropout": 0.9, "unigram_share": 1.0, "top_k": 1, "top_p": 0.1, "soft_target_share": 1.0,
     "consistency_weight": 7.0,
     "glue": "folder", "tasks": "rte", "seeds": 1,
@@ -99,6 +99,7 @@ def test_a_config_cannot_be_changed() -> None:
 OUT_OF_RANGE = [
     *((name, 0.0, "must be > 0, got 0.0") for name in ("shard_megabytes", "learning_rate", "max_gradient_norm")),
     ("learning_rate", -1.0, "must be > 0, got -1.0"),
+    ("price_per_hour", 0.0, "must be > 0, got 0.0"),
     *(
         (name, 0, "must be >= 1, got 0")
         for name in (
@@ -135,7 +136,7 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     *(
         (name, 0, "must be >= 1, got 0")
-        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "top_k")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "auxiliary_shared_by", "top_k")
     ),
     ("auxiliary_dropout", -0.1, r"must be in \[0, 1\), got -0.1"),
     ("auxiliary_dropout", 1.0, r"must be in \[0, 1\), got 1.0"),

@@ -1,95 +1,271 @@
-"""Operations are those counted by hand, and the plans those of the method's table."""
+"""A run's ledger: operations in both accountings by hand and by the method's table, memory as the allocator sees it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    ElectraConfig,
-    ElectraForMaskedLM,
-    ElectraForPreTraining,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
+from toys import MASK, METHODS, SPECIAL_IDS, method_of
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
-from fast_electra_core.cost import forward_flops_per_token, plan_run
+from fast_electra_core import config
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.cost import METHOD_WORK, MethodWork, RunSize, plan_flops, plan_memory
+from fast_electra_core.distillation import DistilledMaskedLM
+from fast_electra_core.methods import Batch, Totals
+from fast_electra_core.model_cost import ModelCost, cost_of
+from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.trainer import build_optimizer
+
+FROZEN, JOINT, APART, MLM = (METHOD_WORK[name] for name in ("fast_electra", "electra", "electra_decoupled", "mlm"))
 
 
-def electra(model_class: Any, *, layers: int, width: int, embedding: int, feed_forward: int, vocab_size: int) -> Any:
+def priced(forward_flops: float, **changes: Any) -> ModelCost:
+    nothing = ModelCost(forward_flops, 0, (0, 0), 0.0, 0.0)
+    return nothing._replace(**changes)
+
+
+def sized(num_tokens: int = 100, **changes: Any) -> RunSize:
+    return RunSize(**{"num_tokens": num_tokens, "tokens_per_pass": 1, **changes})
+
+
+def on_paper(model_class: Any, *, layers: int, width: int, embedding: int, vocab_size: int = 30_522) -> Any:
     shape = ElectraConfig(
         vocab_size=vocab_size, embedding_size=embedding, hidden_size=width, num_hidden_layers=layers,
-        num_attention_heads=1, intermediate_size=feed_forward,
+        num_attention_heads=max(1, width // 64), intermediate_size=4 * width,
     )  # fmt: skip
     with torch.device("meta"):  # shapes only: a base model's weights would take half a gigabyte
         return model_class(shape)
 
 
-def test_a_detectors_flops_by_hand() -> None:
-    """Two layers of width 8: 2 × (24·8² + 4·10·8); a head of 8×8 and 8×1, two operations per weight."""
-    model = electra(ElectraForPreTraining, layers=2, width=8, embedding=8, feed_forward=32, vocab_size=50)
-    assert forward_flops_per_token(model, sequence_length=10) == 2 * (24 * 64 + 4 * 10 * 8) + 2 * 64 + 2 * 8
-
-
-def test_a_masked_lms_flops_by_hand() -> None:
-    """Embeddings of 4 are projected to 8; dense 8×4 and vocabulary 4×50 run on a quarter of the tokens."""
-    model = electra(ElectraForMaskedLM, layers=1, width=8, embedding=4, feed_forward=32, vocab_size=50)
-    encoder = 24 * 64 + 4 * 16 * 8 + 2 * 4 * 8
-    head = 2 * 8 * 4 + 2 * 4 * 50
-    assert forward_flops_per_token(model, sequence_length=16) == encoder + head
-    assert forward_flops_per_token(model, sequence_length=16, head_fraction=0.25) == encoder + head / 4
-
-
-def test_a_gated_feed_forward_counts_as_the_layers_it_has() -> None:
-    """ModernBERT: attention 8·h², a doubled input and an output of the feed-forward; head dense h², vocabulary."""
-    shape = ModernBertConfig(
-        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
-        pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
-    )  # fmt: skip
-    expected = 8 * 64 + 2 * 8 * 24 + 2 * 12 * 8 + 4 * 10 * 8 + 2 * 64 + 2 * 8 * 50
-    assert forward_flops_per_token(ModernBertForMaskedLM(shape), sequence_length=10) == expected
+# Operations
 
 
 @pytest.mark.parametrize(
-    ("main", "auxiliary", "joint", "frozen", "saving"),
+    ("main", "auxiliary", "vocab_size", "length", "megaflops", "savings"),
     [
-        ((12, 256, 128), (12, 64, 128), 70, 65, 0.08),
-        ((12, 768, 768), (4, 768, 768), 724, 593, 0.18),
+        ((12, 256, 128), (12, 64, 128), 30_522, 128, (70, 65, 62), (8, 12)),
+        ((12, 768, 768), (12, 256, 768), 30_522, 512, (668, 602, 570), (10, 15)),
+        ((12, 768, 768), (4, 768, 768), 30_522, 128, (724, 593, 527), (18, 27)),
+        ((12, 768, 768), (4, 768, 768), 64_000, 512, (803, 648, 570), (19, 29)),
+        ((12, 768, 768), (4, 768, 768), 128_000, 512, None, (22, 33)),
     ],
-    ids=["small, generator a quarter as wide", "base, auxiliary 4 x 768"],
+    ids=["small, quarter width", "base, third of the width", "base, 4 x 768", "64,000 entries", "128,000 entries"],
 )
 def test_plans_match_the_table_of_the_method(
-    main: tuple[int, int, int], auxiliary: tuple[int, int, int], joint: int, frozen: int, saving: float
+    main: tuple[int, int, int],
+    auxiliary: tuple[int, int, int],
+    vocab_size: int,
+    length: int,
+    megaflops: tuple[int, int, int] | None,
+    savings: tuple[int, int],
 ) -> None:
-    """Megaflops per token at sequence length 128, vocabulary 30,522, masking 15 %."""
-    flops = []
-    for model_class, (layers, width, embedding) in [(ElectraForPreTraining, main), (ElectraForMaskedLM, auxiliary)]:
-        model = electra(
-            model_class, layers=layers, width=width, embedding=embedding, feed_forward=4 * width, vocab_size=30_522
+    """Per token, masking 15 %: joint; frozen, online and with nothing to draw; and what both save, in percent."""
+    costs = [
+        cost_of(
+            on_paper(model_class, layers=layers, width=width, embedding=embedding, vocab_size=vocab_size),
+            sequence_length=length,
+            head_fraction=0.15,
         )
-        head_fraction = 0.15 if model_class is ElectraForMaskedLM else 1.0
-        flops.append(forward_flops_per_token(model, sequence_length=128, head_fraction=head_fraction))
-    plan = plan_run(*flops, num_tokens=1, is_frozen=True)
-    assert round(plan.joint_total / 1e6) == joint
-    assert round(plan.total / 1e6) == frozen
-    assert round(plan.saving_fraction, 2) == saving
+        for model_class, (layers, width, embedding) in [(ElectraForPreTraining, main), (ElectraForMaskedLM, auxiliary)]
+    ]
+    online = plan_flops(costs[0], costs[1:], work=FROZEN, size=sized(1))
+    offline = plan_flops(costs[0], costs[1:], work=FROZEN, size=sized(1, is_drawn_ahead=True, reused_fraction=1.0))
+    joint = plan_flops(costs[0], costs[1:], work=JOINT, size=sized(1))
+    assert online.joint_total == joint.total
+    if megaflops is not None:
+        assert [round(plan.total / 1e6) for plan in (joint, online, offline)] == list(megaflops)
+    assert [round(100 * float(plan.saving_fraction or 0)) for plan in (online, offline)] == list(savings)
 
 
-def test_a_frozen_plan_by_hand() -> None:
-    """Main model 4 forward, 8 backward; auxiliary 2 forward, and 4 backward only if it is trained."""
-    plan = plan_run(4.0, 2.0, num_tokens=100, is_frozen=True)
-    assert plan == (1400.0, 200.0, 1800.0, 0.0)
+def test_a_frozen_run_by_hand() -> None:
+    """Main model 4 forward, 8 backward; auxiliary 2 forward; 100 tokens. Its own training, 3000, is for 5 runs."""
+    size = sized(auxiliary_training_flops=3000.0, auxiliary_shared_by=5)
+    plan = plan_flops(priced(4.0), [priced(2.0)], work=FROZEN, size=size)
+    assert plan == (1400.0, 1200.0, 200.0, 0.0, 2000.0, 1800.0)
     assert plan.saving_fraction == pytest.approx(400 / 1800)
+    assert plan.charged_saving_fraction == pytest.approx(-200 / 1800)
 
 
-def test_a_joint_plan_by_hand() -> None:
-    plan = plan_run(4.0, 2.0, num_tokens=100, is_frozen=False)
-    assert plan == (1800.0, 0.0, 1800.0, 0.0)
-    assert plan.saving_fraction == 0.0
+def test_a_joint_run_by_hand() -> None:
+    """The generator goes backward, too: 6 per token; there is no training of before to charge."""
+    for work in (JOINT, APART, METHOD_WORK["electra_gdes"]):
+        plan = plan_flops(priced(4.0), [priced(2.0)], work=work, size=sized())
+        assert plan == (1800.0, 1200.0, 600.0, 0.0, 1800.0, 1800.0)
+        assert plan.saving_fraction == plan.charged_saving_fraction == 0.0
+
+
+def test_runs_without_an_auxiliary_by_hand() -> None:
+    for name in ("mlm", "uniform", "unigram", "bigram"):
+        plan = plan_flops(priced(4.0), [], work=METHOD_WORK[name], size=sized())
+        assert plan == (1200.0, 1200.0, 0.0, 0.0, 1200.0, None)
+        assert plan.saving_fraction is plan.charged_saving_fraction is None
+
+
+def test_several_auxiliaries_cost_what_each_of_them_costs() -> None:
+    assert plan_flops(priced(4.0), [priced(2.0), priced(1.0)], work=FROZEN, size=sized()).auxiliary == 300.0
+
+
+def test_an_auxiliary_whose_training_is_not_known_is_charged_as_unknown_and_not_as_nothing() -> None:
+    plan = plan_flops(priced(4.0), [priced(2.0)], work=FROZEN, size=sized(auxiliary_training_flops=None))
+    assert plan.total == 1400.0
+    assert plan.charged is plan.charged_saving_fraction is None
 
 
 def test_corruption_that_an_earlier_run_has_drawn_costs_nothing_again() -> None:
     """Main model 12 per token, auxiliary 2: 1200 and 200 for 100 tokens, of which three quarters are there already."""
-    assert plan_run(4.0, 2.0, num_tokens=100, is_frozen=True, reused_fraction=0.75) == (1250.0, 50.0, 1800.0, 150.0)
-    whole = plan_run(4.0, 2.0, num_tokens=100, is_frozen=True, reused_fraction=1.0)
-    assert whole == (1200.0, 0.0, 1800.0, 200.0)
+    models: tuple[ModelCost, list[ModelCost]] = (priced(4.0), [priced(2.0)])
+    ahead = {"work": FROZEN, "size": sized(is_drawn_ahead=True, reused_fraction=0.75)}
+    assert plan_flops(*models, **ahead) == (1250.0, 1200.0, 50.0, 150.0, 1250.0, 1800.0)  # type: ignore[arg-type]
+    ahead["size"] = sized(is_drawn_ahead=True, reused_fraction=1.0)
+    whole = plan_flops(*models, **ahead)  # type: ignore[arg-type]
+    assert whole == (1200.0, 1200.0, 0.0, 200.0, 1200.0, 1800.0)
     assert whole.saving_fraction == pytest.approx(600 / 1800)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    main=st.integers(1, 10**9),
+    auxiliary=st.integers(1, 10**9),
+    length=st.integers(0, 300),
+    shared_by=st.integers(1, 50),
+)
+def test_freezing_pays_just_where_the_auxiliary_was_trained_for_less_than_two_thirds_of_the_runs_that_share_it(
+    main: int, auxiliary: int, length: int, shared_by: int
+) -> None:
+    """length: of the auxiliary's own training, in percent of the run's tokens. Joint costs 3a, frozen a + 3a·f/K."""
+    training = 3.0 * auxiliary * length  # for 100 tokens, like the run
+    size = sized(auxiliary_training_flops=training, auxiliary_shared_by=shared_by)
+    plan = plan_flops(priced(main), [priced(auxiliary)], work=FROZEN, size=size)
+    assert plan.charged is not None and plan.joint_total is not None
+    difference = 2 * shared_by * 100 - 3 * length  # of 2/3 · K and f, in whole numbers
+    assert (plan.joint_total > plan.charged) == (difference > 0) or difference == 0
+    assert plan.charged - plan.total == pytest.approx(training / shared_by)
+
+
+def test_every_method_is_described_to_the_ledger() -> None:
+    assert set(config.METHODS) <= set(METHOD_WORK)
+
+
+# Memory
+
+
+def test_memory_by_hand() -> None:
+    """100 and 50 parameters with one table of 20 × 1 in both; 10 and 4 bytes kept per token, 3 of logits; 8 tokens."""
+    main = priced(1.0, num_parameters=100, embedding_shape=(20, 1), activation_bytes=10.0)
+    auxiliary = priced(1.0, num_parameters=50, embedding_shape=(20, 1), activation_bytes=4.0, logit_bytes=3.0)
+
+    def plan(work: MethodWork, **changes: Any) -> Any:
+        return plan_memory(main, [auxiliary], work=work, size=sized(tokens_per_pass=8, **changes))
+
+    # Gradients take the place of activations: where there is one pass only the larger of the two counts.
+    assert plan(FROZEN) == (600.0, 400.0, 800.0, 80.0, 24.0, 600.0 + 800.0 + 400.0)
+    assert plan(FROZEN, is_accumulated=True).peak == 600.0 + 800.0 + 400.0 + 80.0
+    assert plan(FROZEN, is_drawn_ahead=True) == (400.0, 400.0, 800.0, 80.0, 0.0, 400.0 + 800.0 + 400.0)
+    assert plan(JOINT) == (520.0, 520.0, 1040.0, 112.0, 24.0, 520.0 + 1040.0 + 520.0)
+    assert plan(JOINT, is_accumulated=True).peak == 520.0 + 1040.0 + 520.0 + 112.0 + 24.0
+    assert plan(APART) == (600.0, 600.0, 1200.0, 112.0, 24.0, 600.0 + 1200.0 + 600.0)
+    # Without an auxiliary; a vocabulary head's logits count with their gradients.
+    assert plan_memory(auxiliary, [], work=MLM, size=sized(tokens_per_pass=8)) == (200, 200, 400, 32, 48, 800)
+
+
+def test_tables_of_other_widths_are_not_shared() -> None:
+    main = priced(1.0, num_parameters=100, embedding_shape=(20, 1))
+    auxiliary = priced(1.0, num_parameters=50, embedding_shape=(10, 2))
+    assert plan_memory(main, [auxiliary], work=JOINT, size=sized()).weights == 4 * 150
+
+
+def test_large_logits_of_a_frozen_auxiliary_are_gone_before_the_main_model_keeps_anything() -> None:
+    main, auxiliary = priced(1.0, activation_bytes=10.0), priced(1.0, logit_bytes=25.0)
+    assert plan_memory(main, [auxiliary], work=FROZEN, size=sized()).peak == 25.0
+    assert plan_memory(main, [auxiliary], work=JOINT, size=sized()).peak == 35.0
+
+
+V, L, SEQUENCES, SELECTED = 500, 32, 32, 5
+
+
+def models(architecture: str, dropout: float) -> tuple[Any, Any, PretrainConfig]:
+    """A main model of three layers, an auxiliary of one, and their config."""
+    values = {
+        "architecture": architecture, "hidden_size": 64, "embedding_size": 64, "num_heads": 4, "num_layers": 3,
+        "intermediate_size": 256, "dropout": dropout, "sequence_length": L, "precision": "fp32",
+    }  # fmt: skip
+    deep, shallow = (PretrainConfig(**{**values, "num_layers": layers}) for layers in (3, 1))
+    shapes = [encoder_config(each, vocab_size=V, special_ids=SPECIAL_IDS) for each in (deep, shallow)]
+    return build_discriminator(shapes[0], seed=0), build_masked_lm(shapes[1], seed=1), deep
+
+
+def a_batch() -> Batch:
+    rng = torch.Generator().manual_seed(0)
+    is_selected = torch.zeros(SEQUENCES, L, dtype=torch.bool)
+    is_selected[:, 1 : 1 + SELECTED] = True
+    uniforms = torch.rand(SEQUENCES, L, generator=rng, dtype=torch.float64)
+    return Batch(torch.randint(5, V, (SEQUENCES, L), generator=rng), is_selected, uniforms)
+
+
+def allocated_at_peak(work: Callable[[], Any]) -> int:
+    """Bytes that torch's allocator had given out at the worst moment, beyond those before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    now = peak = 0
+    for event in events:
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def held_bytes(modules: list[Any], optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Of parameters, each once, and of the optimizer's state but for its counters of steps."""
+    parameters = {id(each): each.numel() * each.element_size() for module in modules for each in module.parameters()}
+    state = [each for values in optimizer.state.values() for name, each in values.items() if name != "step"]
+    return sum(parameters.values()), sum(each.numel() * each.element_size() for each in state)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    "architecture, dropout, num_passes",
+    [("electra", 0.0, 1), ("electra", 0.1, 2), ("modernbert", 0.1, 1), ("modernbert", 0.0, 2)],
+)
+@pytest.mark.parametrize("name", [*METHODS, "distilled"])
+def test_planned_memory_is_that_of_a_real_step_or_up_to_a_tenth_less(
+    name: str, architecture: str, dropout: float, num_passes: int
+) -> None:
+    """Weights, gradients and state to the byte. What lacks at the peak is what a layer's own backward pass needs; the
+    fewer the layers, the more that is: a tenth of the single one of the masked language model."""
+    discriminator, masked_lm, shape = models(architecture, dropout)
+    if name == "distilled":
+        teacher = build_masked_lm(discriminator.config, seed=2)
+        method: Any = DistilledMaskedLM(masked_lm, teacher, share=0.5, temperature=1.0, mask_token_id=MASK).train()
+    else:
+        method = method_of(name, discriminator, masked_lm).train()
+    optimizer, batch = build_optimizer(method, shape), a_batch()
+    totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+    gradients = []
+
+    def step() -> None:
+        for part in batch.split(SEQUENCES // num_passes):
+            method.loss(part, totals, progress=0.5, stats={}).backward()
+        gradients.append(sum(each.grad.numel() * 4 for each in method.parameters() if each.grad is not None))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # makes the optimizer's state
+    at_peak = allocated_at_peak(step)
+    main, auxiliaries = (discriminator, [masked_lm])
+    if name in ("masked_lm", "distilled"):
+        main, auxiliaries = (masked_lm, [teacher] if name == "distilled" else [])
+    weights, state = held_bytes([main, *auxiliaries], optimizer)
+    kept = {"sequence_length": L, "head_fraction": SELECTED / L}
+    planned = plan_memory(
+        cost_of(main, **kept, drops=dropout > 0, is_fused=False),  # type: ignore[arg-type]
+        [cost_of(each, **kept) for each in auxiliaries],  # type: ignore[arg-type]
+        work=METHOD_WORK["mlm" if name == "masked_lm" else name],
+        size=sized(tokens_per_pass=SEQUENCES * L // num_passes, is_accumulated=num_passes > 1),
+    )
+    assert (planned.weights, planned.gradients, planned.optimizer_state) == (weights, gradients[-1], state)
+    assert 0.9 * (weights + state + at_peak) < planned.peak <= weights + state + at_peak

@@ -218,6 +218,31 @@ def test_nothing_that_a_run_leaves_is_a_pickle(finished: Finished) -> None:
         assert head != b"PK", f"{path} is an archive, as torch.save writes them"
 
 
+def test_start_says_what_the_run_will_cost_and_the_end_what_it_has(
+    finished: Finished, client: Any, children: dict[str, Any], tmp_path: Path
+) -> None:
+    """The main model: two layers of 32 with a feed-forward of 64, and a head; three passes over 200 × 8 × 32 tokens."""
+    main = 2 * (8 * 32 * 32 + 4 * 32 * 64 + 4 * 32 * 32) + 2 * 32 * 32 + 2 * 32
+    started = finished.output[: finished.output.index("tokenize/")]
+    assert "this run will cost, training on 51,200 tokens:" in started
+    assert "with the auxiliary models:/fast-electra-auxiliary@champion:" in started
+    (planned,) = finished.pretrain["start"].task["plan"].data["costs"]
+    cost = finished.pretrain["pretrain"].task["trained"].data["cost"]
+    assert planned["flops"] == cost["flops"]
+    assert cost["flops"]["main"] == pytest.approx(3 * main * NUM_STEPS * 8 * 32)
+    own = finished.auxiliary["train"].task["trained"].data["cost"]["flops"]["total"]
+    assert cost["flops"]["charged"] == pytest.approx(cost["flops"]["total"] + own)
+    for flops in ("total", "charged", "joint_total"):
+        figure = f"{cost['flops'][flops]:.3e}"
+        assert figure in started and figure in finished.output[finished.output.rindex("Task is starting") :]
+    run = children["pre-training"]
+    assert run.data.metrics["cost.flops_total"] == pytest.approx(cost["flops"]["total"])
+    assert run.data.metrics["cost.measured_flops_per_second"] == cost["measured"]["flops_per_second"] > 0
+    logged = json.loads(Path(client.download_artifacts(run.info.run_id, "cost.json", str(tmp_path))).read_text())
+    assert logged["measured"]["memory"] == cost["measured"]["memory"] > 0
+    assert "this run, with the auxiliary" in finished.pretrain["end"].task["page"].data
+
+
 def test_the_closing_words_name_the_model_and_its_scores(finished: Finished) -> None:
     closing = finished.output[finished.output.rindex("Task is starting") :]
     assert re.search(r"registered +fast-electra 1 +@challenger @champion", closing)

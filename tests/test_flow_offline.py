@@ -55,7 +55,7 @@ def test_mlflow_and_the_report_say_how_it_was_corrupted(finished: Finished, offl
     assert metrics["corruption.reused_fraction"] == 0
     assert 0.25 < metrics["corruption.bytes_per_token"] < 0.5
     page = offline["end"].task["page"].data
-    assert all(word in page for word in ("corruption.reused", digest, "auxiliary_reused"))
+    assert all(word in page for word in ("corruption.reused", digest, "drawn by an earlier run"))
     online = client.get_model_version("fast-electra", finished.pretrain["register"].task["version"].data["version"])
     assert online.tags["corruption"] == "online"
     assert "corruption.digest" not in online.tags
@@ -78,11 +78,12 @@ def test_another_main_model_and_learning_rate_pay_nothing_for_the_same_corruptio
     theirs = trained(offline)
     assert ours["digest"] != theirs["digest"]
     assert ours["corruption"] == theirs["corruption"] | {"corruption.reused": "1"}
-    assert (ours["plan"]["auxiliary"], theirs["plan"]["auxiliary_reused"]) == (0, 0)
-    assert ours["plan"]["auxiliary_reused"] == theirs["plan"]["auxiliary"] > 0
+    assert (ours["cost"]["flops"]["auxiliary"], theirs["cost"]["flops"]["auxiliary_reused"]) == (0, 0)
+    assert ours["cost"]["flops"]["auxiliary_reused"] == theirs["cost"]["flops"]["auxiliary"] > 0
     client = finished.workspace.mlflow()
     run = client.get_run(ours["mlflow_run_id"])
     assert run.data.tags["corruption.reused"] == "1"
     assert run.data.metrics["corruption.reused_fraction"] == 1
     cost = json.loads(Path(client.download_artifacts(run.info.run_id, "cost.json", str(tmp_path))).read_text())
-    assert cost["auxiliary"] == 0 < cost["auxiliary_reused"]
+    assert cost["flops"]["auxiliary"] == 0 < cost["flops"]["auxiliary_reused"]
+    assert run.data.metrics["cost.flops_auxiliary_reused"] == cost["flops"]["auxiliary_reused"]

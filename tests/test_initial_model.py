@@ -337,7 +337,7 @@ def test_training_begins_with_its_weights_and_a_checkpoint_of_others_is_of_anoth
     config = place.config(method=method)
     auxiliary = record_of(fetch_candidates(config, place.store))
     run = RunOnToys(store=place.store, run_key="runs/1", mlflow_run_id="", shard_keys=[], tokenizer_key="")
-    online = {"corruption": "online", "reused_fraction": 0.0}
+    online = {"corruption": "online", "reused_fraction": 0.0, "drawing_seconds": 0.0}
     digests = []
     for scale in (1.0, 2.0):
         change_tensors(place.folder, lambda tensors, scale=scale: [tensor.mul_(scale) for tensor in tensors.values()])

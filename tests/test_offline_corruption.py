@@ -48,7 +48,7 @@ SHARING = {
     "finetune_learning_rate": 0.5, "finetune_batch_size": 7, "finetune_epochs": 0.5, "finetune_max_length": 33,
     "finetune_max_examples": 7, "layer_decay": 0.5, "num_nodes": 2,
     "finetune_recipe": "modernbert", "finetune_grid": "1e-4", "best_epoch": True, "mnli_transfer": True,
-    "test_predictions": False, "initial_model": "folder",
+    "test_predictions": False, "initial_model": "folder", "price_per_hour": 0.5, "auxiliary_shared_by": 7,
 }  # fmt: skip
 IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY = {
     "corpus", "text_field", "on_bad_text", "heldout_fraction", "shard_megabytes", "auxiliary", "ensemble_size",
@@ -304,17 +304,19 @@ def test_online_there_is_one_task_and_it_has_no_steps() -> None:
 def test_the_tasks_add_up() -> None:
     config = PretrainConfig(corruption="offline", num_steps=10, batch_size=2, sequence_length=8)  # 160 tokens
     results = [
-        {"num_reused_steps": 5, "num_bytes": 30, "devices": ["cpu"]},
-        {"num_reused_steps": 2, "num_bytes": 18, "devices": ["gpu", "cpu"]},
+        {"num_reused_steps": 5, "num_bytes": 30, "devices": ["cpu"], "seconds": 1.5},
+        {"num_reused_steps": 2, "num_bytes": 18, "devices": ["gpu", "cpu"], "seconds": 2.5},
     ]
     assert summarise(config, results, digest="abc") == {
         "corruption": "offline",
         "digest": "abc",
         "reused_fraction": 0.7,
+        "drawing_seconds": 4.0,
         "bytes_per_token": 0.3,
         "devices": ["cpu", "gpu"],
     }
-    assert summarise(PretrainConfig(), [{}], digest="abc") == {"corruption": "online", "reused_fraction": 0.0}
+    online = {"corruption": "online", "reused_fraction": 0.0, "drawing_seconds": 0.0}
+    assert summarise(PretrainConfig(), [{}], digest="abc") == online
 
 
 def test_a_corruption_of_other_machines_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:

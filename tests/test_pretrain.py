@@ -43,7 +43,10 @@ class Timed(MaskedLanguageModel):
         return super().loss(*arguments, **more)
 
 
-def test_seconds_and_speed_are_those_of_all_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_and_speed_are_those_of_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracking.check_server(uri, "tests")
     run = TrainingRun(
@@ -52,8 +55,9 @@ def test_seconds_and_speed_are_those_of_all_attempts(tmp_path: Path, monkeypatch
     )  # fmt: skip
     dataset = dataset_of(tmp_path / "shard", [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
     config = AuxiliaryConfig(
-        num_steps=7, batch_size=4, sequence_length=10, checkpoint_every_steps=2, log_every_steps=3, precision="fp32"
-    )
+        num_steps=7, batch_size=4, sequence_length=10, checkpoint_every_steps=2, log_every_steps=3, precision="fp32",
+        price_per_hour=3600.0,
+    )  # fmt: skip
 
     def attempt(*, die_at: int = 0) -> dict[str, Any]:
         clock, evaluations = Clock(), [0]
@@ -73,6 +77,9 @@ def test_seconds_and_speed_are_those_of_all_attempts(tmp_path: Path, monkeypatch
 
     with pytest.raises(Killed):
         attempt(die_at=2)  # at step 4; the checkpoint is of step 2
+    # Said with the first row that has a speed, at step 3: 40 tokens in 2 s. Seven steps cost 14 at 1 a second.
+    assert caplog.text.count("at 20 tokens per second, measured in the first steps, all steps take 14.0 s") == 1
+    assert "and cost 14;" in caplog.text
     result = attempt()
     assert result["resumed_from"] == 2
     assert result["seconds"] == 7 * 2 + 4 * 50  # scored at steps 2, 4, 6 and 7

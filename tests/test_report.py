@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from toy_costs import cost_of
 
 from steps import charts, report
 
@@ -108,6 +109,7 @@ EVERYTHING = {
     "registered": {"name": "fast-electra", "version": "3", "aliases": ["champion"], "reason": "there was none"},
     "glue": {"scores": scores_of(task_row()), "suite_name": "sample tasks"},
     "training": {"rows": training_rows(), "config": {"num_steps": 10}, "heldout": [HELDOUT]},
+    "cost": cost_of(),
     "candidates": {"candidates": [candidate()], "chosen": [0], "rule": "lowest masked loss"},
     "text": MANIFEST,
     "lineage": {"corpus.digest": "abc"},
@@ -163,6 +165,7 @@ def test_the_final_page_has_a_section_for_each_thing_given_and_no_other() -> Non
         "Registered",
         "Sample tasks",
         "Training",
+        "Cost",
         "Auxiliary",
         "Text",
         "Lineage",
@@ -256,6 +259,17 @@ def test_the_training_page_of_a_masked_model_shows_its_accuracy_and_no_empty_cha
     heldout = [{"step": 2, "heldout_masked_accuracy": 0.2, "heldout_unigram_accuracy": 0.05}]
 
     assert titles(report.training_page(rows, {}, heldout)) == ["Loss", "Masked accuracy"]
+
+
+def test_the_training_page_ends_with_the_cost_where_it_is_known() -> None:
+    page = Reader(report.training_page(training_rows(), {"num_steps": 10}, cost=cost_of()))
+
+    assert page.words["h2"] == ["Training", "Cost"]
+    assert page.words["b"][2:] == ["1.400e+09", "20.0 s", "1.00e+08", "5.0 MB"]
+    assert page.words["th"] == ["operations", "FLOPs", "per token", "of joint", "", "planned", "measured"]
+    cells = page.words["td"]
+    assert cells[8:12] == ["this run, per step", "1.400e+09", "1.400e+06", "0.778"]
+    assert cells[cells.index("memory: peak") :][:3] == ["memory: peak", "4.4 MB", "5.0 MB"]
 
 
 def test_a_run_without_rows_still_has_a_page() -> None:
@@ -364,6 +378,7 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         heldout=HELDOUT,
         scores=scores_of(task_row(), task_row("cola", "matthews_correlation", is_outside_noise=False, majority=0.0)),
         suite_name="sample tasks",
+        cost=cost_of(),
         registered={"name": "fast-electra", "version": "3", "aliases": ["champion", "challenger"]},
     )
 
@@ -377,6 +392,11 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         "main model: precision, replaced  0.7200",
         "sst2: accuracy  0.750 ± 0.010 *  untrained 0.625 ± 0.020, majority 0.500",
         "cola: matthews  0.750 ± 0.010  untrained 0.625 ± 0.020, majority 0.000",
+        "cost: FLOPs of this run  1.400e+09  1.40e+06 per token; auxiliary 2.000e+08, 14 %",
+        "cost: FLOPs, auxiliary charged  1.650e+09  its training 1.000e+09, shared by 4 runs",
+        "cost: FLOPs of joint ELECTRA  1.800e+09  this run 22 % less; charged 8 % less",
+        "cost: time in training steps  14.0 s  1.00e+08 FLOP/s; scores, checkpoints 6.0 s",
+        "cost: memory, measured  5.0 MB  planned 4.4 MB",
         "registered  fast-electra 3  @champion @challenger",
     ]
     assert lines[-2] == "models:/fast-electra@champion: recipe electra; seeds 0 to 2"

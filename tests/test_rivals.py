@@ -170,7 +170,7 @@ def test_scores_on_held_out_text_are_those_of_what_the_model_does(method: str, r
 @pytest.mark.parametrize("method", RIVALS)
 def test_the_plan_charges_each_method_for_what_it_runs(method: str, runs: dict[str, Ran]) -> None:
     """One layer of width 8 beside two of 32, 32 tokens a sequence; multiply-adds count twice, by hand."""
-    plan, config = runs[method].trained["plan"], runs[method].plan["config"]
+    flops, config = runs[method].trained["cost"]["flops"], runs[method].plan["config"]
     vocab = load_masked_lm(Path("auxiliary")).config.vocab_size
     num_tokens = NUM_STEPS * config["batch_size"] * 32
     # Embeddings to width, then per layer four matrices, two of the feed-forward, and the attention's two products.
@@ -180,10 +180,13 @@ def test_the_plan_charges_each_method_for_what_it_runs(method: str, runs: dict[s
     joint = 3 * (detector + auxiliary)
     mlm = 3 * (encoder + 0.15 * 2 * (32 * 8 + 8 * vocab))
     expected = {"mlm": mlm, **dict.fromkeys(MODEL_FREE, 3 * detector)}.get(method, joint)
-    assert plan["total"] == pytest.approx(expected * num_tokens)
-    assert plan["joint_total"] == pytest.approx(joint * num_tokens)
-    assert plan["auxiliary"] == plan["auxiliary_reused"] == 0
-    assert plan["saving_fraction"] == pytest.approx(1 - plan["total"] / plan["joint_total"])
+    assert flops["total"] == pytest.approx(expected * num_tokens)
+    assert flops["auxiliary_reused"] == 0
+    assert flops["charged"] == flops["total"]  # no method but fast_electra uses the auxiliary's weights
+    assert flops["joint_total"] == pytest.approx(joint * num_tokens)
+    assert flops["auxiliary"] == pytest.approx(3 * auxiliary * num_tokens if expected == joint else 0)
+    assert flops["saving_fraction"] == pytest.approx(1 - expected / joint)
+    assert runs[method].plan["costs"][0]["flops"] == flops
 
 
 def test_a_generator_whose_embeddings_cannot_be_shared_is_refused_in_start(here: Path) -> None:

@@ -1,0 +1,133 @@
+"""What one model costs per token: floating-point operations, and the bytes that are kept for its backward pass.
+
+Counted from the layers that a model really has, and from the shapes in its config; the model may be on the meta device.
+A multiplication and an addition are two operations. Embedding look-ups, norms, activations, softmaxes and losses are
+not counted: they move bytes.
+
+Shapes: L tokens per sequence, D width, E embedding width, F feed-forward width, H heads, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+FLOAT_BYTES = 4
+POST_NORM_TYPES = ("electra", "bert", "roberta", "distilbert")
+"""`model_type`s whose layers are BERT's."""
+
+
+class ModelCost(NamedTuple):
+    """What a run must know of a model to price it; all per token of the sequence, unless said otherwise."""
+
+    forward_flops: float
+    num_parameters: int
+    """Of the model, shared ones once."""
+    embedding_shape: tuple[int, int]
+    """Of the token embeddings (V, E), which another model may share."""
+    activation_bytes: float
+    """Kept between forward and backward, where the model is trained."""
+    logit_bytes: float
+    """Of the vocabulary head's output; 0 for a detector."""
+
+
+def cost_of(
+    model: PreTrainedModel,
+    *,
+    sequence_length: int,
+    head_fraction: float,
+    drops: bool = False,
+    is_fused: bool = True,
+) -> ModelCost:
+    """The price of a masked language model, whose head runs on head_fraction of the tokens, or of a detector.
+
+    drops: it is trained with its config's dropout (an electra or modernbert). is_fused: with dropout, too, attention
+    keeps no probabilities, as on GPUs. Numbers count as float32: under bf16 autocast fewer bytes are kept.
+    """
+    predicts_tokens = model.get_output_embeddings() is not None
+    fraction = head_fraction if predicts_tokens else 1.0
+    vocab_size, embedding_size = model.get_input_embeddings().weight.shape
+    kept = _kept_numbers(model.config, sequence_length, drops=drops, is_fused=is_fused)
+    head = _kept_by_vocabulary_head(model.config, vocab_size) if predicts_tokens else _kept_by_detector(model.config)
+    return ModelCost(
+        forward_flops=forward_flops_per_token(model, sequence_length=sequence_length, head_fraction=fraction),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedding_shape=(vocab_size, embedding_size),
+        activation_bytes=FLOAT_BYTES * (kept + fraction * head) + (1 if predicts_tokens else 0),  # which are selected
+        logit_bytes=FLOAT_BYTES * fraction * vocab_size if predicts_tokens else 0.0,
+    )
+
+
+def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, head_fraction: float = 1.0) -> float:
+    """Forward FLOPs per token of the sequence: 2·in·out for each linear layer, 4·L·D for each attention.
+
+    head_fraction: share of the tokens that everything above the encoder runs on, e.g. the mask fraction for a masked
+    language model's vocabulary head. A layer that attends to a window only counts as if it attended to all: without
+    kernels of its own it computes, and then masks, all of it.
+    """
+    encoder = {id(layer) for layer in _linears(model.base_model)}
+    in_encoder = sum(_flops(layer) for layer in _linears(model) if id(layer) in encoder)
+    in_head = sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
+    attention = 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
+    return in_encoder + attention + head_fraction * in_head
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def _flops(layer: nn.Linear) -> float:
+    return 2.0 * layer.in_features * layer.out_features
+
+
+def _kept_numbers(config: PretrainedConfig, length: int, *, drops: bool, is_fused: bool) -> float:
+    """Numbers of FLOAT_BYTES per token that autograd keeps of the encoder, the ids of its input included.
+
+    Every tensor counts once, however many operations keep it. A norm keeps its input and two numbers, a linear layer
+    its input, GELU its input, dropout a mask: of bytes in fused kernels, of numbers elsewhere. Left out is what does
+    not grow with the batch: positions and rotary tables.
+    """
+    width, layers, heads = int(config.hidden_size), int(config.num_hidden_layers), int(config.num_attention_heads)
+    ids = 2.0
+    dropout = _dropout_of(config) if drops else 0.0
+    mask = (0.25 if is_fused else 1.0) if dropout else 0.0
+    # Query, key, value, output and the log of the softmax's denominator; or the probabilities, thrice with dropout.
+    attention = 4 * width + heads if is_fused or not dropout else 4 * width + 3 * heads * length
+    if config.model_type in POST_NORM_TYPES:
+        inner = _feed_forward_width(config)
+        embedding = _embedding_width(config)
+        # The layer's input, what each of its two norms sees, the first one's output, GELU's input and output.
+        layer = attention + 4 * width + 4 + 2 * inner + 2 * mask * width
+        projected = embedding if embedding != width else 0
+        return ids + (1 + mask) * embedding + 2 + projected + layers * layer
+    inner = int(config.intermediate_size)
+    # Query and key also as they were before the rotation, in one block with the value.
+    rotated = 2 * width if is_fused or not dropout else 0
+    layer = attention + rotated + 4 * width + 4 + 4 * inner + mask * (width + inner)
+    return ids + layers * layer + width + 2 + mask * width
+
+
+def _kept_by_detector(config: PretrainedConfig) -> float:
+    """The encoder's output, dense and activation, and a norm in ModernBERT's; a logit and its label."""
+    width = int(config.hidden_size)
+    return 3 * width + 2 if config.model_type in POST_NORM_TYPES else 4 * width + 4
+
+
+def _kept_by_vocabulary_head(config: PretrainedConfig, vocab_size: int) -> float:
+    """Per row: the row of the encoder's output, dense, activation, norm, log-probabilities and the label."""
+    width = int(config.hidden_size)
+    inner = _embedding_width(config) if config.model_type == "electra" else width
+    return width + 3 * inner + 2 + vocab_size + 2
+
+
+def _embedding_width(config: PretrainedConfig) -> int:
+    return int(getattr(config, "embedding_size", config.hidden_size))
+
+
+def _feed_forward_width(config: PretrainedConfig) -> int:
+    return int(getattr(config, "intermediate_size", None) or config.hidden_dim)  # DistilBERT's name
+
+
+def _dropout_of(config: PretrainedConfig) -> float:
+    names = ("hidden_dropout_prob", "mlp_dropout", "dropout")
+    return next(float(getattr(config, name)) for name in names if hasattr(config, name))

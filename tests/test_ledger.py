@@ -1,0 +1,231 @@
+"""The ledger of a flow run: planned from configs and models on paper, and set beside what was measured, by hand."""
+
+from typing import Any
+
+import pytest
+from toys import save_auxiliary
+from transformers import ElectraConfig
+
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.errors import AuxiliaryError
+from steps import ledger
+from steps.config import resolve_auxiliary, resolve_pretrain
+from steps.ledger import Circumstances, account, plan_auxiliary
+from steps.register import training_tags
+from steps.store import Store
+
+KEY = "auxiliaries/toy"
+TOKENS = 10 * 8 * 32  # of tiny: steps, sequences, tokens of each
+# tiny's main model: two layers of 32, feed-forward 64, 32 tokens; a head of 32 × 32 and 32.
+MAIN = 2 * (8 * 32 * 32 + 4 * 32 * 64 + 4 * 32 * 32) + 2 * 32 * 32 + 2 * 32
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """With an auxiliary of one layer of 8, feed-forward 12; its tokenizer lies beside it."""
+    folder = tmp_path_factory.mktemp("ledger")
+    store = Store(str(folder / "store"))
+    store.put_folder(save_auxiliary(folder / "toy", ["a few words of text " * 20]), KEY)
+    return store
+
+
+@pytest.fixture(scope="module")
+def auxiliary_flops(store: Store) -> float:
+    """Forward, per token; the head on 15 % of them."""
+    vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
+    return 8 * 8 * 8 + 4 * 8 * 12 + 4 * 32 * 8 + 0.15 * (2 * 8 * 8 + 2 * 8 * vocab_size)
+
+
+def tiny(**changes: Any) -> PretrainConfig:
+    return resolve_pretrain({"preset": "tiny", **changes})
+
+
+def candidate(**tags: str) -> dict[str, Any]:
+    return {"address": "toy", "key": KEY, "registry": {"tags": tags} if tags else None}
+
+
+def plan_pretraining(config: PretrainConfig, auxiliary: dict[str, Any], store: Store, *known: Any) -> dict[str, Any]:
+    """Without an initial model."""
+    circumstances = Circumstances(*known)
+    return ledger.plan_pretraining(config, auxiliary, store, initial_model=None, circumstances=circumstances)
+
+
+def test_a_frozen_run_is_planned_from_config_and_candidate(store: Store, auxiliary_flops: float) -> None:
+    cost = plan_pretraining(tiny(), candidate(**{"training.total_flops": "3e6"}), store)
+    flops = cost["flops"]
+    assert cost["num_tokens"] == TOKENS
+    assert flops["per_token"] == pytest.approx(3 * MAIN + auxiliary_flops)
+    assert flops["auxiliary"] == pytest.approx(TOKENS * auxiliary_flops)
+    assert flops["total"] == flops["main"] + flops["auxiliary"]
+    assert flops["charged"] == flops["total"] + 3e6
+    assert flops["joint_total"] == pytest.approx(TOKENS * 3 * (MAIN + auxiliary_flops))
+    assert cost["memory"]["auxiliary"] < cost["memory"]["auxiliary_if_joint"]
+
+
+def test_a_joint_run_is_planned_from_config_and_candidate(store: Store, auxiliary_flops: float) -> None:
+    """The auxiliary gives its shape alone, so its own training is not charged."""
+    cost = plan_pretraining(tiny(method="electra"), candidate(), store)
+    flops, memory = cost["flops"], cost["memory"]
+    assert flops["total"] == flops["joint_total"] == flops["charged"]
+    assert flops["total"] == pytest.approx(TOKENS * 3 * (MAIN + auxiliary_flops))
+    assert flops["auxiliary_training"] == cost["own_training_money"] == 0.0
+    assert memory["auxiliary"] > 0
+    assert memory["auxiliary_if_joint"] is None
+
+
+def test_runs_that_share_an_auxiliary_share_its_training(store: Store) -> None:
+    flops = plan_pretraining(tiny(auxiliary_shared_by=4), candidate(**{"training.total_flops": "3e6"}), store)["flops"]
+    assert flops["charged"] == flops["total"] + 3e6 / 4
+    assert flops["auxiliary_training"] == 3e6
+
+
+@pytest.mark.parametrize("tagged", [candidate(), candidate(masked_loss="4.2")], ids=["not registered", "no such tag"])
+def test_what_an_auxiliarys_training_has_cost_is_unknown_where_no_tag_says_it(
+    tagged: dict[str, Any], store: Store
+) -> None:
+    cost = plan_pretraining(tiny(), tagged, store)
+    assert cost["flops"]["auxiliary_training"] is cost["flops"]["charged"] is cost["own_training_money"] is None
+    assert cost["flops"]["charged_saving_fraction"] is None
+    assert cost["flops"]["saving_fraction"] > 0
+
+
+def test_a_joint_run_that_starts_from_the_auxiliarys_weights_is_charged_for_their_training(store: Store) -> None:
+    config = tiny(method="electra", warm_start="embeddings")
+    assert plan_pretraining(config, candidate(), store)["flops"]["charged"] is None
+    flops = plan_pretraining(config, candidate(**{"training.total_flops": "3e6"}), store)["flops"]
+    assert flops["charged"] == flops["total"] + 3e6
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "nan", "inf"])
+def test_a_tag_that_is_no_amount_is_refused(text: str, store: Store) -> None:
+    expected = rf"auxiliary toy: its version's tag training.total_flops must be a number > 0, got '{text}'\. Correct it"
+    with pytest.raises(AuxiliaryError, match=expected):
+        plan_pretraining(tiny(), candidate(**{"training.total_flops": text}), store)
+
+
+def test_an_auxiliarys_training_is_planned_from_its_config_and_tokenizer(store: Store) -> None:
+    config = resolve_auxiliary({"preset": "tiny"})
+    vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
+    cost = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None)
+    layer = 8 * 32 * 32 + 4 * 32 * 64 + 4 * 32 * 32
+    per_token = 3 * (layer + 0.15 * (2 * 32 * 32 + 2 * 32 * vocab_size))
+    assert cost["flops"]["total"] == pytest.approx(TOKENS * per_token)
+    assert cost["flops"]["joint_total"] is None
+    assert cost["address"] is None
+
+
+def test_a_teacher_costs_its_forward_passes_and_is_charged_for_its_own_training(
+    store: Store, auxiliary_flops: float
+) -> None:
+    config = resolve_auxiliary({"preset": "tiny"})
+    alone = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None)
+    taught = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=candidate(**{"training.total_flops": "3e6"}))
+    flops, before = taught["flops"], alone["flops"]
+    assert flops["total"] == pytest.approx(before["total"] + TOKENS * auxiliary_flops)
+    assert (flops["charged"], flops["joint_total"]) == (flops["total"] + 3e6, None)
+    assert (taught["beside"], taught["address"]) == ("teacher", "toy")
+    assert taught["memory"]["auxiliary"] > 0 and taught["memory"]["auxiliary_if_joint"] is None
+    unknown = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=candidate())
+    assert unknown["flops"]["charged"] is None
+
+
+def test_a_masked_language_model_is_set_beside_a_joint_run_of_its_size(store: Store, auxiliary_flops: float) -> None:
+    cost = plan_pretraining(tiny(method="mlm"), candidate(), store)
+    vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
+    encoder = MAIN - (2 * 32 * 32 + 2 * 32)
+    assert cost["flops"]["per_token"] == pytest.approx(3 * (encoder + 0.15 * (2 * 32 * 32 + 2 * 32 * vocab_size)))
+    assert cost["flops"]["joint_total"] == pytest.approx(TOKENS * 3 * (MAIN + auxiliary_flops))
+    assert cost["flops"]["auxiliary"] == cost["memory"]["auxiliary"] == 0
+
+
+def test_a_main_model_that_starts_from_another_is_priced_as_that_one(store: Store) -> None:
+    """It may have more tokens than the auxiliary draws from; its size is the config's."""
+    larger = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 32, "intermediate_size": 64}
+    ElectraConfig(vocab_size=1000, num_attention_heads=2, **larger).save_pretrained(store.path("models/toy"))
+    ours, theirs = (
+        ledger.plan_pretraining(tiny(), candidate(), store, initial_model=initial)
+        for initial in (None, {"key": "models/toy"})
+    )
+    vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
+    assert theirs["parameters"]["main"] - ours["parameters"]["main"] == (1000 - vocab_size) * 32
+    assert theirs["flops"]["total"] == ours["flops"]["total"]
+
+
+def test_electras_own_count_is_there_where_it_is_defined(store: Store) -> None:
+    """Half of the count's backward pass lacks; look-ups and single numbers come on top."""
+    flops = plan_pretraining(tiny(), candidate(), store)["flops"]
+    assert flops["by_google"] > TOKENS * 2 * MAIN
+    assert plan_pretraining(tiny(architecture="modernbert"), candidate(), store)["flops"]["by_google"] is None
+
+
+# What was measured
+
+CURVE = [
+    {"step": 5, "tokens_per_second": 640.0},
+    {"step": 7, "heldout_auc": 0.6},  # scored, but not logged
+    {"step": 10, "tokens_per_second": 320.0},
+]
+RESULT = {"curve": CURVE, "seconds": 9.0, "memory_bytes": 5000}
+
+
+def test_time_speed_and_money_are_those_of_the_training_by_hand(store: Store) -> None:
+    """5 steps of 256 tokens at 640 a second, then 5 at 320: 2 s and 4 s; 9 s at 400 an hour are 1."""
+    config = tiny(price_per_hour=400.0, auxiliary_shared_by=2)
+    tags = {"training.total_flops": "3e6", "training.money": "0.5"}
+    cost = account(plan_pretraining(config, candidate(**tags), store), config, RESULT)
+    assert cost["measured"] == pytest.approx(
+        {
+            "seconds": 9.0, "training_seconds": 6.0, "drawing_seconds": 0.0, "memory": 5000,
+            "flops_per_second": cost["flops"]["total"] / 6, "money": 1.0, "money_charged": 1.25,
+        }
+    )  # fmt: skip
+    assert training_tags(cost) == {"training.total_flops": cost["flops"]["total"], "training.money": 1.0}
+
+
+def test_without_a_price_nothing_is_said_in_money(store: Store) -> None:
+    cost = account(plan_pretraining(tiny(), candidate(), store), tiny(), RESULT)
+    assert cost["measured"]["money"] is cost["measured"]["money_charged"] is None
+    assert training_tags(cost) == {"training.total_flops": cost["flops"]["total"]}
+
+
+def test_money_is_not_charged_where_the_auxiliarys_is_not_known(store: Store) -> None:
+    config = tiny(price_per_hour=1.0)
+    cost = account(plan_pretraining(config, candidate(**{"training.total_flops": "3e6"}), store), config, RESULT)
+    assert cost["measured"]["money"] == pytest.approx(9 / 3600)
+    assert cost["measured"]["money_charged"] is None
+
+
+def test_drawing_ahead_counts_in_time_and_money_and_not_in_the_speed_of_training(
+    store: Store, auxiliary_flops: float
+) -> None:
+    """A quarter was drawn by an earlier run, the rest in 9 s by other tasks."""
+    config = tiny(corruption="offline", price_per_hour=400.0)
+    cost = account(plan_pretraining(config, candidate(), store, 0.25), config, RESULT, drawing_seconds=9.0)
+    flops, measured = cost["flops"], cost["measured"]
+    assert flops["auxiliary_reused"] == pytest.approx(TOKENS * auxiliary_flops / 4)
+    assert flops["auxiliary"] == pytest.approx(TOKENS * auxiliary_flops * 3 / 4)
+    assert measured["flops_per_second"] == pytest.approx(TOKENS * 3 * MAIN / 6)
+    assert (measured["seconds"], measured["money"]) == (18.0, pytest.approx(2.0))
+    online = plan_pretraining(tiny(), candidate(), store)["memory"]
+    assert cost["memory"]["weights"] < online["weights"]
+    assert cost["memory"]["auxiliary"] == 0
+
+
+def test_attention_with_dropout_on_a_cpu_is_planned_with_its_probabilities(store: Store) -> None:
+    """`start` does not know the device and plans for a GPU; the training does."""
+    config = tiny(dropout=0.1)
+    at_start, on_gpu, on_cpu = (
+        plan_pretraining(config, candidate(), store, *known)["memory"]["activations"]
+        for known in ((), (0.0, "cuda:0"), (0.0, "cpu"))
+    )
+    assert at_start == on_gpu < on_cpu
+    plain = tiny(dropout=0.0)
+    without = [plan_pretraining(plain, candidate(), store, 0.0, device)["memory"] for device in ("cuda:0", "cpu")]
+    assert without[0] == without[1]
+
+
+def test_an_auxiliarys_own_training_is_accounted_alike(store: Store) -> None:
+    config = resolve_auxiliary({"preset": "tiny", "price_per_hour": 400.0})
+    cost = account(plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None), config, RESULT)
+    assert cost["measured"]["flops_per_second"] == cost["flops"]["total"] / 6
+    assert cost["measured"]["money"] == cost["measured"]["money_charged"] == pytest.approx(1.0)
