@@ -40,7 +40,7 @@ class MetricsLogger:
 
     Rows leave the queue only when the server has confirmed them, and keep the time they were logged at, so a
     batch that is sent twice (its answer was lost) is stored once. Steps that an earlier attempt logged are
-    not logged again. Close it, or use it as a context manager; call flush before a checkpoint is written.
+    not logged again. Close it, or use it as a context manager. `log` alone never waits; `flush` and `close` do.
     """
 
     def __init__(
