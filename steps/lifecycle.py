@@ -122,6 +122,7 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
             "corpus.num_tokens": text["num_train_tokens"],
         },
         metrics=trained["scores"],
+        cost=trained,
     )
 
 
@@ -266,6 +267,7 @@ def register_discriminator(
             "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
         },
         metrics={**metrics, **trained["scores"]},
+        evidence={"scores": scores, "cost": {**trained, **trained["plan"]}},
     )
 
 
