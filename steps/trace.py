@@ -89,19 +89,25 @@ def log_corpus(plan: Plain, run_id: str) -> None:
     )
 
 
+def task_dataset(plan: Mapping[str, Any], task: str) -> tuple[str, str]:
+    """Name and digest under which MLflow knows the task's data."""
+    return f"{suite(plan) if task in SPECS else 'own'}/{task}", plan["tasks"][task]["digest"][:36]
+
+
 def log_task(plan: Plain, run_id: str, task: str) -> None:
     facts = plan["tasks"][task]
+    name, digest = task_dataset(plan, task)
     tracking.log_input(
         run_id,
-        name=f"{suite(plan) if task in SPECS else 'own'}/{task}",
-        digest=facts["digest"][:36],
+        name=name,
+        digest=digest,
         source=plan["config"]["glue"],
         context="fine-tuning",
         profile={name: value for name, value in facts.items() if name != "digest"},
     )
 
 
-def suite(plan: Plain) -> str:
+def suite(plan: Mapping[str, Any]) -> str:
     return "sample" if plan["config"]["glue"] == "sample" else "glue"
 
 

@@ -40,6 +40,7 @@ PRETRAIN: dict[str, Any] = {
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
     "finetune_grid": "1e-4,3e-4", "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
+    "keep_task_models": False,
 }  # fmt: skip
 CHANGES = [
     *((AuxiliaryConfig, name, value) for name, value in (SHARED | AUXILIARY).items()),

@@ -74,6 +74,7 @@ SCORING = {
     "best_epoch": True,
     "mnli_transfer": True,
     "test_predictions": False,
+    "keep_task_models": False,
 }
 PRETRAIN = {
     **SHARED,
@@ -93,7 +94,14 @@ PRETRAIN = {
     "generator_learning_rate": 1e-5,
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
-EVALUATE = {**SCORING, **WHERE, "preset": "laptop", "model": "folder", "untrained_baseline": True}
+EVALUATE = {
+    **SCORING,
+    **WHERE,
+    "preset": "laptop",
+    "model": "folder",
+    "untrained_baseline": True,
+    "keep_task_models": True,
+}
 NEEDED_WITH: dict[str, dict[str, Any]] = {
     # A modernbert, which the demo preset is, wants both alike.
     "hidden_size": {"embedding_size": 256},
