@@ -17,11 +17,13 @@ from steps.trace import (
     auxiliary_tags,
     child,
     connect,
+    corpus_dataset,
     corruption_tags,
     costs,
     lineage_tags,
     log_corpus,
     method_tags,
+    task_dataset,
     text_tags,
 )
 
@@ -222,6 +224,8 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
+        if frozen["registry"]:
+            tracking.log_model_input(run_id, frozen["registry"]["model_id"])
         result = training.train_discriminator(
             config,
             _training_run(plan, text, run_id),
@@ -250,6 +254,8 @@ def register_discriminator(
     main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
     digests = {row["task"]: plan["tasks"][row["task"]]["digest"] for row in main}
     metrics = {f"{row['task']}.{row['metric']}": row["pretrained"]["mean"] for row in main}
+    datasets = {f"{row['task']}.{row['metric']}": task_dataset(plan, row["task"]) for row in main}
+    datasets |= dict.fromkeys(trained["scores"], corpus_dataset(plan))
     average = scores["averages"].get("electra")
     if average is not None:
         metrics["glue.average"] = average["value"]
@@ -267,7 +273,7 @@ def register_discriminator(
             "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
         },
         metrics={**metrics, **trained["scores"]},
-        evidence={"scores": scores, "cost": {**trained, **trained["plan"]}},
+        evidence={"scores": scores, "cost": {**trained, **trained["plan"]}, "datasets": datasets},
     )
 
 

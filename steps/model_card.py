@@ -47,6 +47,8 @@ class Facts:
     tags: Plain
     """Lineage: the version's tags."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """What metrics were measured on: metric -> name and digest of the data, as MLflow knows them."""
     config: Plain = field(default_factory=dict)
     """Every parameter of the run."""
     scores: Plain | None = None

@@ -93,7 +93,8 @@ def register_discriminator(
     the version's pipeline does follows from the method too. Gates: finite weights, and every lineage and schedule tag
     given. A version that passes is the challenger. It is champion too if there is none yet, or
     if its `glue.average` is higher than the champion's on the same `glue.suite` (same tasks, same data). The
-    tag `promotion.reason` says what was decided and why. evidence: `scores` and `cost`, for the model card.
+    tag `promotion.reason` says what was decided and why. evidence: `scores`, `cost` and `datasets`, as
+    model_card.Facts has them.
 
     Raises:
         TrackingError: the folder is incomplete, or the server refuses.
@@ -177,6 +178,7 @@ def _register(
         task=facts.task,
         tags=facts.tags,
         metrics=facts.metrics,
+        datasets=facts.datasets,
         card=model_card(name, facts),
         description=description(facts),
         **what,

@@ -169,7 +169,7 @@ def _register(
         tags=facts.tags,
         metrics=facts.metrics,
         description=description(facts),
-        datasets=dict.fromkeys(facts.metrics, task_dataset(plan, result["task"])),
+        datasets=facts.datasets,
     )
 
 
@@ -195,6 +195,7 @@ def _facts(
             "score.rule": rule,
         },
         metrics=result["scores"],
+        datasets=dict.fromkeys(result["scores"], task_dataset(plan, task)),
         config={
             **{name: value for name, value in config.items() if name.startswith("finetune_")},
             "finetune_learning_rate": result["learning_rate"],

@@ -77,12 +77,20 @@ def child(plan: Plain, name: str, *, params: Mapping[str, Any]) -> contextlib.Ab
     )
 
 
+def corpus_dataset(plan: Plain) -> tuple[str, str]:
+    """Name and digest under which MLflow knows the text: the last part of its address, if that is a path."""
+    address, digest = plan["corpus"]["address"], plan["corpus"]["digest"]
+    is_path = address.startswith(("/", "s3://"))
+    return (address.rstrip("/").rpartition("/")[2] if is_path else address), digest
+
+
 def log_corpus(plan: Plain, run_id: str) -> None:
     corpus = plan["corpus"]
+    name, digest = corpus_dataset(plan)
     tracking.log_input(
         run_id,
-        name=corpus["address"],
-        digest=corpus["digest"],
+        name=name,
+        digest=digest,
         source=corpus["address"],
         context="pre-training",
         profile={"num_bytes": corpus["num_bytes"], "num_files": corpus["num_files"]},

@@ -409,6 +409,20 @@ def test_task_models_are_champions_with_their_encoder(scored: Scored) -> None:
 
 
 @pytest.mark.parametrize(
+    "address, origin", [("/home/me/bert", "/home/me/bert"), (f"models:/{ENCODER}@champion", f"{ENCODER}/1")]
+)
+def test_an_evaluations_task_models_lead_to_what_was_evaluated(scored: Scored, address: str, origin: str) -> None:
+    model = {"address": address, "version": f"{ENCODER}/1", "digest": "dd", "tokenizer_digest": "t"}
+    plan = {name: value for name, value in scored.plan.items() if name != "corpus"} | {"model": model}
+    only = [each for each in scored.scores["task_models"] if each["task"] == "sst2"]
+    (made,) = scoring.register_task_models(plan, {**scored.scores, "task_models": only}, pathspec="EvaluateFlow/1")
+    tags = client().get_model_version(made["name"], made["version"]).tags
+    assert made["name"] == ("bert-sst2" if address.startswith("/") else f"{ENCODER}-sst2")
+    assert (tags["pretrained.version"], tags["pretrained.digest"]) == (origin, "dd")
+    assert tags["model.address"] == address
+
+
+@pytest.mark.parametrize(
     "pretrained, name",
     [
         ("fast-electra", "fast-electra-rte"),
