@@ -224,8 +224,9 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
-        if frozen["registry"]:
-            tracking.log_model_input(run_id, frozen["registry"]["model_id"])
+        for model in (frozen, plan["initial_model"] or {}):
+            if model.get("registry"):
+                tracking.log_model_input(run_id, model["registry"]["model_id"])
         result = training.train_discriminator(
             config,
             _training_run(plan, text, run_id),

@@ -3,7 +3,7 @@
 One text, written when a version is registered: README.md of its files, and so of what steps.export hands out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +15,9 @@ Plain = Mapping[str, Any]
 FEW_SEEDS = 5
 LICENCE_TAG = "corpus.licence"
 _DESCRIPTION_LENGTH = 4500  # characters; databases hold 5000
-_ELSEWHERE = {"store", "tracking_uri", "experiment", "preset", "corpus", "auxiliary", "glue", "model"}
+_ELSEWHERE = {
+    "store", "tracking_uri", "experiment", "preset", "corpus", "auxiliary", "glue", "model", "initial_model",
+}  # fmt: skip
 """Parameters that say where something lay on the machine of that run."""
 _COST = {
     "seconds": "seconds of training",
@@ -132,14 +134,16 @@ def _method(facts: Facts) -> list[str]:
 
 
 def _scores(facts: Facts) -> list[str]:
-    lines: list[str] = []
+    parts = []
     if facts.scores is not None:
-        # Without config of its own, a card must not call tasks GLUE.
-        heading = suite_name(facts.config.get("glue", "sample"), [row["task"] for row in facts.scores["rows"]])
-        table = as_markdown(facts.scores, heading=f"Scores on {heading}").rstrip("\n")
-        lines += [f"#{table}", ""]
-    rest = {key: f"{value:.4f}" for key, value in facts.metrics.items()}
-    return [*lines, *_table("## Measured", rest)] if rest else lines[:-1]
+        # Without a config, a card must not call tasks GLUE.
+        suite = suite_name(facts.config.get("glue", "sample"), [row["task"] for row in facts.scores["rows"]])
+        public = {**facts.scores, "subject": _base_name(facts.scores["subject"])}
+        parts.append(f"#{as_markdown(public, heading=f'Scores on {suite}')}".strip())
+    if facts.metrics:
+        rows = {name: f"{value:.4f}" for name, value in facts.metrics.items()}
+        parts.append("\n".join(_table("## Measured", rows)))
+    return ["\n\n".join(parts)] if parts else []
 
 
 def _cost(facts: Facts) -> list[str]:
@@ -185,7 +189,7 @@ def _cell(value: Any) -> str:
 
 
 def _base_name(address: Any) -> Any:
-    """The last part of a path on somebody's machine; anything else as it is."""
+    """What begins with a path on somebody's machine, from its last part on; anything else as it is."""
     return PurePosixPath(address).name if isinstance(address, str) and address.startswith("/") else address
 
 
@@ -199,6 +203,12 @@ def _count(value: Any) -> str | None:
 
 def rows_of(scores: Plain, task: str) -> dict[str, Any]:
     """The scores of one task alone, in the same form."""
-    of_task: Sequence[Plain] = [row for row in scores["rows"] if row["task"] == task]
-    failed = [each for each in scores["failures"] if each["task"] == task]
-    return {**scores, "rows": of_task, "averages": {}, "failures": failed}
+    return {
+        **scores,
+        "rows": [row for row in scores["rows"] if row["task"] == task],
+        "averages": {},
+        "failures": [each for each in scores["failures"] if each["task"] == task],
+        "skipped": {name: count for name, count in scores["skipped"].items() if name == task},
+        "submission": {"files": [], "missing": []},
+        "own_answers": [],
+    }

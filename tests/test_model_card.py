@@ -5,7 +5,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from steps.model_card import Facts, description, model_card
+from steps.model_card import Facts, description, model_card, rows_of
 
 TAGS = {
     "corpus.address": "/home/somebody/text/wiki_en",
@@ -25,7 +25,8 @@ CONFIG = {
 
 def statistics(mean: float, std: float | None, n: int) -> dict[str, Any]:
     ends = {"low": None, "high": None} if std is None else {"low": mean - std, "high": mean + std}
-    return {"n": n, "median": mean, "mean": mean, "std": std, "best": mean, "num_degenerate": 0, **ends}
+    rest = {"best": mean, "num_degenerate": 0, "learning_rate": 1e-3, "epochs": 3.0}
+    return {"n": n, "median": mean, "mean": mean, "std": std, **rest, **ends}
 
 
 def scores_of(n: int = 5, **changes: Any) -> dict[str, Any]:
@@ -33,8 +34,10 @@ def scores_of(n: int = 5, **changes: Any) -> dict[str, Any]:
         "task": "sst2", "metric": "accuracy", "is_main": True, "majority": 0.509,
         "pretrained": statistics(0.7807, 0.0043, n), "untrained": None,
     }  # fmt: skip
-    averages = {"electra": {"value": 0.7807, "tasks": ["sst2"], "is_complete": False}}
-    return {"suite": "glue", "rows": [row], "averages": averages, "failures": [], "optimism": [], **changes}
+    averages = {"electra": {"value": 0.7807, "tasks": ["sst2", "rte"], "is_complete": False}}
+    words = {"subject": "/home/somebody/bert, weights dd", "protocol": "dev, 5 seeds", "skipped": {}}
+    nothing = {"failures": [], "optimism": [], "submission": {"files": [], "missing": []}, "own_answers": []}
+    return {"suite": "glue", "rows": [row], "averages": averages, **words, **nothing, **changes}
 
 
 def facts_of(**changes: Any) -> Facts:
@@ -64,8 +67,9 @@ def test_the_hub_can_read_the_head() -> None:
         "| auxiliary | fast-electra-auxiliary/1 |",
         "| schedule | exponential |",
         "| temperature_start | 2.0 |",
-        "| sst2 | accuracy | 5 | 0.7807 | 0.7807 | 0.0043 | 0.7764 to 0.7850 | 0.7807 | – | 0.5090 |",
-        "Average as electra: 0.7807 over sst2, incomplete.",
+        "bert, weights dd: dev, 5 seeds.",
+        "| sst2 | accuracy | 5 | 0.7807 | 0.7807 | 0.0043 | 0.7764 to 0.7850 | 0.7807 | 0.001 | 3 | 0.5090 |",
+        "- average as electra's: 0.7807 over sst2, rte, incomplete",
         "| heldout_auc | 0.7522 |",
         "| seconds of training | 3,320 |",
         "| parameters | 1,721,729 |",
@@ -151,3 +155,17 @@ def test_the_description_has_summary_scores_and_limits_and_fits_the_database() -
     assert "0.0043" in short and "## Limits" in short and "5bd69d5" not in short
     rows = scores_of()["rows"] * 200
     assert len(description(facts_of(scores=scores_of(rows=rows)))) <= 5000
+
+
+def test_the_scores_of_one_task_leave_out_what_is_of_others() -> None:
+    other = {**scores_of()["rows"][0], "task": "rte"}
+    failures = [{"task": task, "seed": 1, "untrained": False, "reason": "no memory"} for task in ("sst2", "rte")]
+    scores = scores_of(
+        rows=[*scores_of()["rows"], other], failures=failures, skipped={"sst2": 1, "rte": 2}, own_answers=["rte.txt"],
+    )  # fmt: skip
+    card = model_card("fast-electra-rte", facts_of(scores=rows_of(scores, "rte")))
+    assert "| rte | accuracy |" in card
+    assert "- failed and left out: rte seed 1 (no memory)" in card
+    assert "- rte: 2 broken rows left out" in card
+    for words in ("sst2", "average", "rte.txt"):
+        assert words not in card
