@@ -247,6 +247,8 @@ class ScoringConfig(RunConfig):
     """Also answer the test sets, as files for the leaderboard."""
     untrained_baseline: bool = True
     """Also fine-tune the same encoder without pre-training, for comparison."""
+    keep_task_models: bool = True
+    """Register the fine-tuned model of each task's best seed too, as NAME-TASK."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -431,6 +433,7 @@ class EvaluateConfig(ScoringConfig):
     """`models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`."""
     untrained_baseline: bool = False
     """Also fine-tune the same architecture without its weights, for comparison."""
+    keep_task_models: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

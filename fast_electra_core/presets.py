@@ -71,13 +71,17 @@ AUXILIARY_PRESETS: Mapping[str, _Values] = {
 _SCORING: Mapping[str, _Values] = {
     "tiny": {
         "tasks": "sst2,rte", "seeds": 2, "finetune_max_examples": 32, "finetune_epochs": 1.0, "finetune_max_length": 48,
+        "keep_task_models": False,
     },
     "demo": {
         "seeds": 2, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0,
         "finetune_max_length": 64,
     },
     "laptop": {"seeds": 3, "finetune_learning_rate": 1e-3, "layer_decay": 1.0, "finetune_epochs": 3.0},
-    "small": {}, "base": {}, "large": {}, "modernbert_base": {"finetune_recipe": "modernbert"},
+    "small": {},
+    # 0.4 to 1.3 GB a task, in the store and again in MLflow: only where it is asked for.
+    "base": {"keep_task_models": False}, "large": {"keep_task_models": False},
+    "modernbert_base": {"finetune_recipe": "modernbert", "keep_task_models": False},
 }  # fmt: skip
 PRETRAIN_PRESETS: Mapping[str, _Values] = {
     "tiny": {
@@ -92,8 +96,8 @@ PRETRAIN_PRESETS: Mapping[str, _Values] = {
         "learning_rate": 2e-3,
     },
     "small": {**_SMALL, "num_layers": 12, "num_steps": 1_000_000},
-    "base": {**_BASE, "num_layers": 12, "num_steps": 766_000},
-    "large": {**_LARGE, "num_layers": 24, "num_steps": 400_000},
+    "base": {**_BASE, **_SCORING["base"], "num_layers": 12, "num_steps": 766_000},
+    "large": {**_LARGE, **_SCORING["large"], "num_layers": 24, "num_steps": 400_000},
     "modernbert_base": {
         **_MODERNBERT_BASE, **_SCORING["modernbert_base"], "num_layers": 22, "num_steps": 125_000,
     },

@@ -52,6 +52,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
         with console.console():
             results = [result for each in inputs if not each.lost for result in each.results]
             self.scores, self.page = scoring.gather_scores(self.plan, results)
+            self.task_versions = scoring.register_task_models(self.plan, self.scores, pathspec=current.pathspec)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.end)
 

@@ -153,12 +153,16 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
 
     @step
     def register(self):
-        """Register the model with its lineage; gates and the champion's rule."""
-        from steps import console, lifecycle
+        """Register the model with its lineage; gates and the champion's rule; then the model of each task."""
+        from steps import console, lifecycle, scoring
 
         with console.console():
             self.version = lifecycle.register_discriminator(
                 self.plan, self.text, self.frozen, self.trained, self.scores, pathspec=current.pathspec
+            )
+            encoder = {**self.version, "digest": self.trained["digest"]}
+            self.task_versions = scoring.register_task_models(
+                self.plan, self.scores, encoder, pathspec=current.pathspec
             )
         self.next(self.end)
 

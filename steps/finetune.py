@@ -79,6 +79,11 @@ def job_key(run_key: str, job: Mapping[str, Any]) -> str:
     return f"{run_key}/finetuned/{job_name(job).replace(',', '').replace(' ', '-')}"
 
 
+def model_key(key: str) -> str:
+    """Where the store keeps the model of the job with that key, while it is the best of its seeds."""
+    return f"{key}-model"
+
+
 def in_turn(pack: Sequence[Job], config: ScoringConfig, *, store: Store, run_key: str) -> list[Job]:
     """The pack's jobs; those that an earlier attempt began and did not end come last, lest one that takes its machine
     down every time takes the others along."""
@@ -125,6 +130,7 @@ def run(
     from fast_electra_core.classifier import build_classifier
     from fast_electra_core.finetuning import finetune
     from fast_electra_core.tokenizer import load_tokenizer
+    from steps import task_models
 
     settings = ScoringConfig.part_of(config)
     task = job["task"]
@@ -168,6 +174,7 @@ def run(
         "scores": result.scores,
         "main_metric": data.spec.main_metric,
         "majority": _majority(data),
+        "is_pair": len(data.spec.text_columns) == 2,
         "degenerate": result.degenerate,
         "test_predictions": result.test_predictions,
         "labels": list(data.spec.labels),
@@ -181,6 +188,10 @@ def run(
         "seconds": result.seconds,
         "curve": result.curve,
     }
+    if settings.keep_task_models and not job["untrained"]:
+        task_models.keep(
+            model, tokenizer, spec=data.spec, max_length=recipe.max_length, store=store, key=model_key(key)
+        )
     with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
         folder = Path(scratch) / "finetuned"
         folder.mkdir()

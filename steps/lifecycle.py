@@ -18,11 +18,13 @@ from steps.trace import (
     auxiliary_tags,
     child,
     connect,
+    corpus_dataset,
     corruption_tags,
     costs,
     lineage_tags,
     log_corpus,
     method_tags,
+    task_dataset,
     text_tags,
 )
 
@@ -130,6 +132,7 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
             "corpus.num_tokens": text["num_train_tokens"],
         },
         metrics=trained["scores"],
+        cost=trained,
     )
 
 
@@ -239,6 +242,9 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
+        for model in (frozen, plan["initial_model"] or {}):
+            if model.get("registry"):
+                tracking.log_model_input(run_id, model["registry"]["model_id"])
         meter = MemoryMeter(training.device().type)
         result = training.train_discriminator(
             config,
@@ -273,6 +279,8 @@ def register_discriminator(
     main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
     digests = {row["task"]: plan["tasks"][row["task"]]["digest"] for row in main}
     metrics = {f"{row['task']}.{row['metric']}": row["pretrained"]["mean"] for row in main}
+    datasets = {f"{row['task']}.{row['metric']}": task_dataset(plan, row["task"]) for row in main}
+    datasets |= dict.fromkeys(trained["scores"], corpus_dataset(plan))
     average = scores["averages"].get("electra")
     if average is not None:
         metrics["glue.average"] = average["value"]
@@ -291,6 +299,7 @@ def register_discriminator(
             **training_tags(trained["cost"]),
         },
         metrics={**metrics, **trained["scores"]},
+        evidence={"scores": scores, "cost": {**trained, **trained["cost"]["flops"]}, "datasets": datasets},
     )
 
 

@@ -272,8 +272,7 @@ def _train(
             bar.show(**{short: row[name] for name, short in _SHOWN.items() if name in row})
 
         def on_checkpoint(folder: Path) -> None:
-            logger.flush()
-            _keep_checkpoint(folder, run)
+            _keep_checkpoint(folder, run)  # without a word to the server: rows that it lacks are sent from the curve
 
         trained = train(
             method,

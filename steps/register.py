@@ -3,11 +3,13 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fast_electra_core.method_knobs import is_read
 from steps import tracking
+from steps.model_card import Facts, description, model_card
 
 AUXILIARY_NAME = "fast-electra-auxiliary"
 MODEL_NAME = "fast-electra"
@@ -47,6 +49,7 @@ def register_auxiliary(
     run_id: str,
     tags: Mapping[str, Any],
     metrics: Mapping[str, float],
+    cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A new version of `fast-electra-auxiliary`; returns name, version, aliases, reason, run_id and model_id.
 
@@ -67,13 +70,17 @@ def register_auxiliary(
         AUXILIARY_NAME,
         [CHAMPION] if is_better else [],
         reason if is_better else f"no alias: {reason}",
-        task="fill-mask",
         example=f"the {_mask_token(folder)} of the function",
         folder=folder,
         run_id=run_id,
-        tags={**tags, **_as_tags(metrics)},
-        metrics=metrics,
-        summary="A masked language model that serves, frozen, as the auxiliary of Fast-ELECTRA pre-training.",
+        facts=Facts(
+            summary="A masked language model that serves, frozen, as the auxiliary of Fast-ELECTRA pre-training.",
+            task="fill-mask",
+            tags={**tags, **_as_tags(metrics)},
+            metrics=metrics,
+            config=config,
+            cost=cost or {},
+        ),
     )
 
 
@@ -84,6 +91,7 @@ def register_discriminator(
     run_id: str,
     tags: Mapping[str, Any],
     metrics: Mapping[str, float],
+    evidence: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A new version of `fast-electra`; returns name, version, aliases, reason, run_id and model_id.
 
@@ -91,7 +99,8 @@ def register_discriminator(
     the version's pipeline does follows from the method too. Gates: finite weights, and every lineage and schedule tag
     given. A version that passes is the challenger. It is champion too if there is none yet, or
     if its `glue.average` is higher than the champion's on the same `glue.suite` (same tasks, same data). The
-    tag `promotion.reason` says what was decided and why.
+    tag `promotion.reason` says what was decided and why. evidence: `scores`, `cost` and `datasets`, as
+    model_card.Facts has them.
 
     Raises:
         TrackingError: the folder is incomplete, or the server refuses.
@@ -106,15 +115,22 @@ def register_discriminator(
     else:
         is_champion, reason = _beats_champion(tags)
         aliases = [CHALLENGER, CHAMPION] if is_champion else [CHALLENGER]
+    pipeline = _pipeline_of(method, folder)
     return _register(
         MODEL_NAME,
         aliases,
         reason,
+        example=pipeline["example"],
         folder=folder,
         run_id=run_id,
-        tags=tags,
-        metrics=metrics,
-        **_pipeline_of(method, folder),
+        facts=Facts(
+            summary=pipeline["summary"],
+            task=pipeline["task"],
+            tags=tags,
+            metrics=metrics,
+            config=config,
+            **(evidence or {}),
+        ),
     )
 
 
@@ -165,20 +181,18 @@ def _register(
     aliases: list[str],
     reason: str,
     *,
-    summary: str,
-    folder: Path,
-    tags: Mapping[str, Any],
-    metrics: Mapping[str, float],
+    facts: Facts,
     **what: Any,
 ) -> dict[str, Any]:
-    tags = {**tags, "promotion.reason": reason}
+    facts = replace(facts, tags={**facts.tags, "promotion.reason": reason})
     version = tracking.register_model(
         name=name,
-        folder=folder,
-        tags=tags,
-        metrics=metrics,
-        card=_model_card(name, summary, tags=tags, metrics=metrics),
-        description=summary,
+        task=facts.task,
+        tags=facts.tags,
+        metrics=facts.metrics,
+        datasets=facts.datasets,
+        card=model_card(name, facts),
+        description=description(facts),
         **what,
     )
     for alias in aliases:
@@ -233,33 +247,3 @@ def _mask_token(folder: Path) -> str:
 
 def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
     return {name: repr(float(value)) for name, value in metrics.items()}
-
-
-def _model_card(name: str, summary: str, *, tags: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    lineage = {key: value for key, value in tags.items() if key not in metrics}
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "tags: [electra, fast-electra]",
-            "---",
-            f"# {name}",
-            "",
-            summary,
-            "",
-            "```python",
-            "import mlflow",
-            f'pipeline = mlflow.transformers.load_model("models:/{name}@{CHAMPION}")',
-            "```",
-            "",
-            *_markdown_table("Score", {key: f"{value:.4f}" for key, value in metrics.items()}),
-            "",
-            *_markdown_table("Made from", lineage),
-            "",
-        ]
-    )
-
-
-def _markdown_table(head: str, rows: Mapping[str, Any]) -> list[str]:
-    cells = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in sorted(rows.items())]
-    return [f"| {head} | |", "|---|---|", *cells]

@@ -17,6 +17,7 @@ from steps.trace import (
     child,
     connect,
     log_task,
+    made_of,
     model_tags,
     subject,
     suite,
@@ -60,6 +61,7 @@ def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
 def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
     from steps.console import progress_lines
     from steps.finetune import follows_mnli, job_key, job_name, mnli_job, run
+    from steps.task_models import drop_beaten
 
     store = connect(plan)
     config = ScoringConfig.part_of(plan["config"])
@@ -79,6 +81,8 @@ def _finetune(plan: Plain, encoder_key: str, job: Plain) -> Plain:
             digest=plan["tasks"][job["task"]]["digest"],
             on_metrics=progress_lines(name),
         )
+        if config.keep_task_models and not job["untrained"]:
+            drop_beaten(store, plan["run_key"], job, config.seeds)
         rows = [{"step": step, **values} for step, values in _curve_rows(result["curve"])]
         tracking.log_metrics(run_id, [*rows, {"step": result["num_steps"], **result["scores"]}])
     scores = ", ".join(f"{metric} {value:.3f}" for metric, value in result["scores"].items())
@@ -99,7 +103,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     Raises:
         DataError: every one of them failed.
     """
-    from steps import report
+    from steps import report, task_models
     from steps.scores import (
         as_markdown,
         averages,
@@ -129,6 +133,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         "averages": averages(results),
         "failures": failed,
         "optimism": optimism(plan["config"]),
+        "task_models": task_models.pick(results, store, plan["run_key"]),
     }
     run_id = plan["mlflow_run_id"]
     with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
@@ -155,6 +160,35 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     metrics["finetunings.degenerate"] = sum(bool(result.get("degenerate")) for result in results)
     tracking.log_metrics(run_id, [{"step": 0, **metrics}])
     return scores, page
+
+
+@attempt
+def register_task_models(plan: Plain, scores: Plain, encoder: Plain | None = None, *, pathspec: str) -> list[Plain]:
+    """Register what gather_scores has picked; returns the versions.
+
+    encoder: the registered version that they were fine-tuned from, with its digest; None: the evaluation's model.
+    """
+    from steps import task_models
+
+    connect(plan)
+    if not scores["task_models"]:
+        return []
+    tags = {
+        "metaflow.pathspec": pathspec,
+        "mlflow.parent_run_id": plan["mlflow_run_id"],
+        "config.digest": plan["config_digest"],
+        **plan["code"],
+        **made_of(plan),
+    }
+    return task_models.register(plan, scores, encoder or _evaluated(plan["model"]), tags)
+
+
+def _evaluated(model: Plain) -> Plain:
+    if not model["address"].startswith("models:/"):
+        return {"name": model["address"], "digest": model["digest"]}
+    name, _, number = model["version"].rpartition("/")
+    info = tracking.model_version_info(f"models:/{name}/{number}")
+    return {**info, "digest": model["digest"]}
 
 
 def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list[Plain]:

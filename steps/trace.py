@@ -78,31 +78,45 @@ def child(plan: Plain, name: str, *, params: Mapping[str, Any]) -> contextlib.Ab
     )
 
 
+def corpus_dataset(plan: Plain) -> tuple[str, str]:
+    """Name and digest under which MLflow knows the text: the last part of its address, if that is a path."""
+    address, digest = plan["corpus"]["address"], plan["corpus"]["digest"]
+    is_path = address.startswith(("/", "s3://"))
+    return (address.rstrip("/").rpartition("/")[2] if is_path else address), digest
+
+
 def log_corpus(plan: Plain, run_id: str) -> None:
     corpus = plan["corpus"]
+    name, digest = corpus_dataset(plan)
     tracking.log_input(
         run_id,
-        name=corpus["address"],
-        digest=corpus["digest"],
+        name=name,
+        digest=digest,
         source=corpus["address"],
         context="pre-training",
         profile={"num_bytes": corpus["num_bytes"], "num_files": corpus["num_files"]},
     )
 
 
+def task_dataset(plan: Mapping[str, Any], task: str) -> tuple[str, str]:
+    """Name and digest under which MLflow knows the task's data."""
+    return f"{suite(plan) if task in SPECS else 'own'}/{task}", plan["tasks"][task]["digest"][:36]
+
+
 def log_task(plan: Plain, run_id: str, task: str) -> None:
     facts = plan["tasks"][task]
+    name, digest = task_dataset(plan, task)
     tracking.log_input(
         run_id,
-        name=f"{suite(plan) if task in SPECS else 'own'}/{task}",
-        digest=facts["digest"][:36],
+        name=name,
+        digest=digest,
         source=plan["config"]["glue"],
         context="fine-tuning",
         profile={name: value for name, value in facts.items() if name != "digest"},
     )
 
 
-def suite(plan: Plain) -> str:
+def suite(plan: Mapping[str, Any]) -> str:
     return "sample" if plan["config"]["glue"] == "sample" else "glue"
 
 

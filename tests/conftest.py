@@ -198,5 +198,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     workspace = Workspace(tmp_path_factory.mktemp("flows"))
     steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
     workspace.run("auxiliary_flow.py", "run", *TEXT, *steps)
-    output = workspace.run("pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
+    output = workspace.run(
+        "pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED, "--keep_task_models", "true"
+    )
     return Finished(workspace, workspace.latest("AuxiliaryFlow"), workspace.latest("PretrainFlow"), output)

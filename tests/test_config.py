@@ -35,13 +35,14 @@ PRETRAIN: dict[str, Any] = {
     "warm_start": "layers", "initial_model": "folder",
     "method": "electra", "corruption": "offline", "num_nodes": 2, "auxiliary": "a,b",
     "max_auxiliary_fraction": 2.0, "auxiliary_shared_by": 2, "schedule": "step", "temperature_start": 3.0,
-    "temperature_decay": 0.3, "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1, "ensemble_size": 2,
-    "auxiliary_dropout": 0.9, "unigram_share": 1.0, "top_k": 1, "top_p": 0.1, "soft_target_share": 1.0,
-    "consistency_weight": 7.0,
+    "temperature_decay": 0.3, "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
+    "ensemble_size": 2, "auxiliary_dropout": 0.9, "unigram_share": 1.0, "top_k": 1, "top_p": 0.1,
+    "soft_target_share": 1.0, "consistency_weight": 7.0,
     "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
     "finetune_grid": "1e-4,3e-4", "best_epoch": True, "mnli_transfer": True, "test_predictions": False,
+    "keep_task_models": False,
 }  # fmt: skip
 CHANGES = [
     *((AuxiliaryConfig, name, value) for name, value in (SHARED | AUXILIARY).items()),
@@ -136,8 +137,9 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     *(
         (name, 0, "must be >= 1, got 0")
-        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "auxiliary_shared_by", "top_k")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "top_k")
     ),
+    ("auxiliary_shared_by", 0, "must be >= 1, got 0"),
     ("auxiliary_dropout", -0.1, r"must be in \[0, 1\), got -0.1"),
     ("auxiliary_dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
     *(

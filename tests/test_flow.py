@@ -105,6 +105,26 @@ def test_lineage_leads_from_the_model_version_to_the_registered_auxiliary(
     assert client.get_run(auxiliary.tags["mlflow.parent_run_id"]).info.run_name == finished.auxiliary.pathspec
 
 
+def test_the_training_has_the_text_and_the_auxiliary_among_its_inputs(client: Any, version: Any) -> None:
+    run = client.get_run(version.run_id)
+    auxiliary = client.get_model_version_by_alias("fast-electra-auxiliary", "champion")
+    assert [f"models:/{each.model_id}" for each in run.inputs.model_inputs] == [auxiliary.source]
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["text.txt"]
+    logged = client.get_logged_model(version.source.removeprefix("models:/")).metrics
+    on = {metric.key: (metric.dataset_name, metric.dataset_digest) for metric in logged}
+    assert on["heldout_auc"] == ("text.txt", version.tags["corpus.digest"])
+    assert on["rte.accuracy"][0] == "sample/rte"
+
+
+def test_the_task_model_is_registered_beside_the_encoder(client: Any, version: Any, children: dict[str, Any]) -> None:
+    task_model = client.get_model_version_by_alias("fast-electra-rte", "champion")
+    assert task_model.run_id == children["rte seed 0"].info.run_id
+    assert task_model.tags["pretrained.version"] == f"fast-electra/{version.version}"
+    assert version.tags["task.rte"] == f"fast-electra-rte/{task_model.version}"
+    assert task_model.tags["corpus.digest"] == version.tags["corpus.digest"]
+    assert float(task_model.tags["score"]) == children["rte seed 0"].data.metrics["accuracy"]
+
+
 def test_the_first_good_models_are_champions(client: Any, version: Any) -> None:
     auxiliary = client.get_model_version_by_alias("fast-electra-auxiliary", "champion")
     assert float(auxiliary.tags["masked_loss"]) < float(auxiliary.tags["unigram_loss"])

@@ -75,6 +75,7 @@ SCORING = {
     "best_epoch": True,
     "mnli_transfer": True,
     "test_predictions": False,
+    "keep_task_models": False,
 }
 PRETRAIN = {
     **SHARED,
@@ -102,7 +103,14 @@ PRETRAIN = {
     "consistency_weight": 5.0,
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
-EVALUATE = {**SCORING, **WHERE, "preset": "laptop", "model": "folder", "untrained_baseline": True}
+EVALUATE = {
+    **SCORING,
+    **WHERE,
+    "preset": "laptop",
+    "model": "folder",
+    "untrained_baseline": True,
+    "keep_task_models": True,
+}
 NEEDED_WITH: dict[str, dict[str, Any]] = {
     # A modernbert, which the demo preset is, wants both alike.
     "hidden_size": {"embedding_size": 256},

@@ -1,5 +1,6 @@
-"""Training as a step: what is reported of a run that took several attempts."""
+"""Training as a step: what is reported of a run that took several attempts, and that tracking never delays it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from transformers import ElectraForMaskedLM
 
 from fast_electra_core import trainer
 from fast_electra_core.config import AuxiliaryConfig
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.trainer import Row
 from steps import tracking
 from steps.pretrain import TrainingRun, _train
 from steps.store import Store
+from steps.tracking import connection, metrics
 
 
 class Killed(BaseException):
@@ -43,21 +46,60 @@ class Timed(MaskedLanguageModel):
         return super().loss(*arguments, **more)
 
 
+def toy_config(**changes: Any) -> AuxiliaryConfig:
+    values = {"num_steps": 7, "batch_size": 4, "sequence_length": 10, "checkpoint_every_steps": 2, "log_every_steps": 3}
+    return AuxiliaryConfig(**{**values, "precision": "fp32", **changes})
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    return uri
+
+
+@pytest.fixture
+def run(tmp_path: Path, database: str) -> TrainingRun:
+    return TrainingRun(
+        store=Store(str(tmp_path / "store")), run_key="runs/1", shard_keys=[], tokenizer_key="",
+        mlflow_run_id=tracking.start_parent(database, "tests", name="flow", tags={}, params={}),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> TokenDataset:
+    return dataset_of(tmp_path / "shard", [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
+
+
+def test_training_does_not_wait_for_a_server_that_answers_slowly(
+    run: TrainingRun, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    really, sent = metrics.send_values, []
+
+    def send_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        sent.append(arguments)
+        really(*arguments)
+
+    monkeypatch.setattr(metrics, "send_values", send_slowly)
+    config = toy_config(num_steps=40, log_every_steps=1, checkpoint_every_steps=1)
+    method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
+    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+
+    assert result["seconds"] < 10  # 40 rows and 40 checkpoints: 20 s and more if any of them waited each time
+    assert 1 <= len(sent) <= 20  # rows travel together
+    client = MlflowClient(connection.connected_uri())
+    logged = [value.step for value in client.get_metric_history(run.mlflow_run_id, "loss")]
+    assert logged == list(range(1, 41))
+
+
 def test_seconds_and_speed_are_those_of_all_attempts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: TrainingRun, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    run = TrainingRun(
-        store=Store(str(tmp_path / "store")), run_key="runs/1", shard_keys=[], tokenizer_key="",
-        mlflow_run_id=tracking.start_parent(uri, "tests", name="flow", tags={}, params={}),
-    )  # fmt: skip
-    dataset = dataset_of(tmp_path / "shard", [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
-    config = AuxiliaryConfig(
-        num_steps=7, batch_size=4, sequence_length=10, checkpoint_every_steps=2, log_every_steps=3, precision="fp32",
-        price_per_hour=3600.0,
-    )  # fmt: skip
+    config = toy_config(price_per_hour=3600.0)
 
     def attempt(*, die_at: int = 0) -> dict[str, Any]:
         clock, evaluations = Clock(), [0]

@@ -18,6 +18,7 @@ from steps.tracking.registry import (
 from steps.tracking.runs import (
     KEY_TAG,
     child_run,
+    find_child,
     finish,
     log_artifacts,
     log_dict,
@@ -29,6 +30,7 @@ from steps.tracking.runs import (
     start_child,
     start_parent,
 )
+from steps.tracking.versions import find_versions, log_model_input
 
 __all__ = [
     "KEY_TAG",
@@ -38,12 +40,15 @@ __all__ = [
     "child_run",
     "connect",
     "download_model",
+    "find_child",
+    "find_versions",
     "finish",
     "log_artifacts",
     "log_dict",
     "log_figure",
     "log_input",
     "log_metrics",
+    "log_model_input",
     "log_text",
     "model_version_info",
     "register_model",

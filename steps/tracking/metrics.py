@@ -40,7 +40,7 @@ class MetricsLogger:
 
     Rows leave the queue only when the server has confirmed them, and keep the time they were logged at, so a
     batch that is sent twice (its answer was lost) is stored once. Steps that an earlier attempt logged are
-    not logged again. Close it, or use it as a context manager; call flush before a checkpoint is written.
+    not logged again. Close it, or use it as a context manager. `log` alone never waits; `flush` and `close` do.
     """
 
     def __init__(
@@ -161,11 +161,19 @@ def to_values(rows: Iterable[Mapping[str, Any]]) -> list[Value]:
     ]
 
 
-def send_values(run_id: str, values: list[Value], model_id: str | None = None) -> None:
+def send_values(
+    run_id: str,
+    values: list[Value],
+    model_id: str | None = None,
+    datasets: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """datasets: by metric, name and digest of what it was measured on; MLflow notes it with a model's metrics."""
     from mlflow.entities import Metric
 
-    if values:
-        mlflow_client().log_batch(run_id, metrics=[Metric(*value, model_id=model_id) for value in values])
+    on = datasets or {}
+    entries = [Metric(*value, model_id, *on.get(value.key, (None, None))) for value in values]
+    if entries:
+        mlflow_client().log_batch(run_id, metrics=entries)
 
 
 def values_at_last_steps(run_id: str, metrics: Mapping[str, float]) -> list[Value]:

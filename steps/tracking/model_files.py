@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,22 @@ def copy_model_files(folder: Path, destination: Path) -> Path:
 
 
 def save_transformers_model(
-    path: Path, folder: Path, model: Any, *, run_id: str, name: str, task: str, example: str, card: str
+    path: Path,
+    folder: Path,
+    model: Any,
+    *,
+    run_id: str,
+    name: str,
+    task: str,
+    example: str | Mapping[str, str],
+    card: str,
 ) -> None:
     """path in MLflow's format, with the files of folder as they are in path/model."""
     import huggingface_hub
     import mlflow.transformers
     from mlflow.models import Model
-    from mlflow.models.signature import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
 
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # warns that the hub has no license for it
-    outputs = Schema([ColSpec(DataType.string)]) if task == "fill-mask" else _per_token_schema()
     entry = Model(
         artifact_path=model.artifact_location,
         model_uuid=model.model_id,
@@ -65,8 +71,10 @@ def save_transformers_model(
         task=task,
         model_card=huggingface_hub.ModelCard(card),  # given, so that none is looked for on the hub
         mlflow_model=entry,
-        signature=ModelSignature(inputs=Schema([ColSpec(DataType.string)]), outputs=outputs),
-        input_example=[example],
+        signature=_signature(task, example),
+        input_example=[example if isinstance(example, str) else dict(example)],
+        # Text beyond what a classifier was fine-tuned on is cut, as it was there.
+        model_config={"truncation": True} if task == "text-classification" else None,
         pip_requirements=_requirements(),
     )
     (path / "LICENSE.txt").unlink(missing_ok=True)  # it would say to look for one on the hub
@@ -85,11 +93,18 @@ def _load_transformers(folder: Path, name: str) -> dict[str, Any]:
     return {"model": model, "tokenizer": tokenizer}
 
 
-def _per_token_schema() -> Any:
+def _signature(task: str, example: str | Mapping[str, str]) -> Any:
     import numpy as np
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    return Schema([TensorSpec(np.dtype("float64"), (-1,))])  # one logit per token: > 0 means replaced
+    names = [None] if isinstance(example, str) else list(example)
+    outputs = {
+        "fill-mask": [ColSpec(DataType.string)],
+        "text-classification": [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")],
+        "feature-extraction": [TensorSpec(np.dtype("float64"), (-1,))],  # one logit per token: > 0 means replaced
+    }
+    return ModelSignature(Schema([ColSpec(DataType.string, name) for name in names]), Schema(outputs[task]))
 
 
 def _requirements() -> list[str]:

@@ -21,18 +21,20 @@ def register_model(
     name: str,
     folder: Path,
     task: str,
-    example: str,
+    example: str | Mapping[str, str],
     card: str,
     tags: Mapping[str, Any],
     metrics: Mapping[str, float],
     description: str,
+    datasets: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """A version of the registered model `name` that `mlflow.transformers.load_model` and pyfunc can load.
 
     folder: config.json, *.safetensors and a tokenizer, as save_pretrained writes them; they lie unchanged in
     the version's folder `model/`, with card as README.md. task: the transformers pipeline that load_model
-    returns. metrics are logged to the run and linked to the model. A retried step gets the version it has
-    made before. Returns name, version, run_id, model_id and reused.
+    returns; example: an input for it, of a classifier by column (text and, for pairs, text_pair). metrics are
+    logged to the run and linked to the model, and to the data that datasets names (metric -> name, digest).
+    A retried step gets the version it has made before. Returns name, version, run_id, model_id and reused.
 
     Raises:
         TrackingError: the folder lacks one of those files, or the server refuses.
@@ -47,7 +49,8 @@ def register_model(
     with tempfile.TemporaryDirectory() as scratch:
         staged = copy_model_files(folder, Path(scratch, "checkpoint"))
         (staged / "README.md").write_text(card, encoding="utf-8")
-        model = _upload_model(run_id, name, staged, task=task, example=example, card=card, metrics=metrics)
+        what = {"task": task, "example": example, "card": card}
+        model = _upload_model(run_id, name, staged, metrics=metrics, datasets=datasets, **what)
     ask(f"create the model {name}", create_once, mlflow_client().create_registered_model, name)
     version = ask(
         f"register {name}",
@@ -150,7 +153,13 @@ def download_model(uri: str, destination: Path) -> Path:
 
 
 def _upload_model(
-    run_id: str, name: str, folder: Path, *, task: str, example: str, card: str, metrics: Mapping[str, float]
+    run_id: str,
+    name: str,
+    folder: Path,
+    *,
+    metrics: Mapping[str, float],
+    datasets: Mapping[str, tuple[str, str]] | None,
+    **what: Any,
 ) -> Any:
     """A READY LoggedModel made by the run, with its metrics; FAILED if the upload breaks."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -168,12 +177,12 @@ def _upload_model(
     status = LoggedModelStatus.FAILED
     try:
         path = folder.parent / "model"
-        save_transformers_model(path, folder, model, run_id=run_id, name=name, task=task, example=example, card=card)
+        save_transformers_model(path, folder, model, run_id=run_id, name=name, **what)
         ask("upload the model", client.log_model_artifacts, model.model_id, str(path))
         outputs = [LoggedModelOutput(model.model_id, step=0)]
         ask("link the model to its run", client.log_outputs, run_id, models=outputs)
         values = ask("read metrics", values_at_last_steps, run_id, metrics)
-        ask("log the model's metrics", send_values, run_id, values, model.model_id)
+        ask("log the model's metrics", send_values, run_id, values, model.model_id, datasets)
         status = LoggedModelStatus.READY
     finally:
         ask("finish the logged model", client.finalize_logged_model, model.model_id, status)

@@ -62,6 +62,19 @@ def start_child(
     return run_id
 
 
+def find_child(parent_run_id: str, key: str) -> str:
+    """The id of the child with that key, whatever its status.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    parent = ask(f"find the run {parent_run_id}", mlflow_client().get_run, parent_run_id)
+    found = _children(parent.info.experiment_id, parent_run_id, key)
+    if not found:
+        raise TrackingError(f"the run {parent_run_id} at {connected_uri()} has no child {key!r}; was it deleted?")
+    return str(found[0].info.run_id)
+
+
 @contextlib.contextmanager
 def child_run(tracking_uri: str, parent_run_id: str, **what: Any) -> Iterator[str]:
     """start_child (same arguments) that also ends: FINISHED, FAILED by an error, KILLED by an interrupt."""

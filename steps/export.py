@@ -1,0 +1,65 @@
+"""A registered version as a folder that transformers loads and the Hugging Face hub takes: config, safetensors,
+tokenizer and model card.
+
+    python -m steps.export models:/fast-electra@champion folder/ --tracking_uri sqlite:///mlflow.db
+"""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+from fast_electra_core.config import RunConfig
+from fast_electra_core.errors import ConfigError
+from steps import tracking
+from steps.console import console
+from steps.model_card import Facts, model_card
+from steps.model_source import read_config
+
+_logger = logging.getLogger("steps.export")
+
+
+def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
+    """folder holds config.json, *.safetensors, the tokenizer and README.md of `models:/NAME@ALIAS` or
+    `models:/NAME/VERSION`: whole, or not at all. No network is needed but the tracking server.
+
+    README.md is the card that the version was registered with; one that has none gets a card from its tags.
+
+    Raises:
+        ConfigError: there is something in the folder.
+        TrackingError: no such version.
+        AuxiliaryError: the version holds no transformers model, or only pickles, or wants to run code of its own.
+    """
+    target = Path(folder).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConfigError(f"folder must be new or empty, got {folder}; give another, or remove what is in it")
+    tracking.connect(tracking_uri)
+    info = tracking.model_version_info(address)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = tracking.download_model(address, Path(scratch) / "model")
+        read_config(made, what=address)
+        card = made / "README.md"
+        if not card.is_file():
+            facts = Facts(summary=f"Version {info['version']} of {info['name']}.", task="", tags=info["tags"])
+            card.write_text(model_card(info["name"], facts), encoding="utf-8")
+        if target.is_dir():
+            target.rmdir()
+        made.rename(target)
+    _logger.info("models:/%s/%s is in %s", info["name"], info["version"], folder)
+    return target
+
+
+def main() -> None:
+    """`python -m steps.export`."""
+    arguments = argparse.ArgumentParser(prog="python -m steps.export", description="A registered version as a folder.")
+    arguments.add_argument("address", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    arguments.add_argument("folder", help="new, or empty")
+    arguments.add_argument("--tracking_uri", default=RunConfig.tracking_uri, help="[%(default)s]")
+    given = arguments.parse_args()
+    with console():
+        export(given.address, given.folder, given.tracking_uri)
+
+
+if __name__ == "__main__":
+    main()
