@@ -43,6 +43,16 @@ COMPARISONS: Mapping[str, Comparison] = {
         "linear: schedule=linear, temperature_decay=1; polynomial: schedule=polynomial, temperature_decay=0.5; "
         f"cosine: schedule=cosine, temperature_decay=1; step: schedule=step; {_NO_CURRICULUM}",
     ),
+    "augmentations": Comparison(
+        "Does it have to be the temperature that makes the task easy at first?",
+        f"electra; fast_electra; {_NO_CURRICULUM}; dropout: temperature_start=1, auxiliary_dropout=0.3; "
+        "unigram_mix: temperature_start=1, unigram_share=0.5; top_k: temperature_start=1, top_k=10; "
+        "top_p: temperature_start=1, top_p=0.5",
+    ),
+    "model_free": Comparison(
+        "What is the auxiliary worth against replacement without a model?",
+        "electra; fast_electra; uniform; unigram; bigram",
+    ),
     "auxiliary_size": Comparison(
         "How does the size of the auxiliary matter?",
         "electra; fast_electra",
@@ -63,7 +73,8 @@ class CompareConfig(PretrainConfig):
     experiment: str = "fast-electra-comparison"
     """MLflow experiment."""
     comparison: str = "paper_main"
-    """The question: paper_main, schedules, auxiliary_size or stability; a set of arms and a grid."""
+    """The question: paper_main, schedules, augmentations, model_free, auxiliary_size or stability; a
+    set of arms and a grid."""
     arms: str = ""
     """Arms instead of the comparison's: `electra; fast_electra; late: temperature_decay=0.5, temperature_start=3`. A
     name alone is a method, or an arm of one of the comparisons. Every other parameter holds for all of them."""
