@@ -58,7 +58,7 @@ class Registered:
         self.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         made = register_discriminator(
-            {"tracking_uri": uri, "architecture": architecture, **SCHEDULE},
+            {"tracking_uri": uri, "architecture": architecture, "method": "fast_electra", **SCHEDULE},
             folder=folder,
             run_id=tracking.start_parent(uri, "tests", name="flow", tags={}, params={}),
             tags=dict.fromkeys(LINEAGE_TAGS, "x"),
