@@ -115,7 +115,7 @@ def plan_flops(
 
     auxiliaries: the models that draw replacements: one, several of an ensemble, or none.
 
-    >>> main, auxiliary = (ModelCost(flops, 0, (0, 0), 0.0, 0.0) for flops in (3.0, 1.0))
+    >>> main, auxiliary = (ModelCost(flops, 0, (0, 0), 0.0, 0.0, 0.0) for flops in (3.0, 1.0))
     >>> size = RunSize(num_tokens=10, tokens_per_pass=10, auxiliary_training_flops=60.0, auxiliary_shared_by=2)
     >>> plan = plan_flops(main, [auxiliary], work=METHOD_WORK["fast_electra"], size=size)
     >>> plan.total, plan.auxiliary, plan.charged, plan.joint_total
@@ -143,8 +143,8 @@ def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: Meth
     """The bytes of a training, all numbers in float32; what a layer's own backward pass needs is left out.
 
     A frozen auxiliary costs its weights and, before the main model has kept anything, its logits; one that is trained
-    keeps all that the main model keeps, and its logits throughout. Of a teacher's logits a few rows at a time are
-    there; what is kept is the gradient that they give.
+    keeps all that the main model keeps, and its logits throughout. A teacher's pass comes when the main model's is
+    kept; of its logits a few rows at a time are there, and the gradient that they give is kept.
     """
     is_trained = work.auxiliary == "trained"
     is_away = work.auxiliary == "none" or (work.auxiliary == "frozen" and size.is_drawn_ahead)
@@ -156,10 +156,14 @@ def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: Meth
         shared = sum(_table(each) for each in trained[1:] if each.embedding_shape == main.embedding_shape)
         num_weights, num_trained = num_weights - shared, num_trained - shared
     kept = sum(each.activation_bytes for each in trained) * size.tokens_per_pass * size.num_corruptions
-    drawn = 0.0 if work.predicts_tokens else sum(each.logit_bytes for each in in_memory) * size.tokens_per_pass
-    # The gradient of the probabilities, and of the logits; from a teacher once more.
-    own = (3 if in_memory else 2) * main.logit_bytes * size.tokens_per_pass
-    during = kept + own + drawn if is_trained else max(kept + own, drawn)
+    logits, drawn = (sum(each.logit_bytes for each in models) * size.tokens_per_pass for models in ([main], in_memory))
+    passing = max((each.passing_bytes for each in in_memory), default=0.0) * size.tokens_per_pass
+    if work.predicts_tokens:  # in the backward pass the gradients of probabilities and logits; of a teacher's once more
+        drawn, own = 0.0, (3 if in_memory else 2) * logits
+        during = kept + max(own, logits + passing)
+    else:
+        own = 0.0
+        during = kept + drawn if is_trained else max(kept, drawn, passing)
     gradients = float(FLOAT_BYTES * num_trained)
     fixed = FLOAT_BYTES * (num_weights + _OPTIMIZER_NUMBERS * num_trained)
     return Memory(

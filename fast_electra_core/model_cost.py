@@ -27,6 +27,8 @@ class ModelCost(NamedTuple):
     """Of the token embeddings (V, E), which another model may share."""
     activation_bytes: float
     """Kept between forward and backward, where the model is trained."""
+    passing_bytes: float
+    """Held at the widest place of a forward pass that keeps nothing, where the model is frozen."""
     logit_bytes: float
     """Of the vocabulary head's output; 0 for a detector."""
 
@@ -54,6 +56,7 @@ def cost_of(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_shape=(vocab_size, embedding_size),
         activation_bytes=FLOAT_BYTES * (kept + fraction * head) + (1 if predicts_tokens else 0),  # which are selected
+        passing_bytes=FLOAT_BYTES * _passing_numbers(model.config),
         logit_bytes=FLOAT_BYTES * fraction * vocab_size if predicts_tokens else 0.0,
     )
 
@@ -105,6 +108,12 @@ def _kept_numbers(config: PretrainedConfig, length: int, *, drops: bool, is_fuse
     rotated = 2 * width if is_fused or not dropout else 0
     layer = attention + rotated + 4 * width + 4 + 4 * inner + mask * (width + inner)
     return ids + layers * layer + width + 2 + mask * width
+
+
+def _passing_numbers(config: PretrainedConfig) -> float:
+    """The feed-forward: its input and the layer's, and what is inside, in ModernBERT with gates and products."""
+    inner = _feed_forward_width(config)
+    return 2 * int(config.hidden_size) + (2 if config.model_type in POST_NORM_TYPES else 4) * inner
 
 
 def _kept_by_detector(config: PretrainedConfig) -> float:

@@ -24,7 +24,7 @@ FROZEN, JOINT, APART, MLM = (METHOD_WORK[name] for name in ("fast_electra", "ele
 
 
 def priced(forward_flops: float, **changes: Any) -> ModelCost:
-    nothing = ModelCost(forward_flops, 0, (0, 0), 0.0, 0.0)
+    nothing = ModelCost(forward_flops, 0, (0, 0), 0.0, 0.0, 0.0)
     return nothing._replace(**changes)
 
 
@@ -168,8 +168,11 @@ def test_memory_by_hand() -> None:
     assert plan(JOINT) == (520.0, 520.0, 1040.0, 112.0, 24.0, 520.0 + 1040.0 + 520.0)
     assert plan(JOINT, is_accumulated=True).peak == 520.0 + 1040.0 + 520.0 + 112.0 + 24.0
     assert plan(APART) == (600.0, 600.0, 1200.0, 112.0, 24.0, 600.0 + 1200.0 + 600.0)
-    # Without an auxiliary; a vocabulary head's logits count with their gradients.
+    # Without an auxiliary; a vocabulary head's logits count with their gradients. A teacher passes beside what is kept.
     assert plan_memory(auxiliary, [], work=MLM, size=sized(tokens_per_pass=8)) == (200, 200, 400, 32, 48, 800)
+    teacher = main._replace(passing_bytes=50.0, logit_bytes=3.0)
+    distilled = plan_memory(auxiliary, [teacher], work=METHOD_WORK["distilled"], size=sized(tokens_per_pass=8))
+    assert distilled == (600, 200, 400, 32, 72, 600 + 400 + 32 + 24 + 400)
 
 
 def test_tables_of_other_widths_are_not_shared() -> None:

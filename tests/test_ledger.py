@@ -1,5 +1,6 @@
 """The ledger of a flow run: planned from configs and models on paper, and set beside what was measured, by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,10 +139,11 @@ def test_a_masked_language_model_is_set_beside_a_joint_run_of_its_size(store: St
     assert cost["flops"]["auxiliary"] == cost["memory"]["auxiliary"] == 0
 
 
-def test_a_main_model_that_starts_from_another_is_priced_as_that_one(store: Store) -> None:
+def test_a_main_model_that_starts_from_another_is_priced_as_that_one(store: Store, tmp_path: Path) -> None:
     """It may have more tokens than the auxiliary draws from; its size is the config's."""
     larger = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 32, "intermediate_size": 64}
-    ElectraConfig(vocab_size=1000, num_attention_heads=2, **larger).save_pretrained(store.path("models/toy"))
+    ElectraConfig(vocab_size=1000, num_attention_heads=2, **larger).save_pretrained(tmp_path)
+    store.put_folder(tmp_path, "models/toy")
     ours, theirs = (
         ledger.plan_pretraining(tiny(), candidate(), store, initial_model=initial)
         for initial in (None, {"key": "models/toy"})

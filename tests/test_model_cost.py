@@ -86,6 +86,7 @@ def test_what_a_masked_lm_costs_by_hand() -> None:
     assert cost.num_parameters == embeddings + layer + head
     assert cost.embedding_shape == (10, 4)
     assert cost.logit_bytes == 4 * 10 / 2
+    assert cost.passing_bytes == 4 * (2 * 4 + 2 * 8)
     # The ids are 2 numbers; a norm's input and statistics 4 + 2; input, query, key, value, output of attention 5 × 4
     # and a denominator; two norms' inputs and one's output 3 × 4 + 4; GELU's input and output 2 × 8.
     encoder = 2 + 6 + 20 + 1 + 16 + 16
