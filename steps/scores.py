@@ -169,13 +169,16 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
     """What a reader of the scores must know besides: what flatters, what failed, what is missing."""
     found = [f"the scores flatter: {each}" for each in scores["optimism"]]
     found += [f"failed and left out: {failure_text(each)}" for each in scores["failures"]]
-    found += [f"{task}: {count:,} broken row{'s' * (count > 1)} left out" for task, count in scores["skipped"].items()]
-    for row in scores["rows"]:
-        for start, words in (("pretrained", ""), ("untrained", "untrained ")):
-            group = row[start] or {"num_degenerate": 0}
-            if row["is_main"] and group["num_degenerate"]:
-                shares = f"{group['num_degenerate']} of {group['n']}"
-                found.append(f"{row['task']}: {shares} {words}fine-tunings predict one class only")
+    if scores["skipped"]:
+        found.append(f"broken rows left out: {', '.join(f'{n:,} of {task}' for task, n in scores['skipped'].items())}")
+    degenerate = [
+        f"{group['num_degenerate']} of {group['n']} {words}fine-tunings of {row['task']}"
+        for row in scores["rows"]
+        for group, words in ((row["pretrained"], ""), (row["untrained"], "untrained "))
+        if row["is_main"] and group and group["num_degenerate"]
+    ]
+    if degenerate:
+        found.append(f"one class only is predicted by {', '.join(degenerate)}")
     submission = scores["submission"]
     if submission["files"]:
         missing = f"; for the leaderboard it lacks {', '.join(submission['missing'])}" if submission["missing"] else ""

@@ -113,7 +113,7 @@ def test_the_table_is_there_as_json_markdown_page_and_card(evaluated: Evaluated)
 
 def test_broken_rows_that_were_left_out_are_counted_in_the_end(evaluated: Evaluated) -> None:
     assert json.loads((evaluated.artifacts / "scores.json").read_text())["skipped"] == {"cola": 1}
-    assert "cola: 1 broken row left out" in evaluated.output
+    assert "broken rows left out: 1 of cola" in evaluated.output
 
 
 def test_the_zip_answers_the_test_sets_that_there_are(evaluated: Evaluated) -> None:

@@ -110,7 +110,7 @@ def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
         "- the scores flatter: best epoch on dev",
         "- failed and left out: rte seed 1 (NonFiniteLossError: nan)",
         "- failed and left out: cola seed 0 (NonFiniteLossError: nan)",
-        "- qqp: 2 broken rows left out",
+        "- broken rows left out: 2 of qqp",
         "- test answers: submission.zip, 1 of 11 files; for the leaderboard it lacks AX.tsv",
         "- test answers: predictions/tickets.tsv",
     ]
