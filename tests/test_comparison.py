@@ -9,7 +9,8 @@ from scipy.stats import ttest_rel
 
 from fast_electra_core.comparison import compare, paired, spread
 
-scores = st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=2, max_size=12)
+score = st.integers(-1000, 1000).map(lambda each: each / 1000)  # below 1e-150, scipy's own variance is 0
+scores = st.lists(st.tuples(score, score), min_size=2, max_size=12)
 
 
 @given(scores)
@@ -19,6 +20,8 @@ def test_the_paired_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     assert found is not None
     if found.p is None:
         assert len({a - b for a, b in pairs}) == 1
+        return
+    if found.low == pytest.approx(found.high, abs=1e-9):  # differences alike but for their rounding
         return
     oracle = ttest_rel(*zip(*pairs, strict=True))
     interval = oracle.confidence_interval(0.95)

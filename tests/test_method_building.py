@@ -10,8 +10,9 @@ from transformers import ElectraForMaskedLM, ModernBertConfig, ModernBertForMask
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
+from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.method_building import build_generator, build_main_model, build_method
-from fast_electra_core.methods import FastElectra, MaskedLanguageModel
+from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.models import set_output_bias
 
 VOCAB_SIZE = 30

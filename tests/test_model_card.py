@@ -166,6 +166,6 @@ def test_the_scores_of_one_task_leave_out_what_is_of_others() -> None:
     card = model_card("fast-electra-rte", facts_of(scores=rows_of(scores, "rte")))
     assert "| rte | accuracy |" in card
     assert "- failed and left out: rte seed 1 (no memory)" in card
-    assert "- rte: 2 broken rows left out" in card
+    assert "broken rows left out: 2 of rte" in card
     for words in ("sst2", "average", "rte.txt"):
         assert words not in card

@@ -48,7 +48,7 @@ SHARING = {
     "finetune_learning_rate": 0.5, "finetune_batch_size": 7, "finetune_epochs": 0.5, "finetune_max_length": 33,
     "finetune_max_examples": 7, "layer_decay": 0.5, "num_nodes": 2,
     "finetune_recipe": "modernbert", "finetune_grid": "1e-4", "best_epoch": True, "mnli_transfer": True,
-    "test_predictions": False, "keep_task_models": False, "initial_model": "folder", "price_per_hour": 0.5,
+    "test_predictions": False, "keep_task_models": True, "initial_model": "folder", "price_per_hour": 0.5,
     "auxiliary_shared_by": 7,
 }  # fmt: skip
 IN_THE_DIGESTS_OF_TEXT_AND_AUXILIARY = {

@@ -452,6 +452,9 @@ def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_p
         metrics.close()
     assert len(spill.read_text().splitlines()) == 48
     server.resume()
+    deadline = time.monotonic() + 10.0  # what is on its way arrives before the next attempt asks what is there
+    while len(history(child, "loss")) < 49 and time.monotonic() < deadline:
+        time.sleep(0.1)
 
     with tracking.MetricsLogger(child, spill=spill, send_every_seconds=0.05) as again:
         for step in range(45, 60):  # training resumed from a checkpoint at step 44
