@@ -40,7 +40,7 @@ class FinetuneResult:
     predictions: dict[str, Predictions]
     """By dev split, in the order of its examples: class ids, or numbers."""
     test_predictions: dict[str, Predictions]
-    """The same for what has no labels."""
+    """The same by test split."""
     curve: list[dict[str, float]]
     """Rows {"step", "loss", "learning_rate"}; loss averaged since the row before."""
     epoch_scores: list[dict[str, float]]
@@ -93,13 +93,12 @@ def finetune(
     *,
     settings: FinetuneSettings,
     cache: Path | None = None,
-    unlabelled: Mapping[str, Sequence[Example]] | None = None,
     on_metrics: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FinetuneResult:
-    """Train the model, in place and on its own device, on data.train; score it on every dev split.
+    """Train the model, in place and on its own device, on data.train; score it on dev, answer the test sets.
 
-    cache: a folder for tokenized examples (ExampleEncoder); unlabelled: further examples to predict, by a name;
-    on_metrics gets the step and {"loss", "learning_rate", "num_steps"} about fifty times.
+    cache: a folder for tokenized examples (ExampleEncoder); on_metrics gets the step and {"loss", "learning_rate",
+    "num_steps"} about fifty times.
 
     Raises:
         ConfigError: max_length beyond the model's positions.
@@ -133,7 +132,7 @@ def finetune(
     return FinetuneResult(
         scores=_score(data, predictions),
         predictions=predictions,
-        test_predictions={name: predict(encode(texts)) for name, texts in (unlabelled or {}).items()},
+        test_predictions={split: predict(encode(texts)) for split, texts in data.test.items()},
         curve=course.curve,
         epoch_scores=course.epoch_scores,
         degenerate=_is_degenerate(data, predictions),

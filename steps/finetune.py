@@ -4,21 +4,25 @@ A job is one (task, seed, start, rate of a grid); a pack is jobs that one Metafl
 started for a minute's work, and so that what starts from mnli comes after it.
 """
 
+import dataclasses
 import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import ScoringConfig
 from fast_electra_core.errors import DataError
-from fast_electra_core.glue import DIAGNOSTIC, SPECS, Example, TaskData, summarise_task
+from fast_electra_core.glue import DIAGNOSTIC, SPECS, TaskData, TaskSpec, summarise_task
 from fast_electra_core.glue_metrics import majority_score
-from fast_electra_core.recipes import finetune_settings
+from fast_electra_core.recipes import FinetuneSettings, finetune_settings
 from steps.fan_out import MAX_TASKS
 from steps.store import Store
 from steps.tasks import bad_row_choice, load_task
+
+if TYPE_CHECKING:
+    from fast_electra_core.finetuning import FinetuneResult
 
 Job = dict[str, Any]
 PACK_PASSES = 100_000
@@ -133,74 +137,76 @@ def run(
     from steps import task_models
 
     settings = ScoringConfig.part_of(config)
+    data = _load(settings, job, digest)
+    model = build_classifier(
+        encoder_folder,
+        num_labels=data.spec.num_labels,
+        seed=job["seed"],
+        untrained=job["untrained"] and not follows_mnli(job["task"], settings),
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(encoder_folder)
+    recipe = _recipe(settings, job, data.spec, hidden_size=model.config.hidden_size)
+    cache = store.path("encoded")
+    result = finetune(model, tokenizer, data, settings=recipe, cache=cache, on_metrics=on_metrics)
+    if settings.keep_task_models and not job["untrained"]:
+        task_models.keep(
+            model, tokenizer, spec=data.spec, max_length=recipe.max_length, store=store, key=model_key(key)
+        )
+    found = _described(job, data, recipe, result)
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+        folder = Path(scratch) / "finetuned"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps(found))
+        if job["task"] == _MNLI and settings.mnli_transfer:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        store.put_folder(folder, key)
+    return found
+
+
+def _load(settings: ScoringConfig, job: Mapping[str, Any], digest: str | None) -> TaskData:
+    """The job's task, with the test sets that it is to answer."""
     task = job["task"]
     is_answering = settings.test_predictions and not job["untrained"]
     data = load_task(settings.glue, task, on_bad_row=bad_row_choice(settings), with_test=is_answering)
     if digest is not None and summarise_task(data)["digest"] != digest:
         raise DataError(f"task {task} of {settings.glue} changed since the run began; start the run again")
-    model = build_classifier(
-        encoder_folder,
-        num_labels=data.spec.num_labels,
-        seed=job["seed"],
-        untrained=job["untrained"] and not follows_mnli(task, settings),
-    )
-    recipe = finetune_settings(
-        settings.finetune_recipe,
-        data.spec,
-        hidden_size=model.config.hidden_size,
-        given={
-            "learning_rate": job["rate"] if job["rate"] is not None else settings.finetune_learning_rate,
-            "batch_size": settings.finetune_batch_size,
-            "epochs": settings.finetune_epochs,
-            "max_length": settings.finetune_max_length,
-            "max_examples": settings.finetune_max_examples,
-            "layer_decay": settings.layer_decay,
-            "is_best_epoch": settings.best_epoch,
-            "seed": job["seed"],
-        },
-    )
-    tokenizer = load_tokenizer(encoder_folder)
-    result = finetune(
-        model.to("cuda" if torch.cuda.is_available() else "cpu"),
-        tokenizer,
-        data,
-        settings=recipe,
-        cache=store.path("encoded"),
-        unlabelled=_unlabelled(settings, data, is_answering),
-        on_metrics=on_metrics,
-    )
-    found = {
+    if is_answering and task == _MNLI and DIAGNOSTIC in settings.task_list():
+        diagnostic = load_task(settings.glue, DIAGNOSTIC, with_test=True).test["test"]
+        return dataclasses.replace(data, test={**data.test, DIAGNOSTIC: diagnostic})
+    return data
+
+
+def _recipe(settings: ScoringConfig, job: Mapping[str, Any], spec: TaskSpec, *, hidden_size: int) -> FinetuneSettings:
+    given = {
+        "learning_rate": job["rate"] if job["rate"] is not None else settings.finetune_learning_rate,
+        "batch_size": settings.finetune_batch_size,
+        "epochs": settings.finetune_epochs,
+        "max_length": settings.finetune_max_length,
+        "max_examples": settings.finetune_max_examples,
+        "layer_decay": settings.layer_decay,
+        "is_best_epoch": settings.best_epoch,
+        "seed": job["seed"],
+    }
+    return finetune_settings(settings.finetune_recipe, spec, hidden_size=hidden_size, given=given)
+
+
+def _described(
+    job: Mapping[str, Any], data: TaskData, recipe: FinetuneSettings, result: "FinetuneResult"
+) -> dict[str, Any]:
+    """What is kept of a fine-tuning, plain."""
+    kept = ("scores", "degenerate", "test_predictions", "epoch_scores", "num_train", "num_steps", "padding_fraction")
+    return {
         **job,
-        "scores": result.scores,
         "main_metric": data.spec.main_metric,
-        "majority": _majority(data),
-        "is_pair": len(data.spec.text_columns) == 2,
-        "degenerate": result.degenerate,
-        "test_predictions": result.test_predictions,
         "labels": list(data.spec.labels),
+        "is_pair": len(data.spec.text_columns) == 2,
+        "majority": _majority(data),
+        "num_dev": {split: len(examples) for split, examples in data.dev.items()},
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
-        "epoch_scores": result.epoch_scores,
-        "num_train": result.num_train,
-        "num_dev": {split: len(examples) for split, examples in data.dev.items()},
-        "num_steps": result.num_steps,
-        "padding_fraction": result.padding_fraction,
-        "seconds": result.seconds,
-        "curve": result.curve,
+        **{name: getattr(result, name) for name in (*kept, "seconds", "curve")},
     }
-    if settings.keep_task_models and not job["untrained"]:
-        task_models.keep(
-            model, tokenizer, spec=data.spec, max_length=recipe.max_length, store=store, key=model_key(key)
-        )
-    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
-        folder = Path(scratch) / "finetuned"
-        folder.mkdir()
-        (folder / "result.json").write_text(json.dumps(found))
-        if task == _MNLI and settings.mnli_transfer:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        store.put_folder(folder, key)
-    return found
 
 
 def stored_result(store: Store, key: str) -> dict[str, Any]:
@@ -212,15 +218,6 @@ def stored_result(store: Store, key: str) -> dict[str, Any]:
 def mnli_job(job: Mapping[str, Any]) -> Job:
     """The job whose encoder this one starts from."""
     return {**job, "task": _MNLI}
-
-
-def _unlabelled(settings: ScoringConfig, data: TaskData, is_answering: bool) -> dict[str, list[Example]]:
-    if not is_answering:
-        return {}
-    texts = dict(data.test)
-    if data.name == _MNLI and DIAGNOSTIC in settings.task_list():
-        texts[DIAGNOSTIC] = load_task(settings.glue, DIAGNOSTIC, with_test=True).test["test"]
-    return texts
 
 
 def _passes(job: Mapping[str, Any], config: ScoringConfig, tasks: Mapping[str, Mapping[str, Any]]) -> float:

@@ -103,18 +103,8 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     Raises:
         DataError: every one of them failed.
     """
-    from steps import report, task_models
-    from steps.scores import (
-        as_markdown,
-        averages,
-        failure_text,
-        failures,
-        optimism,
-        own_answers,
-        protocol,
-        submit,
-        summarise,
-    )
+    from steps import report
+    from steps.scores import as_markdown, failure_text, failures
 
     store = connect(plan)
     results = _with_lost_ones(plan, results, store)
@@ -123,43 +113,66 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
         _logger.warning("left out: %s", failure_text(failure))
     if len(failed) == len(results):
         raise DataError(f"every fine-tuning failed, first {failure_text(failed[0])}; mend the cause, then resume")
-    rows = summarise(results)
-    scores: Plain = {
-        "suite": suite(plan),
-        "subject": subject(plan),
-        "protocol": protocol(plan["config"]),
-        "skipped": {task: facts["num_skipped"] for task, facts in plan["tasks"].items() if facts["num_skipped"]},
-        "rows": rows,
-        "averages": averages(results),
-        "failures": failed,
-        "optimism": optimism(plan["config"]),
-        "task_models": task_models.pick(results, store, plan["run_key"]),
-    }
+    scores = {**_summary(plan, results, store), **_log_answers(plan, results, store)}
     run_id = plan["mlflow_run_id"]
-    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
-        zipped = Path(scratch) / "submission.zip"
-        scores["submission"] = submit(zipped, results)
-        if zipped.is_file():
-            tracking.log_artifacts(run_id, zipped)
-    answers = own_answers(results)
-    for name, text in answers.items():
-        tracking.log_text(run_id, text, name)
-    scores["own_answers"] = list(answers)
     suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
     page = report.glue_page(scores, suite_name, run=plan["pathspec"])
     tracking.log_text(run_id, page, "pages/scores.html")
     tracking.log_dict(run_id, scores, "scores.json")
     tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")
-    metrics = {
+    tracking.log_metrics(run_id, [{"step": 0, **_as_metrics(scores, results)}])
+    return scores, page
+
+
+def _summary(plan: Plain, results: Sequence[Plain], store: Store) -> Plain:
+    """All that a table of the scores says, but for the test answers."""
+    from steps import task_models
+    from steps.scores import averages, failures, optimism, protocol, summarise
+
+    return {
+        "suite": suite(plan),
+        "subject": subject(plan),
+        "protocol": protocol(plan["config"]),
+        "skipped": {task: facts["num_skipped"] for task, facts in plan["tasks"].items() if facts["num_skipped"]},
+        "rows": summarise(results),
+        "averages": averages(results),
+        "failures": failures(results),
+        "optimism": optimism(plan["config"]),
+        "task_models": task_models.pick(results, store, plan["run_key"]),
+    }
+
+
+def _log_answers(plan: Plain, results: Sequence[Plain], store: Store) -> Plain:
+    """Test answers as artifacts: the leaderboard's zip, and a file for each of the user's own tasks."""
+    from steps.scores import own_answers, submit
+
+    run_id = plan["mlflow_run_id"]
+    with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
+        zipped = Path(scratch) / "submission.zip"
+        submission = submit(zipped, results)
+        if zipped.is_file():
+            tracking.log_artifacts(run_id, zipped)
+    answers = own_answers(results)
+    for name, text in answers.items():
+        tracking.log_text(run_id, text, name)
+    return {"submission": submission, "own_answers": list(answers)}
+
+
+def _as_metrics(scores: Plain, results: Sequence[Plain]) -> dict[str, float]:
+    """Medians by task, metric and start, averages of several tasks, and how many fine-tunings failed or degenerated."""
+    medians = {
         f"{row['task']}.{row['metric']}.{start}": row[start]["median"]
-        for row in rows
+        for row in scores["rows"]
         for start in ("pretrained", "untrained")
         if row[start] is not None
     }
-    metrics["finetunings.failed"] = len(failed)
-    metrics["finetunings.degenerate"] = sum(bool(result.get("degenerate")) for result in results)
-    tracking.log_metrics(run_id, [{"step": 0, **metrics}])
-    return scores, page
+    several = {name: average for name, average in scores["averages"].items() if len(average["tasks"]) > 1}
+    return {
+        **medians,
+        **{f"average.{name}": average["value"] for name, average in several.items()},
+        "finetunings.failed": len(scores["failures"]),
+        "finetunings.degenerate": sum(bool(result.get("degenerate")) for result in results),
+    }
 
 
 @attempt

@@ -84,3 +84,10 @@ def test_what_datasets_saved_is_read_from_s3_with_its_folders(s3: Any, tmp_path:
             s3.put_object(Bucket="bucket", Key=key, Body=path.read_bytes())
     found = load_task("s3://bucket/arrow", "sst2", cache=tmp_path / "cache")
     assert found.train == [Example("a good code", None, 1)]
+
+
+def test_an_object_that_leads_out_of_its_folder_is_refused(s3: Any, tmp_path: Path) -> None:
+    s3.put_object(Bucket="bucket", Key="glue/RTE/../../escaped", Body=b"")
+    with pytest.raises(DataError, match=r"escaped' leads out of its folder and is refused"):
+        load_task("s3://bucket/glue", "rte", cache=tmp_path / "cache")
+    assert not list(tmp_path.rglob("escaped"))

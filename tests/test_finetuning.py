@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +370,7 @@ def test_texts_without_labels_are_answered_as_those_with_labels(encoder: Path) -
     blind = [example._replace(label=None) for example in data.dev["dev"]]
     model = build_classifier(encoder, num_labels=2, seed=0)
     settings = FinetuneSettings(epochs=1, max_length=32)
-    result = finetune(model, load_tokenizer(encoder), data, settings=settings, unlabelled={"test": blind})
+    result = finetune(model, load_tokenizer(encoder), replace(data, test={"test": blind}), settings=settings)
     assert result.test_predictions == {"test": result.predictions["dev"]}
 
 

@@ -134,6 +134,10 @@ def test_mlflow_has_a_child_for_each_with_its_fate(evaluated: Evaluated) -> None
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["weights.digest"] == plan["model"]["digest"]
     assert parent.data.metrics["finetunings.failed"] == 2
+    scores = json.loads((evaluated.artifacts / "scores.json").read_text())
+    rte = next(row for row in scores["rows"] if row["task"] == "rte")
+    assert parent.data.metrics["rte.accuracy.pretrained"] == rte["pretrained"]["median"]
+    assert parent.data.metrics["average.electra"] == scores["averages"]["electra"]["value"]
     found = evaluated.client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
