@@ -17,11 +17,14 @@ from transformers import PreTrainedModel
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.cost import METHOD_WORK, MethodWork, RunSize, plan_flops, plan_memory
+from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.electra import Electra
-from fast_electra_core.methods import Batch, FastElectra, MaskedLanguageModel, Method, Temperature, Totals
+from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.methods import Batch, MaskedLanguageModel, Method, Totals
 from fast_electra_core.model_cost import ModelCost, cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import build_optimizer
 from steps.config import resolve_auxiliary, resolve_pretrain
 from steps.meter import MemoryMeter
@@ -136,13 +139,8 @@ def _method(work: MethodWork, config: PretrainConfig, shallow: AuxiliaryConfig |
         auxiliary = build_masked_lm(encoder_config(shallow, vocab_size=vocab_size, special_ids=SPECIAL), seed=1)
     if work.auxiliary == "trained":
         return Electra(discriminator, auxiliary, rtd_weight=50.0, mask_token_id=SPECIAL.mask)
-    return FastElectra(
-        discriminator,
-        auxiliary,
-        temperature=Temperature("exponential", 2.0, 0.1, 1.0),
-        rtd_weight=50.0,
-        mask_token_id=SPECIAL.mask,
-    )
+    proposal = None if auxiliary is None else FrozenMaskedLm([auxiliary], mask_token_id=SPECIAL.mask)
+    return FastElectra(discriminator, proposal, curriculum=Curriculum("exponential", 2.0, 0.1, 1.0), rtd_weight=50.0)
 
 
 def _batch(config: PretrainConfig, vocab_size: int, *, seed: int, is_drawn: bool) -> Batch:

@@ -19,7 +19,7 @@ NOTE = (
 )
 
 
-def plan_text(costs: Sequence[Cost]) -> str:
+def plan_text(costs: Sequence[Cost], *, ensemble_size: int = 1) -> str:
     """What a run will cost, with each of the auxiliaries that it may choose; several lines."""
     blocks = [f"this run will cost, training on {costs[0]['num_tokens']:,} tokens:"]
     for cost in costs:
@@ -27,6 +27,8 @@ def plan_text(costs: Sequence[Cost]) -> str:
             chosen = " if it is chosen" if len(costs) > 1 else ""
             blocks.append(f"with the {cost['beside']} {cost['address']}{chosen}:")
         blocks.append(_aligned([*_operations(cost), *_memory(cost)]))
+    if ensemble_size > 1:
+        blocks.append(f"{ensemble_size} of them draw together: what the auxiliary costs is then the sum of theirs")
     return "\n".join(blocks)
 
 

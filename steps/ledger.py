@@ -6,6 +6,7 @@ All of it is plain dicts: per candidate for the auxiliary `flops` and `memory` (
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -165,12 +166,13 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
     main = cost_of(models.main, **kept, drops=drops, is_fused=is_fused)  # type: ignore[arg-type]
     auxiliaries = [cost_of(model, **kept) for model in models.auxiliaries]  # type: ignore[arg-type]
     flops = plan_flops(main, auxiliaries, work=work, size=size)
+    once = replace(size, num_corruptions=1)
     if flops.joint_total is None and models.joint:
         detector, generator = (cost_of(model, **kept) for model in models.joint)  # type: ignore[arg-type]
-        flops = flops._replace(joint_total=plan_flops(detector, [generator], work=_JOINT, size=size).total)
+        flops = flops._replace(joint_total=plan_flops(detector, [generator], work=_JOINT, size=once).total)
     memory = plan_memory(main, auxiliaries, work=work, size=size)
     alone = plan_memory(main, [], work=work, size=size)
-    joint = plan_memory(main, auxiliaries, work=_JOINT, size=size) if _replaces(work) else None
+    joint = plan_memory(main, auxiliaries, work=_JOINT, size=once) if _replaces(work) else None
     return {
         "num_tokens": size.num_tokens,
         "flops": {

@@ -40,6 +40,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     plan["teacher"] = teacher
     plan["costs"] = [ledger.plan_auxiliary(config, store, tokenizer_key=tokenizer_key, teacher=teacher)]
     _open_run(plan, params=plan["config"])
+    _say_costs(plan)
     return plan
 
 
@@ -57,6 +58,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
         for candidate in plan["candidates"]
     ]
     _open_run(plan, params=plan["config"])
+    _say_costs(plan, ensemble_size=config.ensemble_size)
     return plan
 
 
@@ -163,12 +165,15 @@ def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
             log_corpus(plan, plan["mlflow_run_id"])
         for task in plan.get("tasks", ()):
             log_task(plan, plan["mlflow_run_id"], task)
-    if "costs" in plan:
-        tracking.log_dict(plan["mlflow_run_id"], {"costs": plan["costs"]}, "cost_plan.json")
-        _logger.info("%s", plan_text(plan["costs"]))
     if corpus:
         _logger.info(
             "%s: %.1f MB of text in %d files, %d shards; MLflow run %s",
             plan["pathspec"], corpus["num_bytes"] / 1e6, corpus["num_files"], len(corpus["shards"]),
             plan["mlflow_run_id"],
         )  # fmt: skip
+
+
+def _say_costs(plan: Plain, *, ensemble_size: int = 1) -> None:
+    with running(plan):
+        tracking.log_dict(plan["mlflow_run_id"], {"costs": plan["costs"]}, "cost_plan.json")
+    _logger.info("%s", plan_text(plan["costs"], ensemble_size=ensemble_size))

@@ -105,6 +105,14 @@ def test_runs_without_an_auxiliary_by_hand() -> None:
         assert plan.saving_fraction is plan.charged_saving_fraction is None
 
 
+def test_a_second_corruption_of_every_sequence_costs_a_second_pass_of_both_models() -> None:
+    """2 × (12 + 2) per token; the joint run that it is set beside has one pass, 12 + 6."""
+    plan = plan_flops(priced(4.0), [priced(2.0)], work=FROZEN, size=sized(num_corruptions=2))
+    assert plan == (2800.0, 2400.0, 400.0, 0.0, 2800.0, 1800.0)
+    main = priced(1.0, activation_bytes=10.0)
+    assert plan_memory(main, [], work=FROZEN, size=sized(num_corruptions=2)).activations == 20.0
+
+
 def test_several_auxiliaries_cost_what_each_of_them_costs() -> None:
     assert plan_flops(priced(4.0), [priced(2.0), priced(1.0)], work=FROZEN, size=sized()).auxiliary == 300.0
 
@@ -234,7 +242,7 @@ def held_bytes(modules: list[Any], optimizer: torch.optim.Optimizer) -> tuple[in
     "architecture, dropout, num_passes",
     [("electra", 0.0, 1), ("electra", 0.1, 2), ("modernbert", 0.1, 1), ("modernbert", 0.0, 2)],
 )
-@pytest.mark.parametrize("name", [*METHODS, "distilled"])
+@pytest.mark.parametrize("name", [*METHODS, "distilled", "consistent"])
 def test_planned_memory_is_that_of_a_real_step_or_up_to_a_tenth_less(
     name: str, architecture: str, dropout: float, num_passes: int
 ) -> None:
@@ -244,6 +252,8 @@ def test_planned_memory_is_that_of_a_real_step_or_up_to_a_tenth_less(
     if name == "distilled":
         teacher = build_masked_lm(discriminator.config, seed=2)
         method: Any = DistilledMaskedLM(masked_lm, teacher, share=0.5, temperature=1.0, mask_token_id=MASK).train()
+    elif name == "consistent":
+        method = method_of("fast_electra", discriminator, masked_lm, consistency_weight=1.0).train()
     else:
         method = method_of(name, discriminator, masked_lm).train()
     optimizer, batch = build_optimizer(method, shape), a_batch()
@@ -267,8 +277,12 @@ def test_planned_memory_is_that_of_a_real_step_or_up_to_a_tenth_less(
     planned = plan_memory(
         cost_of(main, **kept, drops=dropout > 0, is_fused=False),  # type: ignore[arg-type]
         [cost_of(each, **kept) for each in auxiliaries],  # type: ignore[arg-type]
-        work=METHOD_WORK["mlm" if name == "masked_lm" else name],
-        size=sized(tokens_per_pass=SEQUENCES * L // num_passes, is_accumulated=num_passes > 1),
+        work=METHOD_WORK[{"masked_lm": "mlm", "consistent": "fast_electra"}.get(name, name)],
+        size=sized(
+            tokens_per_pass=SEQUENCES * L // num_passes,
+            is_accumulated=num_passes > 1,
+            num_corruptions=2 if name == "consistent" else 1,
+        ),
     )
     assert (planned.weights, planned.gradients, planned.optimizer_state) == (weights, gradients[-1], state)
     assert 0.9 * (weights + state + at_peak) < planned.peak <= weights + state + at_peak

@@ -46,6 +46,11 @@ def test_the_plan_lists_every_candidate_that_may_be_chosen() -> None:
     assert text.index("models:/aux@champion") < text.index("1.650e+09") < text.index("other") < text.index("2.000e+09")
 
 
+def test_the_plan_of_an_ensemble_says_that_prices_add_up() -> None:
+    text = cost_words.plan_text([cost_of(), cost_of(address="other")], ensemble_size=2)
+    assert squeezed(text)[-1] == "2 of them draw together: what the auxiliary costs is then the sum of theirs"
+
+
 def test_the_plan_calls_unknown_what_is_not_known() -> None:
     lines = squeezed(cost_words.plan_text([cost_of(**UNKNOWN)]))
     assert "FLOPs, auxiliary charged  unknown  its training unknown, shared by 4 runs" in lines

@@ -153,6 +153,22 @@ def test_a_main_model_that_starts_from_another_is_priced_as_that_one(store: Stor
     assert theirs["flops"]["total"] == ours["flops"]["total"]
 
 
+def test_an_ensemble_costs_what_its_members_cost_and_all_their_training(store: Store, auxiliary_flops: float) -> None:
+    tagged = [candidate(**{"training.total_flops": amount}) for amount in ("3e6", "4e6")]
+    cost = plan_pretraining(tiny(), {**tagged[0], "address": "toy,toy", "members": tagged}, store)
+    assert cost["flops"]["per_token"] == pytest.approx(3 * MAIN + 2 * auxiliary_flops)
+    assert cost["flops"]["charged"] == cost["flops"]["total"] + 7e6
+    unknown = plan_pretraining(tiny(), {**tagged[0], "members": [tagged[0], candidate()]}, store)
+    assert unknown["flops"]["charged"] is None
+
+
+def test_a_run_with_a_consistency_term_is_set_beside_a_joint_run_without(store: Store, auxiliary_flops: float) -> None:
+    for method, drawn in (("fast_electra", auxiliary_flops), ("uniform", 0.0)):
+        flops = plan_pretraining(tiny(method=method, consistency_weight=1.0), candidate(), store)["flops"]
+        assert flops["per_token"] == pytest.approx(2 * (3 * MAIN + drawn))
+        assert flops["joint_total"] == pytest.approx(TOKENS * 3 * (MAIN + auxiliary_flops))
+
+
 def test_electras_own_count_is_there_where_it_is_defined(store: Store) -> None:
     """Half of the count's backward pass lacks; look-ups and single numbers come on top."""
     flops = plan_pretraining(tiny(), candidate(), store)["flops"]
