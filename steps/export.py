@@ -1,7 +1,8 @@
 """A registered version as a folder that transformers loads and the Hugging Face hub takes: config, safetensors,
 tokenizer and model card.
 
-    python -m steps.export models:/fast-electra@champion folder/ --tracking_uri sqlite:///mlflow.db
+    fast-electra export models:/fast-electra@champion folder/
+    fast-electra export models:/fast-electra/3 folder/ --tracking_uri https://mlflow.example.com
 """
 
 import argparse
@@ -9,14 +10,25 @@ import logging
 import tempfile
 from pathlib import Path
 
-from fast_electra_core.config import RunConfig
 from fast_electra_core.errors import ConfigError
 from steps import tracking
-from steps.console import console
+from steps.command import add_tracking_uri
 from steps.model_card import Facts, model_card
-from steps.model_source import read_config
 
-_logger = logging.getLogger("steps.export")
+_logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `fast-electra export` takes."""
+    parser.add_argument("address", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument("folder", help="new, or empty")
+    add_tracking_uri(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`fast-electra export`."""
+    export(arguments.address, arguments.folder, arguments.tracking_uri)
+    return 0
 
 
 def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
@@ -30,6 +42,8 @@ def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
         TrackingError: no such version.
         AuxiliaryError: the version holds no transformers model, or only pickles, or wants to run code of its own.
     """
+    from steps.model_source import read_config
+
     target = Path(folder).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"folder must be new or empty, got {folder}; give another, or remove what is in it")
@@ -48,18 +62,3 @@ def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
         made.rename(target)
     _logger.info("models:/%s/%s is in %s", info["name"], info["version"], folder)
     return target
-
-
-def main() -> None:
-    """`python -m steps.export`."""
-    arguments = argparse.ArgumentParser(prog="python -m steps.export", description="A registered version as a folder.")
-    arguments.add_argument("address", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    arguments.add_argument("folder", help="new, or empty")
-    arguments.add_argument("--tracking_uri", default=RunConfig.tracking_uri, help="[%(default)s]")
-    given = arguments.parse_args()
-    with console():
-        export(given.address, given.folder, given.tracking_uri)
-
-
-if __name__ == "__main__":
-    main()

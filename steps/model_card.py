@@ -1,6 +1,6 @@
 """The model card: what a model is, what it was made from, how good it is and how sure that is, its cost, its limits.
 
-One text, written when a version is registered: README.md of its files, and so of what steps.export hands out.
+One text, written when a version is registered: README.md of its files, and so of what `fast-electra export` hands out.
 """
 
 from collections.abc import Mapping

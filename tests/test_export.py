@@ -2,9 +2,7 @@
 
 import json
 import re
-import runpy
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from fast_electra_core.errors import AuxiliaryError, ConfigError, TrackingError
 from fast_electra_core.models import build_discriminator
 from fast_electra_core.tokenizer import train_tokenizer
 from steps import tracking
+from steps.command import main
 from steps.export import export
 from steps.register import LINEAGE_TAGS, register_discriminator
 from steps.tracking import connection
@@ -194,25 +193,9 @@ def test_a_model_that_wants_to_run_code_is_refused(electra: Registered, uri: str
     assert not (tmp_path / "model").exists()
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """As `python -m steps.export` does, in this process."""
-    monkeypatch.setattr(sys, "argv", ["export", *arguments])
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)  # restored afterwards
-    monkeypatch.delitem(sys.modules, "steps.export")
-    runpy.run_module("steps.export", run_name="__main__")
-
-
 def test_the_command_exports_and_says_where(
-    electra: Registered, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    electra: Registered, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_command(monkeypatch, electra.address, str(tmp_path / "model"), "--tracking_uri", uri)
+    assert main(["export", electra.address, str(tmp_path / "model"), "--tracking_uri", uri]) == 0
     assert f"{electra.address} is in {tmp_path / 'model'}" in caplog.text
     assert (tmp_path / "model" / "README.md").is_file()
-
-
-def test_the_command_says_what_is_wrong_without_a_stack_of_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(TrackingError, match="tracking_uri must start with one of"):
-        run_command(monkeypatch, "models:/x@y", str(tmp_path / "model"), "--tracking_uri", "ftp://x")
-    assert sys.tracebacklimit == 0

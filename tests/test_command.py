@@ -1,0 +1,52 @@
+"""Claims about the console command `fast-electra`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steps.command import COMMANDS, main
+
+COMMAND = Path(sys.executable).with_name("fast-electra")
+
+
+def helped(words: list[str], folder: Path) -> tuple[str, set[str]]:
+    """What `--help` prints, and which modules it has imported."""
+    call = f"main({[*words, '--help']!r})"
+    run = f"import sys\nfrom steps.command import main\ntry: {call}\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", run], cwd=folder, capture_output=True, text=True, check=True)
+    shown, _, modules = done.stdout.rstrip("\n").rpartition("\n")
+    return f"{shown}\n", set(modules.split())
+
+
+def test_the_installed_command_lists_its_commands_without_heavy_imports(tmp_path: Path) -> None:
+    shown_in_process, modules = helped([], tmp_path)
+    shown = subprocess.run([COMMAND, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown == shown_in_process
+    assert all(f"\n    {name} " in shown for name in COMMANDS)
+    assert "steps.command" in modules
+    assert not modules & {"torch", "mlflow", "metaflow", "transformers", "jinja2", "numpy"}
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_each_command_teaches_by_an_example_without_heavy_imports(command: str, tmp_path: Path) -> None:
+    shown, modules = helped([command], tmp_path)
+    assert f"    fast-electra {command} " in shown
+    assert not modules & {"torch", "mlflow", "metaflow", "transformers"}
+
+
+def test_what_the_user_has_to_mend_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    words = [COMMAND, "export", "models:/x@y", "folder", "--tracking_uri", "ftp://x"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fast-electra export: tracking_uri must start with one of http://")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["exprot"])
+    assert exit.value.code == 2
+    assert "invalid choice: 'exprot'" in (shown := capsys.readouterr().err) and "export" in shown
