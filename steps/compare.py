@@ -16,7 +16,7 @@ from fast_electra_core.models import check_warm_start
 from steps import lifecycle, scoring, tracking
 from steps.fan_out import in_groups
 from steps.store import Store
-from steps.trace import Plain, attempt, connect, made_of
+from steps.trace import Plain, attempt, connect, finish, made_of
 
 _logger = logging.getLogger(__name__)
 _NUMBERS = (
@@ -245,7 +245,7 @@ def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
     tracking.log_dict(run_id, found, "comparison.json")
     tracking.log_text(run_id, page, "comparison.html")
     tracking.log_text(run_id, table, "comparison.md")
-    tracking.finish(run_id)
+    finish(plan)
     return found, page, table
 
 

@@ -21,6 +21,7 @@ from steps.trace import (
     corpus_dataset,
     corruption_tags,
     costs,
+    finish,
     lineage_tags,
     log_corpus,
     method_tags,
@@ -143,7 +144,7 @@ def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
 
     connect(plan)
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
-    tracking.finish(plan["mlflow_run_id"])
+    finish(plan)
     return report.closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
 
 
@@ -352,5 +353,5 @@ def close_pretrain(
     tracking.log_text(run_id, page, "report.html")
     tracking.log_text(run_id, table, "report.txt")
     tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **costs(trained)}])
-    tracking.finish(run_id)
+    finish(plan)
     return table, page

@@ -16,6 +16,7 @@ from steps.trace import (
     attempt,
     child,
     connect,
+    finish,
     log_task,
     made_of,
     model_tags,
@@ -229,5 +230,5 @@ def close_evaluate(plan: Plain, scores: Plain) -> str:
     )
     tracking.log_text(run_id, table, "report.txt")
     tracking.set_tags(run_id, model_tags(plan))
-    tracking.finish(run_id)
+    finish(plan)
     return table

@@ -7,10 +7,12 @@ corpus, the tokenizer, the candidates, and the ids that every attempt and every 
 import contextlib
 import functools
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from fast_electra_core.errors import TrackingError
+from fast_electra_core.errors import ConfigError, TrackingError
 from fast_electra_core.glue import SPECS
 from fast_electra_core.method_knobs import MODEL_FREE
 from steps import tracking
@@ -33,12 +35,19 @@ def running(plan: Plain) -> Iterator[None]:
     """The flow's MLflow run is RUNNING inside, whatever an earlier attempt left it as; an error ends it FAILED, an
     interrupt KILLED. A server that is away costs a warning only: the work inside may not need it.
     """
-    _mark(plan, "RUNNING")
+    if _has_ended(plan):
+        _mark(plan, "RUNNING")
     try:
         yield
     except BaseException as error:
         _mark(plan, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
+
+
+def finish(plan: Plain) -> None:
+    """The flow's MLflow run is FINISHED; a step that is done again after that reopens it."""
+    tracking.finish(plan["mlflow_run_id"])
+    _note_end(plan)
 
 
 def _mark(plan: Plain, status: str) -> None:
@@ -47,10 +56,27 @@ def _mark(plan: Plain, status: str) -> None:
         tracking.connect(plan["config"]["tracking_uri"])
         if status == "RUNNING":
             tracking.reopen(run_id)
+            Store(plan["config"]["store"]).delete(_end_key(plan))
         else:
             tracking.finish(run_id, status)
-    except TrackingError as error:  # never in place of the error on its way out
+            _note_end(plan)
+    except (ConfigError, TrackingError, OSError) as error:  # never in place of the error on its way out
         _logger.warning("the MLflow run %s is not marked %s: %s", run_id, status, error)
+
+
+# Only a run that has ended must be reopened. That is noted in the store, because MLflow takes two seconds to import and
+# most steps of most runs have no other use for it.
+def _has_ended(plan: Plain) -> bool:
+    return Store(plan["config"]["store"]).has(_end_key(plan))
+
+
+def _note_end(plan: Plain) -> None:
+    with tempfile.TemporaryDirectory() as nothing:
+        Store(plan["config"]["store"]).put_folder(Path(nothing), _end_key(plan))
+
+
+def _end_key(plan: Plain) -> str:
+    return f"{plan['run_key']}/ended"
 
 
 def attempt(

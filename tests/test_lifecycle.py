@@ -1,5 +1,6 @@
 """What becomes of a flow's MLflow run when a step fails and is done again, on a real SQLite file."""
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from fast_electra_core.errors import ConfigError, TrackingError
 from steps import lifecycle, planning, scoring, tracking
-from steps.trace import Plain, attempt, running
+from steps.trace import Plain, attempt, finish, running
 from steps.tracking import connection
 
 WORK = {
@@ -32,10 +33,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def plan(database: str) -> Plain:
+def plan(database: str, tmp_path: Path) -> Plain:
     """Of a flow whose MLflow run has just been opened; too little for any step to succeed."""
     run_id = tracking.start_parent(database, "tests", name="flow", tags={}, params={})
-    return {"config": {"tracking_uri": database, "unknown": 0}, "mlflow_run_id": run_id}
+    config = {"tracking_uri": database, "store": str(tmp_path), "unknown": 0}
+    return {"config": config, "mlflow_run_id": run_id, "run_key": "runs/one"}
 
 
 def status(plan: Plain) -> str:
@@ -64,11 +66,31 @@ def status_within(plan: Plain) -> str:
     return status(plan)
 
 
-@pytest.mark.parametrize("before", ["FAILED", "KILLED", "FINISHED"])
-def test_the_next_attempt_at_a_step_marks_the_run_running_again(before: str, plan: Plain) -> None:
-    tracking.finish(plan["mlflow_run_id"], before)
+@attempt
+def end(plan: Plain, error: BaseException | None) -> None:
+    if error is None:
+        finish(plan)
+    else:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "before"),
+    [(ZeroDivisionError(), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")],
+)
+def test_the_next_attempt_at_a_step_marks_the_run_running_again(
+    error: BaseException | None, before: str, plan: Plain
+) -> None:
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
+        end(plan, error)
+    assert status(plan) == before
     assert status_within(plan) == "RUNNING"
     assert status(plan) == "RUNNING"  # only the last step finishes it
+
+
+def test_a_step_of_a_run_that_never_ended_does_without_mlflow(plan: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "connect", None)  # calling it is a TypeError
+    assert attempt(lambda plan: "done")(plan) == "done"
 
 
 def test_an_interrupted_step_marks_the_run_killed(plan: Plain) -> None:
@@ -84,10 +106,8 @@ def test_the_error_of_a_step_is_the_one_that_is_seen_where_mlflow_is_away(
     plan["mlflow_run_id"] = "0" * 32  # unknown: the server refuses
     with pytest.raises(ZeroDivisionError), running(plan):
         raise ZeroDivisionError
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
-        f"the MLflow run {'0' * 32} is not marked RUNNING",
-        f"the MLflow run {'0' * 32} is not marked FAILED",
-    ]
+    messages = [record.message.partition(":")[0] for record in caplog.records]
+    assert messages == [f"the MLflow run {'0' * 32} is not marked FAILED"]
 
 
 @pytest.fixture
@@ -99,9 +119,12 @@ def broken_inputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_an_error_in_start_after_the_run_was_opened_marks_it_failed(database: str, broken_inputs: None) -> None:
+def test_an_error_in_start_after_the_run_was_opened_marks_it_failed(
+    database: str, broken_inputs: None, tmp_path: Path
+) -> None:
     plan = {
-        "config": {"tracking_uri": database, "experiment": "tests"},
+        "config": {"tracking_uri": database, "experiment": "tests", "store": str(tmp_path)},
+        "run_key": "runs/one",
         "config_digest": "d",
         "pathspec": "PretrainFlow/1",
         "corpus": {"address": "a", "digest": "d", "num_bytes": 1, "num_files": 1, "shards": []},
