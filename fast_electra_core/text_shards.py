@@ -40,6 +40,8 @@ class Corpus:
     num_files: int
     num_ignored: int
     """Files left out because they are empty or their suffix is not known."""
+    files: list[dict[str, Any]]
+    """The fields of each TextFile that holds text, by name."""
     shards: list[dict[str, Any]]
     """Each {"pieces": [fields of TextPiece, path perhaps remote], "digest": hex}."""
 
@@ -71,6 +73,7 @@ def corpus_of(address: str, found: list[TextFile], *, shard_bytes: int) -> Corpu
         num_bytes=sum(file.num_bytes for file in files),
         num_files=len(files),
         num_ignored=len(found) - len(files),
+        files=[dataclasses.asdict(file) for file in files],
         shards=_shards(files, shard_bytes),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
 from steps import tracking
+from steps.corpus_record import RECORD, record_of
 from steps.fan_out import in_groups
 from steps.meter import MemoryMeter
 from steps.store import Store
@@ -63,6 +64,7 @@ def gather_tokens(plan: Plain, tokenized: Sequence[Sequence[Plain]]) -> Plain:
     numbers = {f"text.{name}": value for name, value in text.items()}
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **numbers}])
     tracking.set_tags(plan["mlflow_run_id"], text_tags(plan))
+    tracking.log_dict(plan["mlflow_run_id"], record_of(plan, manifests), RECORD)
     return {**text, "shard_keys": [manifest["key"] for manifest in manifests]}
 
 

@@ -473,3 +473,15 @@ def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_p
     tracking_metrics.send_values(run_id, values)
 
     assert [step for step, _ in history(run_id, "loss")] == [1, 2]
+
+
+def test_a_stored_object_comes_back_and_a_missing_or_damaged_one_is_told_apart(parent: str) -> None:
+    tracking.log_dict(parent, {"files": [1, 2]}, "made/corpus.json")
+    tracking.log_text(parent, "{cut sho", "cut.json")
+    tracking.log_dict(parent, [1, 2], "list.json")
+    assert tracking.load_dict(parent, "made/corpus.json") == {"files": [1, 2]}
+    assert tracking.load_dict(parent, "corpus.json") is None
+    with pytest.raises(TrackingError, match=r"cut\.json of the MLflow run .* is damaged"):
+        tracking.load_dict(parent, "cut.json")
+    with pytest.raises(TrackingError, match=r"list\.json of the MLflow run .* holds no object"):
+        tracking.load_dict(parent, "list.json")

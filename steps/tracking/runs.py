@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,27 @@ def set_tags(run_id: str, tags: Mapping[str, Any]) -> None:
 def log_dict(run_id: str, content: Mapping[str, Any] | list[Any], file: str) -> None:
     """Store content as the run's artifact `file` (.json or .yaml)."""
     ask(f"store {file}", mlflow_client().log_dict, run_id, content, file)
+
+
+def load_dict(run_id: str, file: str) -> dict[str, Any] | None:
+    """The content of the run's artifact `file` (.json); None where the run has no such artifact.
+
+    Raises:
+        TrackingError: the run is gone, the server does not answer, or the artifact is not a JSON object.
+    """
+    folder = file.rpartition("/")[0]
+    listed = ask(f"list the artifacts of {run_id}", mlflow_client().list_artifacts, run_id, folder or None)
+    if file not in [entry.path for entry in listed]:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(ask(f"read {file}", mlflow_client().download_artifacts, run_id, file, scratch))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrackingError(f"{file} of the MLflow run {run_id} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise TrackingError(f"{file} of the MLflow run {run_id} holds no object")
+    return content
 
 
 def log_text(run_id: str, text: str, file: str) -> None:
