@@ -163,6 +163,10 @@ class TokenDataset:
         """Sequences as int64 (B, L)."""
         return torch.from_numpy(np.stack([self.sequence(int(index)) for index in indices]))
 
+    def index_at(self, step: int, *, batch_size: int, seed: int) -> "BatchIndex":
+        """The sequences of optimiser step `step`; see batch_index_at."""
+        return batch_index_at(step, batch_size=batch_size, num_sequences=len(self), seed=seed)
+
 
 class BatchIndex(NamedTuple):
     """Which sequences an optimiser step trains on."""

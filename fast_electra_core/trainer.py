@@ -23,7 +23,7 @@ from fast_electra_core.checkpoint import (
 )
 from fast_electra_core.config import ScoringConfig, TrainingConfig
 from fast_electra_core.corruption import place
-from fast_electra_core.data import TokenDataset, batch_index_at
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import Masking
@@ -158,7 +158,7 @@ def batch_at(
     Raises:
         DataError: samples_at gives another number of ids than there are selected positions.
     """
-    index = batch_index_at(step, batch_size=config.batch_size, num_sequences=len(dataset), seed=config.seed)
+    index = dataset.index_at(step, batch_size=config.batch_size, seed=config.seed)
     batch = make_batch(
         dataset,
         index.sequence,

@@ -9,6 +9,7 @@ from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainCo
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.method_knobs import check_is_read
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
+from fast_electra_core.retraining import RetrainConfig
 
 _OF_A_RECIPE = ("finetune_learning_rate", "finetune_epochs", "layer_decay")
 
@@ -48,6 +49,15 @@ def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
 def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
     """The config of CompareFlow, likewise; the presets are PretrainFlow's."""
     return CompareConfig(**_merge(given, PRETRAIN_PRESETS, CompareConfig))
+
+
+def resolve_retrain(given: Mapping[str, Any]) -> RetrainConfig:
+    """The config of RetrainFlow, likewise; the presets are PretrainFlow's."""
+    config = RetrainConfig(**_merge(given, PRETRAIN_PRESETS, RetrainConfig))
+    for name, value in given.items():
+        if value is not None:
+            check_is_read(name, config.method)
+    return config
 
 
 def resolve_evaluate(given: Mapping[str, Any]) -> EvaluateConfig:
