@@ -6,6 +6,7 @@ FastElectraError (ValueError)
 ├── AuxiliaryError        a model that cannot serve as auxiliary
 ├── CheckpointError       no usable checkpoint
 ├── TrackingError         the MLflow server does not answer, or refuses
+├── LockError             another run holds what this one needs
 └── NonFiniteLossError    the loss became NaN or infinite
 """
 
@@ -35,6 +36,10 @@ class CheckpointError(FastElectraError):
 
 class TrackingError(FastElectraError):
     """The MLflow server does not answer or refuses."""
+
+
+class LockError(FastElectraError):
+    """Another run holds what this one needs."""
 
 
 class NonFiniteLossError(FastElectraError):

@@ -1,0 +1,194 @@
+"""One run at a time: the lock names its owner, outlives a pause, and is taken over from an owner that was killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_electra_core.errors import LockError
+from steps.lock import Lock
+from steps.store import Store
+
+LIFETIME = 2.0
+HOLD = """
+import sys, time
+from steps.lock import Lock
+from steps.store import Store
+store, owner, lifetime, seconds = sys.argv[1:]
+lock = Lock(Store(store), "retrain", owner=owner, lifetime_seconds=float(lifetime))
+held = lock.acquire()
+print("ours" if held is None else f"held by {held.owner}", flush=True)
+if held is None:
+    with lock.holding():
+        time.sleep(float(seconds))
+    lock.release()
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    request.getfixturevalue("s3")
+    return "s3://bucket/store"
+
+
+def lock_of(root: str, owner: str, *, lifetime: float = LIFETIME) -> Lock:
+    return Lock(Store(root), "retrain", owner=owner, lifetime_seconds=lifetime)
+
+
+class Worker:
+    """A process that takes the lock, says so in its first word, works for so long and releases it."""
+
+    def __init__(self, root: str, owner: str, *, seconds: float, lifetime: float = LIFETIME) -> None:
+        words = [sys.executable, "-c", HOLD, root, owner, str(lifetime), str(seconds)]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def first_word(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> int:
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+def test_a_second_run_is_told_who_holds_the_lock_and_gets_it_once_it_is_released(root: str) -> None:
+    first, second = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
+    assert first.acquire() is None
+    held = second.acquire()
+    assert held is not None and held.owner == "RetrainFlow/1" and not held.is_stale
+    assert re.fullmatch(
+        r"RetrainFlow/1 since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(last sign of life \d s ago; unless renewed it "
+        r"expires in \d s\)",
+        str(held),
+    )
+    second.release()  # what is another's stays
+    assert second.acquire() is not None
+    first.release()
+    assert second.acquire() is None
+
+
+def test_any_step_of_the_run_that_holds_it_may_take_it_again(root: str) -> None:
+    assert lock_of(root, "RetrainFlow/1").acquire() is None
+    again = lock_of(root, "RetrainFlow/1")
+    assert again.acquire() is None
+    with again.holding():
+        assert lock_of(root, "RetrainFlow/2").acquire() is not None
+
+
+def test_a_run_that_works_longer_than_the_lock_lives_keeps_it_and_one_that_waits_gets_it_after(root: str) -> None:
+    worker = Worker(root, "RetrainFlow/1", seconds=2.5 * LIFETIME)
+    assert worker.first_word() == "ours"
+    started = time.monotonic()
+    assert lock_of(root, "RetrainFlow/2").acquire(wait_seconds=60) is None
+    assert time.monotonic() - started > 2 * LIFETIME
+    assert worker.end() == 0
+
+
+def test_the_lock_of_a_run_that_was_killed_is_taken_over_when_it_expires_and_not_before(root: str) -> None:
+    worker = Worker(root, "RetrainFlow/1", seconds=600)
+    assert worker.first_word() == "ours"
+    os.kill(worker.process.pid, signal.SIGKILL)
+    assert worker.end() == -signal.SIGKILL
+    other = lock_of(root, "RetrainFlow/2")
+    assert other.acquire() is not None
+    assert other.acquire(wait_seconds=60) is None
+    assert other.acquire() is None
+
+
+def test_a_run_whose_lock_was_taken_over_is_stopped_before_anything_comes_of_its_work(root: str) -> None:
+    slow = lock_of(root, "RetrainFlow/1", lifetime=1.0)
+    assert slow.acquire() is None
+    time.sleep(2.5)  # S3 tells time in seconds
+    assert lock_of(root, "RetrainFlow/2").acquire() is None
+    with pytest.raises(
+        LockError, match=r"of RetrainFlow/1 had expired and is now held by RetrainFlow/2 .*lock_minutes"
+    ):
+        slow.holding().__enter__()
+    slow.release()
+    assert lock_of(root, "RetrainFlow/3").acquire() is not None
+
+
+def test_of_two_that_find_nothing_there_at_once_one_gets_it(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one's write must fail, though it has read that the lock was free."""
+    first, second = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
+    read = second._place.read
+    answers = iter([lambda: None])
+    monkeypatch.setattr(second._place, "read", lambda: next(answers, read)())
+    assert first.acquire() is None
+    held = second.acquire()
+    assert held is not None and held.owner == "RetrainFlow/1"
+
+
+def test_of_two_that_find_the_same_stale_lock_one_takes_it_over(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = lock_of(root, "RetrainFlow/0", lifetime=1.0)
+    assert dead.acquire() is None
+    time.sleep(2.5)
+    first, second = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
+    stale, read = second._place.read(), second._place.read
+    assert stale is not None and stale.is_stale
+    answers = iter([lambda: stale])
+    monkeypatch.setattr(second._place, "read", lambda: next(answers, read)())
+    assert first.acquire() is None
+    held = second.acquire()
+    assert held is not None and held.owner == "RetrainFlow/1"
+
+
+def test_of_five_processes_at_once_one_gets_the_lock_of_a_folder(tmp_path: Path) -> None:
+    root = str(tmp_path / "store")
+    workers = [Worker(root, f"RetrainFlow/{number}", seconds=6, lifetime=60) for number in range(5)]
+    words = [worker.first_word() for worker in workers]
+    (winner,) = [number for number, word in enumerate(words) if word == "ours"]
+    assert words.count(f"held by RetrainFlow/{winner}") == 4
+    for worker in workers:
+        assert worker.end() == 0
+    assert lock_of(root, "RetrainFlow/9").acquire() is None
+
+
+def test_a_lock_file_that_cannot_be_read_is_somebodys(root: str) -> None:
+    place = lock_of(root, "RetrainFlow/1")._place
+    assert place.write(b"{cut sho", over=None)
+    held = lock_of(root, "RetrainFlow/1").acquire()
+    assert held is not None and held.owner == "an unknown owner"
+
+
+def test_a_bucket_that_is_not_there_is_named(s3: Any) -> None:
+    with pytest.raises(LockError, match=r"s3://nowhere/locks/retrain\.json cannot be read or written: .*NoSuchBucket"):
+        lock_of("s3://nowhere", "RetrainFlow/1").acquire()
+
+
+def test_a_server_that_is_away_for_a_while_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = lock_of(str(tmp_path / "store"), "RetrainFlow/1", lifetime=2.0)
+    assert lock.acquire() is None
+    read, failures = lock._place.read, iter([True])
+
+    def read_or_fail() -> Any:
+        if next(failures, False):
+            raise OSError("the network is down")
+        return read()
+
+    with lock.holding():
+        monkeypatch.setattr(lock._place, "read", read_or_fail)
+        time.sleep(0.8)  # the thread renews every half a second
+    assert "the network is down" in caplog.text
+
+
+def test_the_file_says_who_where_and_since_when(tmp_path: Path) -> None:
+    lock = lock_of(str(tmp_path), "RetrainFlow/1")
+    assert lock.acquire() is None
+    first = json.loads((tmp_path / "locks" / "retrain.json").read_text())
+    lock.renew()
+    second = json.loads((tmp_path / "locks" / "retrain.json").read_text())
+    assert first["owner"] == "RetrainFlow/1" and first["machine"] == os.uname().nodename
+    assert first["lifetime_seconds"] == LIFETIME
+    assert first["since"] == second["since"] and first["renewed"] != second["renewed"]
