@@ -93,10 +93,11 @@ def borders(model, dataset: TokenDataset, config: PretrainConfig) -> Iterator[to
     """Cumulative distributions (N, V), float64, of the selected tokens of the first steps."""
     device = model.device
     for step in range(min(STEPS_OF_BORDERS, config.num_steps)):
-        for batch in batch_at(step, dataset, config).to(device).split(config.micro_batch_size):
-            masked_ids = batch.input_ids.masked_fill(batch.is_selected, dataset.special_ids.mask)
+        for batch in batch_at(step, dataset, config).split(config.micro_batch_size):
+            batch = batch.to(device)
+            masked_ids = batch.masked_ids(dataset.special_ids.mask)
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
-                logits = masked_logits(model, masked_ids, batch.is_selected)
+                logits = masked_logits(model, masked_ids, batch.selected())
             temperature = CURRICULUM.at(progress_at(step, config)).temperature
             yield torch.softmax(logits.cpu().double() / temperature, dim=1).cumsum(dim=1)
 

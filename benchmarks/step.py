@@ -127,7 +127,7 @@ def _step(
 ) -> float:
     start = time.process_time()
     if samples is not None:
-        corruption = place(batch.input_ids, batch.is_selected, samples.at(step))
+        corruption = place(batch.input_ids, batch.selected(), samples.at(step))
         batch = batch._replace(corrupted_ids=corruption.corrupted_ids)
     totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
     method.loss(batch, totals, progress=0.5, stats={}).backward()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast_electra_core.selection import Selection
+
 # Rows of logits turned into cumulative probabilities at a time: no (N, V) tensor of float64 ever exists.
 _CHUNK_ROWS = 512
 
@@ -63,7 +65,7 @@ def sample_weighted(weights: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
-def place(input_ids: Tensor, is_selected: Tensor, samples: Tensor) -> Corruption:
+def place(input_ids: Tensor, selection: Selection, samples: Tensor) -> Corruption:
     """Put samples (N,), in row-major order of the selected positions, into a copy of input_ids (B, L)."""
-    corrupted_ids = input_ids.masked_scatter(is_selected, samples.to(input_ids.dtype))
+    corrupted_ids = selection.put(input_ids, samples)
     return Corruption(corrupted_ids, corrupted_ids != input_ids)

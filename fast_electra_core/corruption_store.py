@@ -56,9 +56,9 @@ def draw_samples(
     for step in steps:
         smoothing = curriculum.at(progress_at(step, config))
         drawn = []
-        for batch in batch_at(step, dataset, config).to(device).split(config.micro_batch_size or config.batch_size):
+        for batch in batch_at(step, dataset, config).split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                drawn.append(proposal.sample(batch, smoothing))
+                drawn.append(proposal.sample(batch.to(device), smoothing))
         yield torch.cat(drawn).cpu()  # device sync
 
 

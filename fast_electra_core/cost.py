@@ -115,7 +115,7 @@ def plan_flops(
 
     auxiliaries: the models that draw replacements: one, several of an ensemble, or none.
 
-    >>> main, auxiliary = (ModelCost(flops, 0, (0, 0), 0.0, 0.0, 0.0) for flops in (3.0, 1.0))
+    >>> main, auxiliary = (ModelCost(flops, 0.0, 0, (0, 0), 0.0, 0.0, 0.0) for flops in (3.0, 1.0))
     >>> size = RunSize(num_tokens=10, tokens_per_pass=10, auxiliary_training_flops=60.0, auxiliary_shared_by=2)
     >>> plan = plan_flops(main, [auxiliary], work=METHOD_WORK["fast_electra"], size=size)
     >>> plan.total, plan.auxiliary, plan.charged, plan.joint_total
@@ -125,9 +125,9 @@ def plan_flops(
     seen = size.num_tokens * size.num_corruptions
     main_flops = training * main.forward_flops * seen
     forward = sum(auxiliary.forward_flops for auxiliary in auxiliaries) * seen
-    passes = {"frozen": 1.0, "trained": training, "none": 0.0}[work.auxiliary]
-    reused = size.reused_fraction * forward if work.auxiliary == "frozen" else 0.0
-    ours = passes * forward - reused
+    frozen = forward - sum(auxiliary.skipped_flops for auxiliary in auxiliaries) * seen
+    reused = size.reused_fraction * frozen if work.auxiliary == "frozen" else 0.0
+    ours = {"frozen": frozen, "trained": training * forward, "none": 0.0}[work.auxiliary] - reused
     own_training, has_joint = size.auxiliary_training_flops, bool(auxiliaries) and not work.predicts_tokens
     return Flops(
         total=main_flops + ours,

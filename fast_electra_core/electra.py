@@ -62,21 +62,21 @@ class Electra(Method):
         return self
 
     def _generate(self, batch: Batch) -> Tensor:
-        return masked_logits(self.generator, batch.masked_ids(self._mask_token_id), batch.is_selected)  # (N, V)
+        return masked_logits(self.generator, batch.masked_ids(self._mask_token_id), batch.selected())  # (N, V)
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
         """The batch with the generator's samples in the selected places."""
-        uniform = batch.sample_uniforms[batch.is_selected]
+        uniform = batch.selected().pick(batch.sample_uniforms)
         samples = sample_replacements(self._generate(batch), uniform, temperature)
-        return place(batch.input_ids, batch.is_selected, samples)
+        return place(batch.input_ids, batch.selected(), samples)
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
         generated = self._generate(batch)
-        uniform = batch.sample_uniforms[batch.is_selected]
+        uniform = batch.selected().pick(batch.sample_uniforms)
         samples = sample_replacements(generated.detach(), uniform, temperature=1.0)
-        corruption = place(batch.input_ids, batch.is_selected, samples)
-        masked_sum = masked_lm_loss_sum(generated, batch.input_ids[batch.is_selected])
+        corruption = place(batch.input_ids, batch.selected(), samples)
+        masked_sum = masked_lm_loss_sum(generated, batch.selected().pick(batch.input_ids))
         logits = detector_logits(self.discriminator, corruption.corrupted_ids)
         rtd_sum = rtd_loss_sum(logits, corruption.is_replaced)
         is_replaced, is_selected = corruption.is_replaced, batch.is_selected

@@ -129,12 +129,11 @@ def score_masked_lms(
     correct = unigram_correct = num_masked = num_tokens = 0
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
         start = time.perf_counter()
-        masked_ids = batch.input_ids.masked_fill(batch.is_selected, heldout.special_ids.mask).to(device)
-        is_selected = batch.is_selected.to(device)
-        logits = mean_log_probability([masked_logits(model, masked_ids, is_selected) for model in models])
+        masked_ids, selection = batch.masked_ids(heldout.special_ids.mask).to(device), batch.to(device).selected()
+        logits = mean_log_probability([masked_logits(model, masked_ids, selection) for model in models])
         logits = logits.cpu()  # device sync
         seconds += time.perf_counter() - start
-        original_ids = batch.input_ids[batch.is_selected]
+        original_ids = batch.selected().pick(batch.input_ids)
         loss += float(masked_lm_loss_sum(logits, original_ids))
         correct += int((logits.argmax(dim=1) == original_ids).sum())
         unigram_loss -= float(log_unigram[original_ids.numpy()].sum())

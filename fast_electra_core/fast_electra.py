@@ -66,7 +66,7 @@ class FastElectra(Method):
             return Corruption(batch.corrupted_ids, batch.corrupted_ids != batch.input_ids)
         if self.proposal is None:
             raise ValueError("without a proposal every batch must bring its corrupted_ids")
-        return place(batch.input_ids, batch.is_selected, self.proposal.sample(batch, smoothing))
+        return place(batch.input_ids, batch.selected(), self.proposal.sample(batch, smoothing))
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
         smoothing = self._curriculum.at(progress) if self._curriculum else Smoothing()
@@ -88,9 +88,9 @@ class FastElectra(Method):
             return corruption, corruption.is_replaced
         assert isinstance(self.proposal, FrozenMaskedLm)
         draw = self.proposal.draw(batch, smoothing)
-        corruption = place(batch.input_ids, batch.is_selected, draw.ids)
+        corruption = place(batch.input_ids, batch.selected(), draw.ids)
         share = self._soft_target_share
-        return corruption, soft_rtd_targets(corruption.is_replaced, batch.is_selected, draw.doubt, share=share)
+        return corruption, soft_rtd_targets(corruption.is_replaced, batch.selected(), draw.doubt, share=share)
 
     def _disagreement(self, logits: Tensor, batch: Batch, smoothing: Smoothing) -> Tensor:
         """With the same tokens replaced by an independent draw: a second pass of auxiliary and detector."""

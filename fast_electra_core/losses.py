@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fast_electra_core.selection import Selection
+
 
 def rtd_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of replaced token detection, in nats, summed over all tokens.
@@ -17,7 +19,7 @@ def rtd_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
 
 
-def soft_rtd_targets(is_replaced: Tensor, is_selected: Tensor, doubt: Tensor, *, share: float) -> Tensor:
+def soft_rtd_targets(is_replaced: Tensor, selection: Selection, doubt: Tensor, *, share: float) -> Tensor:
     """Targets (B, L) float32 of replaced token detection, softened where tokens were selected:
 
         (1 - share) · [replaced] + share · doubt,    doubt = 1 - p(token that stands there now | masked text)
@@ -25,11 +27,11 @@ def soft_rtd_targets(is_replaced: Tensor, is_selected: Tensor, doubt: Tensor, *,
     p is the auxiliary's own, at temperature 1: the more plausible a token is in its place, the less sure the target is
     that it was replaced, also of a token that was drawn as it was. Where nothing was selected the target stays 0.
 
-    is_replaced and is_selected bool (B, L), doubt (N,) in [0, 1] in row-major order of the selected positions, share in
-    [0, 1]. `Unverified:` that soft targets from the auxiliary help is hearsay; the formula is this project's.
+    is_replaced bool (B, L), doubt (N,) in [0, 1] in row-major order of the selected positions, share in [0, 1].
+    `Unverified:` that soft targets from the auxiliary help is hearsay; the formula is this project's.
     """
     hard = is_replaced.float()
-    soft = hard.masked_scatter(is_selected, doubt.float())
+    soft = selection.put(hard, doubt)
     return hard + share * (soft - hard)
 
 

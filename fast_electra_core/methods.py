@@ -9,6 +9,7 @@ Shapes: B sequences, L tokens per sequence, N selected tokens.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from fast_electra_core.losses import masked_lm_loss_sum
 from fast_electra_core.models import masked_logits
+from fast_electra_core.selection import Selection, find_selected
 
 
 class Batch(NamedTuple):
@@ -32,6 +34,12 @@ class Batch(NamedTuple):
     """(B, L) int64: input_ids with replacements that were drawn ahead of training; None: they are drawn now."""
     is_masked: Tensor | None = None
     """(B, L) bool: of the selected, those that a masked language model sees as [MASK]; None: all of them."""
+    selection: Selection | None = None
+    """is_selected as indices; None: they are looked for when they are needed."""
+
+    def selected(self) -> Selection:
+        """Where the selected tokens are. Waits for a GPU that the batch did not come to by `to`."""
+        return find_selected(self.is_selected) if self.selection is None else self.selection
 
     def masked_ids(self, mask_token_id: int) -> Tensor:
         """(B, L) int64: input_ids as a masked language model sees them."""
@@ -39,14 +47,33 @@ class Batch(NamedTuple):
         return self.input_ids.masked_fill(is_masked, mask_token_id)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return Batch._make(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self)
+        """The batch on a device, with its selection: nothing on the device has to be waited for, now or later."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            if device.type == "cuda" and tensor.device.type == "cpu":
+                tensor = tensor.pin_memory()  # from memory that may be paged out, the copy would wait
+            return tensor.to(device, non_blocking=True)
+
+        selection = Selection._make(map(moved, self.selected()))
+        return self._each(moved)._replace(selection=selection)
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
-        num_parts = -(-len(self.input_ids) // size)
-        columns = ([None] * num_parts if tensor is None else torch.split(tensor, size) for tensor in self)
-        return [Batch._make(parts) for parts in zip(*columns, strict=True)]
+
+        def rows(first: int) -> Callable[[Tensor], Tensor]:
+            return lambda tensor: tensor[first : first + size]
+
+        return [self._each(rows(first)) for first in range(0, len(self.input_ids), size)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """All (B, L) tensors changed alike, without the selection."""
+        return Batch(
+            change(self.input_ids),
+            change(self.is_selected),
+            change(self.sample_uniforms),
+            None if self.corrupted_ids is None else change(self.corrupted_ids),
+            None if self.is_masked is None else change(self.is_masked),
+        )
 
 
 class Totals(NamedTuple):
@@ -109,11 +136,11 @@ class MaskedLanguageModel(Method):
         self._mask_token_id = mask_token_id
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.is_selected)
+        logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.selected())
         return self._loss_sum(logits, batch, stats) / totals.num_selected
 
     def _loss_sum(self, logits: Tensor, batch: Batch, stats: Stats) -> Tensor:
-        original_ids = batch.input_ids[batch.is_selected]
+        original_ids = batch.selected().pick(batch.input_ids)
         loss_sum = masked_lm_loss_sum(logits, original_ids)
         _add(
             stats,
@@ -137,7 +164,7 @@ def add_detection_stats(
     is_flagged = logits > 0
     _add(
         stats,
-        num_tokens=torch.tensor(is_replaced.numel(), device=logits.device),
+        num_tokens=torch.full((), is_replaced.numel(), device=logits.device),
         num_selected=is_selected.sum(),
         num_replaced=is_replaced.sum(),
         num_flagged=is_flagged.sum(),

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from fast_electra_core.last_layer import last_layer_flops
+
 FLOAT_BYTES = 4
 POST_NORM_TYPES = ("electra", "bert", "roberta", "distilbert")
 """`model_type`s whose layers are BERT's."""
@@ -21,6 +23,8 @@ class ModelCost(NamedTuple):
     """What a run must know of a model to price it; all per token of the sequence, unless said otherwise."""
 
     forward_flops: float
+    skipped_flops: float
+    """Of forward_flops, what a frozen model leaves out: most of its last layer, for tokens that are not selected."""
     num_parameters: int
     """Of the model, shared ones once."""
     embedding_shape: tuple[int, int]
@@ -53,9 +57,10 @@ def cost_of(
     head = _kept_by_vocabulary_head(model.config, vocab_size) if predicts_tokens else _kept_by_detector(model.config)
     return ModelCost(
         forward_flops=forward_flops_per_token(model, sequence_length=sequence_length, head_fraction=fraction),
+        skipped_flops=(1.0 - fraction) * last_layer_flops(model, sequence_length=sequence_length),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_shape=(vocab_size, embedding_size),
-        activation_bytes=FLOAT_BYTES * (kept + fraction * head) + (1 if predicts_tokens else 0),  # which are selected
+        activation_bytes=FLOAT_BYTES * (kept + fraction * head),
         passing_bytes=FLOAT_BYTES * _passing_numbers(model.config),
         logit_bytes=FLOAT_BYTES * fraction * vocab_size if predicts_tokens else 0.0,
     )
@@ -123,10 +128,10 @@ def _kept_by_detector(config: PretrainedConfig) -> float:
 
 
 def _kept_by_vocabulary_head(config: PretrainedConfig, vocab_size: int) -> float:
-    """Per row: the row of the encoder's output, dense, activation, norm, log-probabilities and the label."""
+    """Per row: which one it is, the encoder's output, dense, activation, norm, log-probabilities and the label."""
     width = int(config.hidden_size)
     inner = _embedding_width(config) if config.model_type == "electra" else width
-    return width + 3 * inner + 2 + vocab_size + 2
+    return 2 + width + 3 * inner + 2 + vocab_size + 2
 
 
 def _embedding_width(config: PretrainedConfig) -> int:

@@ -24,6 +24,8 @@ from transformers import (
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import AuxiliaryError, ConfigError
+from fast_electra_core.last_layer import can_skip, last_layer_at
+from fast_electra_core.selection import Selection
 
 _EMBEDDING_SPREAD = 0.1
 
@@ -204,22 +206,28 @@ MASKED_LM_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 """Head of each family of masked language models, by transformers' `model_type`: (N, D) -> (N, V)."""
 
 
-def masked_logits(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor) -> Tensor:
+def masked_logits(model: PreTrainedModel, input_ids: Tensor, selection: Selection) -> Tensor:
     """Logits (N, V) of the selected positions, row-major: equal to `model(input_ids).logits[is_selected]`, but the
-    vocabulary head, most of a small model's cost, runs on the N selected rows alone.
+    vocabulary head, most of a small model's cost, runs on the N selected rows alone, and so does, without gradients and
+    up to rounding, most of the last layer.
 
-    input_ids (B, L) without padding, is_selected bool (B, L).
+    input_ids (B, L) without padding.
 
     Raises:
         AuxiliaryError: a model type whose head is not known.
     """
-    return vocabulary_logits(model, masked_hidden(model, input_ids, is_selected))
+    return vocabulary_logits(model, masked_hidden(model, input_ids, selection))
 
 
-def masked_hidden(model: PreTrainedModel, input_ids: Tensor, is_selected: Tensor) -> Tensor:
+def masked_hidden(model: PreTrainedModel, input_ids: Tensor, selection: Selection) -> Tensor:
     """The encoder's output (N, D) at the selected positions; arguments as masked_logits has them."""
-    hidden: Tensor = model.base_model(input_ids=input_ids).last_hidden_state  # (B, L, D)
-    return hidden[is_selected]
+    # With gradients too it would be exact; joint ELECTRA stays as its authors have it, so that what is compared with it
+    # is what others have.
+    if torch.is_grad_enabled() or not can_skip(model):
+        return selection.pick(model.base_model(input_ids=input_ids).last_hidden_state)
+    with last_layer_at(model, selection.columns):
+        hidden: Tensor = model.base_model(input_ids=input_ids).last_hidden_state  # (B, K, D)
+    return hidden.flatten(0, 1)[selection.places]
 
 
 def vocabulary_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -74,15 +74,15 @@ class FrozenMaskedLm(Proposal):
     def _logits(self, batch: Batch, smoothing: Smoothing) -> list[Tensor]:
         masked_ids = batch.masked_ids(self._mask_token_id)
         if not smoothing.dropout:
-            return [masked_logits(model, masked_ids, batch.is_selected) for model in self.models]
+            return [masked_logits(model, masked_ids, batch.selected()) for model in self.models]
         logits, seed = [], _seed_of(batch)
         for index, model in enumerate(self.models):
             with dropout_on(model, smoothing.dropout, seed=seed + index):
-                logits.append(masked_logits(model, masked_ids, batch.is_selected))
+                logits.append(masked_logits(model, masked_ids, batch.selected()))
         return logits
 
     def _pick(self, logits: list[Tensor], batch: Batch, smoothing: Smoothing) -> Tensor:
-        uniforms = batch.sample_uniforms[batch.is_selected]
+        uniforms = batch.selected().pick(batch.sample_uniforms)
         return sample_smoothed(logits, uniforms, smoothing, unigram=self._unigram)
 
 
@@ -109,7 +109,7 @@ class UniformProposal(Proposal):
             raise DataError(f"all {vocab_size} tokens of the vocabulary are special: nothing can be drawn")
 
     def sample(self, batch: Batch, smoothing: Smoothing) -> Tensor:
-        uniforms = batch.sample_uniforms[batch.is_selected].double()
+        uniforms = batch.selected().pick(batch.sample_uniforms).double()
         index = (uniforms * len(self._ordinary)).long().clamp(max=len(self._ordinary) - 1)
         return self._ordinary.to(index.device)[index]
 
@@ -126,7 +126,7 @@ class UnigramProposal(Proposal):
         self._cumulative = torch.from_numpy(np.cumsum(_ordinary(counts, never)))
 
     def sample(self, batch: Batch, smoothing: Smoothing) -> Tensor:
-        return self.pick(batch.sample_uniforms[batch.is_selected])
+        return self.pick(batch.selected().pick(batch.sample_uniforms))
 
     def pick(self, uniforms: Tensor) -> Tensor:
         """Ids (N,) int64 for uniform numbers (N,) in [0, 1)."""
@@ -150,7 +150,7 @@ class BigramProposal(Proposal):
         none = torch.full_like(ids[:, :1], len(self._counts.starts) - 2)
         left = torch.cat([none, ids[:, :-1]], dim=1)
         self._counts = self._counts.to(ids.device)  # moved once
-        found = look_up(self._counts, left[batch.is_selected], batch.sample_uniforms[batch.is_selected])
+        found = look_up(self._counts, batch.selected().pick(left), batch.selected().pick(batch.sample_uniforms))
         return torch.where(found.is_unseen, self._unigram.pick(found.uniforms), found.ids)
 
 

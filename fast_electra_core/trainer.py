@@ -98,14 +98,14 @@ def train(
     started = time.perf_counter()
     window_started, window_from = started, first_step
     for step in range(first_step, config.num_steps):
-        batch = batch_at(step, dataset, config, samples_at=samples_at).to(device)
+        batch = batch_at(step, dataset, config, samples_at=samples_at)
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, config) * group["learning_rate_factor"]
         torch.manual_seed(((config.seed + 1) * _STEP_SEED_STRIDE + step) % 2**63)  # dropout
-        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float().to(device))
         for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = method.loss(micro_batch, totals, progress=progress_at(step, config), stats=sums)
+                loss = method.loss(micro_batch.to(device), totals, progress=progress_at(step, config), stats=sums)
             loss.backward()  # type: ignore[no-untyped-call]
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
         # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
@@ -175,7 +175,7 @@ def batch_at(
             f"{len(samples)} replacements are stored for step {step}, but {num_selected} positions are selected: they "
             "were drawn for another text or another config"
         )
-    return batch._replace(corrupted_ids=place(batch.input_ids, batch.is_selected, samples).corrupted_ids)
+    return batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), samples).corrupted_ids)
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:

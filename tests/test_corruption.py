@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 from fast_electra_core import corruption
 from fast_electra_core.corruption import place, sample_replacements
 from fast_electra_core.randomness import Stream, uniforms
+from fast_electra_core.selection import find_selected
 
 NEARLY_ONE = 1 - 2**-53
 
@@ -117,7 +118,9 @@ def test_the_replaced_share_grows_with_the_temperature() -> None:
     everywhere = torch.ones_like(input_ids, dtype=torch.bool)
     uniform = numbers(20, 100).flatten()
     shares = [
-        place(input_ids, everywhere, sample_replacements(logits, uniform, temperature)).is_replaced.double().mean()
+        place(input_ids, find_selected(everywhere), sample_replacements(logits, uniform, temperature))
+        .is_replaced.double()
+        .mean()
         for temperature in (0.25, 0.5, 1.0, 2.0, 4.0, 1e6)
     ]
     assert shares == sorted(shares)
@@ -135,7 +138,7 @@ def test_only_selected_positions_change_and_a_sample_equal_to_the_original_is_no
     input_ids = rng.integers(0, 4, (rows, length))
     is_selected = rng.random((rows, length)) < 0.5
     samples = rng.integers(0, 4, is_selected.sum())  # of four ids, one in four equals the original
-    result = place(torch.from_numpy(input_ids), torch.from_numpy(is_selected), torch.from_numpy(samples))
+    result = place(torch.from_numpy(input_ids), find_selected(torch.from_numpy(is_selected)), torch.from_numpy(samples))
     expected = input_ids.copy()
     expected[is_selected] = samples
     assert result.corrupted_ids.tolist() == expected.tolist()
@@ -144,7 +147,7 @@ def test_only_selected_positions_change_and_a_sample_equal_to_the_original_is_no
 
 def test_placing_leaves_the_input_as_it_is() -> None:
     input_ids = torch.tensor([[5, 6, 7]])
-    result = place(input_ids, torch.tensor([[True, False, True]]), torch.tensor([5, 9]))
+    result = place(input_ids, find_selected(torch.tensor([[True, False, True]])), torch.tensor([5, 9]))
     assert input_ids.tolist() == [[5, 6, 7]]
     assert result.corrupted_ids.tolist() == [[5, 6, 9]]
     assert result.is_replaced.tolist() == [[False, False, True]]

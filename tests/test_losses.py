@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, kl_divergence
 
 from fast_electra_core.losses import consistency_loss_sum, rtd_loss_sum, soft_rtd_targets
+from fast_electra_core.selection import find_selected
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,10 +19,10 @@ def test_soft_targets_by_hand() -> None:
     is_selected = torch.tensor([[True, False, True], [False, True, False]])
     is_replaced = torch.tensor([[True, False, True], [False, False, False]])
     doubt = torch.tensor([0.9, 0.2, 0.5])
-    targets = soft_rtd_targets(is_replaced, is_selected, doubt, share=0.5)
+    targets = soft_rtd_targets(is_replaced, find_selected(is_selected), doubt, share=0.5)
     torch.testing.assert_close(targets, torch.tensor([[0.95, 0.0, 0.6], [0.0, 0.25, 0.0]]))
-    assert torch.equal(soft_rtd_targets(is_replaced, is_selected, doubt, share=0.0), is_replaced.float())
-    whole = soft_rtd_targets(is_replaced, is_selected, doubt, share=1.0)
+    assert torch.equal(soft_rtd_targets(is_replaced, find_selected(is_selected), doubt, share=0.0), is_replaced.float())
+    whole = soft_rtd_targets(is_replaced, find_selected(is_selected), doubt, share=1.0)
     torch.testing.assert_close(whole, torch.tensor([[0.9, 0.0, 0.2], [0.0, 0.5, 0.0]]))
 
 

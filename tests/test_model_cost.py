@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toys import SPECIAL_IDS
 from transformers import (
@@ -34,6 +35,7 @@ from fast_electra_core.models import (
     encoder_config,
     masked_logits,
 )
+from fast_electra_core.selection import find_selected
 
 B, L, N, V = 3, 16, 4, 101  # sequences, tokens of each, selected of each, vocabulary
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,8 +92,11 @@ def test_what_a_masked_lm_costs_by_hand() -> None:
     # The ids are 2 numbers; a norm's input and statistics 4 + 2; input, query, key, value, output of attention 5 × 4
     # and a denominator; two norms' inputs and one's output 3 × 4 + 4; GELU's input and output 2 × 8.
     encoder = 2 + 6 + 20 + 1 + 16 + 16
-    # Row, dense output, activation, norm's output 4 × 4, statistics 2, log-probabilities 10, a label of 8 bytes.
-    assert cost.activation_bytes == 4 * (encoder + 0.5 * (16 + 2 + 10 + 2)) + 1
+    # Row, dense output, activation, norm's output 4 × 4, statistics 2, log-probabilities 10; index and label of 8
+    # bytes each.
+    assert cost.activation_bytes == 4 * (encoder + 0.5 * (16 + 2 + 10 + 2 + 2))
+    # Query and output 2 × 2·4², feed-forward 2 × 2·4·8, attention 4·16·4, for the half that is not selected.
+    assert cost.skipped_flops == 0.5 * (2 * 32 + 2 * 64 + 256)
 
 
 # Against what torch counts and keeps
@@ -114,7 +119,7 @@ def loss_of(model: Any) -> Callable[[], Tensor]:
     is_selected[:, 1 : 1 + N] = True
     if model.get_output_embeddings() is None:
         return lambda: rtd_loss_sum(detector_logits(model, ids), is_selected)
-    return lambda: masked_lm_loss_sum(masked_logits(model, ids, is_selected), ids[is_selected])
+    return lambda: masked_lm_loss_sum(masked_logits(model, ids, find_selected(is_selected)), ids[is_selected])
 
 
 def counted_flops(work: Callable[[], Any]) -> int:
@@ -258,3 +263,15 @@ def test_fused_dropout_keeps_a_byte_for_a_mask_and_no_probabilities() -> None:
     )
     heads, masks = 4, 3 * 32  # after the embeddings, the attention and the feed-forward
     assert plain - fused == 4 * (3 * heads * L - heads) + 3 * masks
+
+
+@pytest.mark.parametrize("architecture", ["electra", "modernbert"])
+def test_a_frozen_models_operations_are_those_that_torch_counts_where_its_last_layer_is_cut(architecture: str) -> None:
+    """Attention in plain matrix products, which torch's counter knows."""
+    _, model = main_models(architecture)
+    model.eval()
+    cost = cost_of(model, sequence_length=L, head_fraction=N / L)
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        counted = counted_flops(loss_of(model))
+    assert counted == pytest.approx((cost.forward_flops - cost.skipped_flops) * B * L, rel=1e-12)
+    assert cost.skipped_flops > 0

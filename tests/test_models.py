@@ -46,6 +46,7 @@ from fast_electra_core.models import (
     set_output_bias,
     warm_start,
 )
+from fast_electra_core.selection import find_selected
 from steps.config import resolve_auxiliary, resolve_pretrain
 
 VOCAB_SIZE = 60
@@ -107,8 +108,9 @@ def test_every_known_family_is_tried_here() -> None:
     assert set(FAMILIES) == set(MASKED_LM_HEADS)
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
 @pytest.mark.parametrize("family", VARIANTS)
-def test_masked_logits_are_the_full_logits_of_the_selected_rows(family: str) -> None:
+def test_masked_logits_are_the_full_logits_of_the_selected_rows(family: str, with_gradients: bool) -> None:
     torch.manual_seed(0)
     model = VARIANTS[family]().eval()
     with torch.no_grad():  # away from zero biases and unit norms, which would hide a part left out
@@ -116,7 +118,9 @@ def test_masked_logits_are_the_full_logits_of_the_selected_rows(family: str) -> 
             parameter.add_(0.1 * torch.randn_like(parameter))
     ids = input_ids()
     is_selected = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3
-    logits = masked_logits(model, ids, is_selected)
+    is_selected[1] = False  # a sequence without any
+    with torch.set_grad_enabled(with_gradients):
+        logits = masked_logits(model, ids, find_selected(is_selected))
     assert logits.shape == (int(is_selected.sum()), VOCAB_SIZE)
     torch.testing.assert_close(logits, model(input_ids=ids).logits[is_selected])
 
@@ -124,7 +128,7 @@ def test_masked_logits_are_the_full_logits_of_the_selected_rows(family: str) -> 
 def test_a_model_of_another_type_cannot_be_an_auxiliary() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB_SIZE, n_embd=8, n_layer=1, n_head=1, n_positions=16))
     with pytest.raises(AuxiliaryError, match="model type 'gpt2' cannot serve as auxiliary; known are electra, bert,"):
-        masked_logits(model, input_ids(), torch.ones(3, 12, dtype=torch.bool))
+        masked_logits(model, input_ids(), find_selected(torch.ones(3, 12, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
