@@ -10,8 +10,10 @@ from metaflow.cards import Markdown
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import AuxiliaryConfig
 from parameters import parameters_of
+from profiles import on_profile, profile_config
 
 
+@on_profile(tokenize="tokenize", train="pretrain")
 class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     """Train the masked language model that later serves, frozen, as the auxiliary of Fast-ELECTRA.
 
@@ -20,6 +22,8 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     3. train
     4. register: `fast-electra-auxiliary`, alias `champion` if it beats the unigram model
     """
+
+    profile = profile_config()
 
     @step
     def start(self):

@@ -12,8 +12,10 @@ from metaflow.cards import Markdown
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.arms import CompareConfig
 from parameters import parameters_of
+from profiles import on_profile, profile_config
 
 
+@on_profile(tokenize="tokenize", score_auxiliary="corrupt", run_arms="pretrain")
 class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     """Pre-train and score several arms on the same text, in the same order, with the same positions selected.
 
@@ -24,6 +26,8 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     5. gather: statistics, paired tests, costs
     6. a page for readers who know no code
     """
+
+    profile = profile_config()
 
     @step
     def start(self):

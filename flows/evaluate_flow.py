@@ -10,8 +10,10 @@ from metaflow.cards import Markdown
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import EvaluateConfig
 from parameters import parameters_of
+from profiles import on_profile, profile_config
 
 
+@on_profile(finetune="finetune")
 class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     """Fine-tune an encoder on every (task, seed) and report.
 
@@ -19,6 +21,8 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     2. finetune, in packs of about equal work
     3. a table, and the files for the leaderboard
     """
+
+    profile = profile_config()
 
     @step
     def start(self):

@@ -11,8 +11,10 @@ from metaflow.cards import Markdown
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import PretrainConfig
 from parameters import parameters_of
+from profiles import on_profile, profile_config
 
 
+@on_profile(tokenize="tokenize", score_auxiliary="corrupt", corrupt="corrupt", pretrain="pretrain", finetune="finetune")
 class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     """Pre-train a text encoder by replaced token detection against a frozen auxiliary.
 
@@ -24,6 +26,8 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     6. finetune on every (task, seed), in packs of about equal work
     7. register in MLflow, and a report
     """
+
+    profile = profile_config()
 
     @step
     def start(self):

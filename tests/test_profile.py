@@ -1,0 +1,126 @@
+"""Profiles: what a file of infra/profiles/ may say, and what becomes of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Workspace
+
+from fast_electra_core.errors import ConfigError
+from steps.profile import KINDS, LOCAL, check_profile, decorators, options_of, parse_profile
+
+FOLDER = ROOT / "infra" / "profiles"
+ON_CLUSTER = ("kubernetes", "kubernetes-spot")
+
+
+def profile_named(name: str) -> dict[str, Any]:
+    return parse_profile((FOLDER / f"{name}.json").read_text())
+
+
+def on_kubernetes(**pretrain: Any) -> dict[str, Any]:
+    return {"runs_on": "kubernetes", "steps": {"pretrain": pretrain}}
+
+
+def test_the_profiles_are_local_kubernetes_and_kubernetes_spot() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == {"local", *ON_CLUSTER}
+
+
+def test_the_default_in_the_code_is_the_local_profile() -> None:
+    assert profile_named("local") == LOCAL
+
+
+def test_the_local_profile_decorates_nothing() -> None:
+    assert [decorators(LOCAL, kind, step="any") for kind in KINDS] == [{}] * len(KINDS)
+
+
+@pytest.mark.parametrize("name", ON_CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_a_cluster_profile_is_bounded_and_unprivileged(name: str, kind: str) -> None:
+    options = decorators(profile_named(name), kind, step="any")["kubernetes"]
+    security = options["security_context"]
+    assert options["qos"] == "Guaranteed"  # limits are set, and are what is requested
+    assert {"image", "cpu", "memory", "disk", "service_account", "secrets", "node_selector"} <= set(options)
+    assert security["run_as_non_root"] and security["run_as_user"] > 0
+    assert security["allow_privilege_escalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
+    assert not security.get("privileged")
+    if security.get("read_only_root_filesystem"):  # then there must be a place that can be written
+        assert options["tmpfs_path"] == "/tmp"
+
+
+def test_only_the_spot_profile_goes_to_nodes_that_are_taken_away() -> None:
+    assert "spot" not in json.dumps(profile_named("kubernetes"))
+    kinds = {kind for kind in KINDS if "spot" in json.dumps(options_of(profile_named("kubernetes-spot"), kind))}
+    assert kinds == set(KINDS) - {"light"}
+
+
+def test_what_a_kind_says_is_added_to_what_is_said_of_every_step() -> None:
+    profile = {
+        "runs_on": "kubernetes",
+        "every_step": {"cpu": 1, "memory": 100, "labels": {"a": "1", "b": "2"}, "secrets": ["one"]},
+        "steps": {"pretrain": {"cpu": 8, "labels": {"b": "3"}, "secrets": ["two"]}},
+    }
+    assert options_of(profile, "light") == profile["every_step"]
+    found = {"cpu": 8, "memory": 100, "labels": {"a": "1", "b": "3"}, "secrets": ["two"]}
+    assert options_of(profile, "pretrain") == found
+
+
+def test_retries_timeout_and_environment_become_decorators_of_their_own() -> None:
+    profile = {
+        "runs_on": "local",
+        "every_step": {"retries": 2, "minutes_between_retries": 0.5, "timeout_minutes": 7, "environment": {"A": 1}},
+    }
+    assert decorators(check_profile(profile), "light", step="register") == {
+        "retry": {"times": 2, "minutes_between_retries": 0.5},
+        "timeout": {"minutes": 7},
+        "environment": {"vars": {"A": "1"}},
+    }
+
+
+def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
+    profile = {"runs_on": "local", "every_step": {"retries": 2}}
+    assert "retry" not in decorators(profile, "light", step="start")
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ([], "the profile must be an object"),
+        ({}, "must say runs_on, one of local, kubernetes"),
+        ({"runs_on": "kubernets"}, "Did you mean 'kubernetes'"),
+        (
+            {"runs_on": "local", "step": {}},
+            "a key of the profile must be one of runs_on, every_step, steps; got 'step'",
+        ),
+        ({"runs_on": "local", "steps": {"train": {}}}, "must be one of light, tokenize, corrupt, finetune, pretrain"),
+        (on_kubernetes(gpus=1), "a key of the profile's pretrain must be one of .*got 'gpus'. Did you mean 'gpu'"),
+        (on_kubernetes(cpu=0), "pretrain.cpu must be cores, > 0; got 0"),
+        (on_kubernetes(gpu=-1), "pretrain.gpu must be GPUs, >= 0; got -1"),
+        (on_kubernetes(gpu=True), "pretrain.gpu must be GPUs, >= 0; got True"),
+        (on_kubernetes(memory="8Gi"), "pretrain.memory must be MiB, >= 1; got '8Gi'"),
+        (on_kubernetes(retries=5), "pretrain.retries must be 0 to 4.*got 5"),
+        (on_kubernetes(timeout_minutes=0), "pretrain.timeout_minutes must be an integer >= 1; got 0"),
+        (on_kubernetes(secrets=[""]), "pretrain.secrets must be a list of names"),
+        (on_kubernetes(tolerations=[{"keys": "x"}]), "must be one of key, operator, value.*got 'keys'"),
+        (on_kubernetes(security_context={"runAsNonRoot": True}), "Did you mean 'run_as_non_root'"),
+        (on_kubernetes(qos="BestEffort"), "pretrain.qos must be one of Guaranteed, Burstable; got 'BestEffort'"),
+        (on_kubernetes(environment={"AWS_SECRET_ACCESS_KEY": "x"}), "put it into a Kubernetes Secret"),
+        ({"runs_on": "local", "every_step": {"gpu": 1}}, "every_step.gpu has no effect with runs_on 'local'"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_refused_by_name(profile: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_profile(profile)
+
+
+def test_text_that_is_no_json_is_refused_with_the_place() -> None:
+    with pytest.raises(ConfigError, match=r"the profile is not JSON: .*line 1 column 2"):
+        parse_profile("{runs_on: local}")
+
+
+def test_a_bad_profile_stops_the_flow_at_once_without_a_stack_of_calls(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    (tmp_path / "mine.json").write_text('{"runs_on": "kubernetes", "steps": {"pretrain": {"gpus": 1}}}')
+    output = workspace.run("pretrain_flow.py", "--config", "profile", "mine.json", "run", succeeds=False)
+    assert "got 'gpus'. Did you mean 'gpu'?" in output and "Traceback" not in output
+    assert not (tmp_path / ".metaflow" / "PretrainFlow").exists()
