@@ -18,7 +18,7 @@ class TaskSpec:
 
     name: str
     folders: tuple[str, ...]
-    """Folder names in the classic form; the first that exists is used."""
+    """Folder names in the classic form, GLUE's and after it ELECTRA's; the first that exists is used."""
     text_columns: tuple[str, ...]
     label_column: str = "label"
     labels: tuple[str, ...] = ("0", "1")
@@ -74,10 +74,10 @@ _AX_TEST = (("test", "diagnostic.tsv"), ("test", "AX.tsv"), ("test", "test.tsv")
 # fmt: off
 _SPECS = (
     TaskSpec("cola", ("CoLA",), ("sentence",), columns=_COLA, metrics=("matthews",)),
-    TaskSpec("sst2", ("SST-2",), ("sentence",)),
+    TaskSpec("sst2", ("SST-2", "sst"), ("sentence",)),
     TaskSpec("mrpc", ("MRPC",), ("#1 String", "#2 String"), "Quality", metrics=("accuracy", "f1"),
              hub_text_columns=_PAIR, is_swap_doubled=True, starts_from_mnli=True),
-    TaskSpec("stsb", ("STS-B",), _PAIR, "score", labels=(), metrics=("pearson", "spearman"), reported="spearman",
+    TaskSpec("stsb", ("STS-B", "sts"), _PAIR, "score", labels=(), metrics=("pearson", "spearman"), reported="spearman",
              is_swap_doubled=True, label_range=(0.0, 5.0), epochs=10.0, starts_from_mnli=True),
     TaskSpec("qqp", ("QQP",), _QUESTIONS, "is_duplicate", metrics=("accuracy", "f1")),
     TaskSpec("mnli", ("MNLI",), _PAIR, "gold_label", labels=_INFERENCE, dev_files=_MNLI, test_files=_MNLI_TEST,

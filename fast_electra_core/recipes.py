@@ -35,22 +35,27 @@ class FinetuneSettings:
 
 class _ModernBert(NamedTuple):
     learning_rate: float
-    weight_decay: float
+    decay: float
+    """What a step at the peak rate takes off each weight, as a fraction of it."""
     epochs: float
 
 
-# `Unverified:` ModernBERT-base's values (arXiv 2412.13663, appendix on GLUE), from memory of the paper.
+# Up to width 768, and above. `Unverified:` from memory of ModernBERT's paper (arXiv 2412.13663, its appendix on GLUE).
+# fmt: off
 _MODERNBERT = {
-    "cola": _ModernBert(8e-5, 1e-6, 5),
-    "sst2": _ModernBert(8e-5, 1e-5, 2),
-    "mrpc": _ModernBert(5e-5, 5e-6, 10),
-    "stsb": _ModernBert(8e-5, 5e-6, 10),
-    "qqp": _ModernBert(5e-5, 5e-6, 10),
-    "mnli": _ModernBert(5e-5, 5e-6, 1),
-    "qnli": _ModernBert(8e-5, 5e-6, 2),
-    "rte": _ModernBert(5e-5, 1e-5, 3),
+    "cola": (_ModernBert(8e-5, 1e-6, 5), _ModernBert(3e-5, 8e-6, 5)),
+    "sst2": (_ModernBert(8e-5, 1e-5, 2), _ModernBert(1e-5, 1e-6, 3)),
+    "mrpc": (_ModernBert(5e-5, 5e-6, 10), _ModernBert(8e-5, 5e-6, 2)),
+    "stsb": (_ModernBert(8e-5, 5e-6, 10), _ModernBert(8e-5, 1e-5, 10)),
+    "qqp": (_ModernBert(5e-5, 5e-6, 10), _ModernBert(3e-5, 5e-6, 5)),
+    "mnli": (_ModernBert(5e-5, 5e-6, 1), _ModernBert(3e-5, 1e-5, 1)),
+    "qnli": (_ModernBert(8e-5, 5e-6, 2), _ModernBert(3e-5, 5e-6, 2)),
+    "rte": (_ModernBert(5e-5, 1e-5, 3), _ModernBert(5e-5, 8e-6, 3)),
 }
-_MODERNBERT_OTHER = _ModernBert(5e-5, 5e-6, 3)
+# fmt: on
+_MODERNBERT_OTHER = (_ModernBert(5e-5, 5e-6, 3), _ModernBert(3e-5, 5e-6, 3))
+_MODERNBERT_BATCHES = {"mnli": 64, "sst2": 16, "qqp": 16, "qnli": 16, "rte": 16}
+"""src/evals/glue_jobs.py of the repository named below; 32 for the others."""
 
 
 def finetune_settings(
@@ -61,8 +66,11 @@ def finetune_settings(
     electra (google-research/electra, configure_finetuning.py): rate 3e-4 up to width 256, 1e-4 up to 768, 5e-5 above;
     decay of the rate by layer .8, above width 768 .9; 10 epochs for rte and stsb, 3 otherwise; batch 32, warm-up 10 %,
     weight decay .01, pairs of mrpc and stsb in both orders.
-    modernbert (arXiv 2412.13663): rate, weight decay and epochs by task, no decay by layer, betas (.9, .98), warm-up
-    6 %, each pair as it is; `Unverified:` all of it.
+    modernbert: betas (.9, .98), warm-up 6 % and linear decay, batches by task, each pair as it is and no decay by layer
+    (AnswerDotAI/bert24, in which ModernBERT was made: yamls/ablations, src/evals/glue_jobs.py); rate, weight decay and
+    epochs by task and width, `Unverified:`. Its weight decay follows the rate's course, but not its height (composer's
+    DecoupledAdamW); here, where the rate multiplies it, it is divided by the peak rate. Departs from it: at most
+    finetune_max_length tokens (there 256), and biases and norms do not decay.
 
     >>> from fast_electra_core.glue import SPECS
     >>> finetune_settings("electra", SPECS["rte"], hidden_size=768).learning_rate
@@ -82,11 +90,11 @@ def finetune_settings(
             "epochs": spec.epochs,
         }
     else:
-        by_task = _MODERNBERT.get(spec.name, _MODERNBERT_OTHER)
-        epochs = spec.epochs if spec.is_custom else by_task.epochs
+        by_task = _MODERNBERT.get(spec.name, _MODERNBERT_OTHER)[hidden_size > 768]
         values = {
-            **by_task._asdict(),
-            "epochs": epochs,
+            "learning_rate": by_task.learning_rate,
+            "epochs": spec.epochs if spec.is_custom else by_task.epochs,
+            "batch_size": _MODERNBERT_BATCHES.get(spec.name, 32),
             "layer_decay": 1.0,
             "warmup_fraction": 0.06,
             "betas": (0.9, 0.98),
@@ -94,4 +102,6 @@ def finetune_settings(
         }
     known = {field.name for field in fields(FinetuneSettings)}
     values |= {name: value for name, value in (given or {}).items() if value is not None and name in known}
+    if recipe == "modernbert":
+        values["weight_decay"] = by_task.decay / values["learning_rate"]
     return FinetuneSettings(**values)

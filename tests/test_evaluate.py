@@ -11,6 +11,7 @@ from toys import save_auxiliary
 
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError
+from steps import model_source, tracking
 from steps.evaluate import fetch_model
 from steps.store import Store
 
@@ -42,6 +43,45 @@ def test_a_model_is_stored_by_content_without_what_is_not_needed(model: Path) ->
     assert found["num_parameters"] == sum(v.numel() for name, v in tensors.items() if name.startswith("electra."))
     assert (found["model_type"], found["version"], found["address"]) == ("electra", "not registered", str(model))
     assert fetch(Path(shutil.copytree(model, model.with_name("moved"))))["key"] == found["key"]
+
+
+def test_a_model_in_s3_is_the_same_model(model: Path, s3: Any) -> None:
+    for path in model.iterdir():
+        s3.upload_file(str(path), "bucket", f"models/mine/{path.name}")
+    config = EvaluateConfig(model="s3://bucket/models/mine", store=str(model.parent / "store"))
+    found = fetch_model(config, Store(config.store))
+    assert found["address"] == "s3://bucket/models/mine"
+    assert {**found, "address": str(model)} == fetch(model)
+
+
+def test_a_model_of_the_hub_is_asked_for_without_pickles_and_code(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:  # the edge: the hub cannot be reached here
+        asked.append((name, allow_patterns))
+        return str(model)
+
+    monkeypatch.setattr(model_source, "snapshot_download", snapshot_download)
+    config = EvaluateConfig(model="hub:google/electra-small-discriminator", store=str(model.parent / "store"))
+    assert fetch_model(config, Store(config.store))["digest"] == fetch(model)["digest"]
+    assert asked == [
+        ("google/electra-small-discriminator", ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]),
+    ]
+
+
+def test_a_registered_model_comes_with_its_version(model: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    run_id = tracking.start_parent(uri, "tests", name="flow", tags={}, params={})
+    made = tracking.register_model(
+        run_id=run_id, name="mine", folder=model, task="feature-extraction", example="a text", card="# toy", tags={},
+        metrics={}, description="",
+    )  # fmt: skip
+    tracking.set_alias("mine", "champion", made["version"])
+    config = EvaluateConfig(model="models:/mine@champion", store=str(tmp_path / "store"), tracking_uri=uri)
+    found = fetch_model(config, Store(config.store))
+    assert (found["version"], found["address"]) == ("mine/1", "models:/mine@champion")
+    assert found["digest"] == fetch(model)["digest"]
 
 
 def edit_config(model: Path, **changes: Any) -> None:

@@ -40,6 +40,14 @@ def test_cola_has_no_header_and_the_sentence_in_the_fourth_column(tmp_path: Path
     assert data.dev == {"dev": [Example("It rolls.", None, 1)]}
 
 
+def test_electras_names_of_the_folders_are_known_too(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        write(tmp_path, f"sst/{name}.tsv", "sentence\tlabel\ngood\t1\n")
+        write(tmp_path, f"sts/{name}.tsv", STSB_HEADER + "0\tg\tf\t2012\t1\tn\tn\ta\tb\t3.800\n")
+    assert read_task(tmp_path, "sst2").train == [Example("good", None, 1)]
+    assert read_task(tmp_path, "stsb").train == [Example("a", "b", 3.8)]
+
+
 def test_mrpc_may_begin_with_a_byte_order_mark_and_quotes_are_text(tmp_path: Path) -> None:
     text = '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t70\t71\t" We won , he said\the "won"\n'
     write(tmp_path, "MRPC/train.tsv", text)
