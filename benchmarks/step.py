@@ -1,18 +1,32 @@
-"""Time of one optimiser step: Fast-ELECTRA, its corruption online and offline, beside joint ELECTRA.
+"""Time and memory of one optimiser step: Fast-ELECTRA beside its rivals.
 
-    python benchmarks/step.py [--rounds 15] [--size small]
+    python benchmarks/step.py [--comparison base,small] [--rounds 5]
 
-One thread, process time, the variants take turns in every round; printed are medians, their ratio to joint ELECTRA, and
-the noise as half the interquartile range. Random tokens: what they say does not matter for time.
+base: 12 × 768 with an auxiliary of 4 × 768, beside joint ELECTRA in our own trainer and the main model alone. small:
+ELECTRA-small with its generator of a quarter of the width, beside what others have published.
+
+One thread, process time; the arms take turns in every round, so that whatever else the machine does befalls all of
+them; printed are medians, their ratio to the first arm, and as noise half the interquartile range. Peak memory is what
+a process of its own, with two steps of the arm, keeps resident beyond its imports, where malloc gives back what is
+freed.
+Random tokens: what they say does not matter for time.
 """
 
 import argparse
+import functools
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import rivals
 import torch
+from torch import Tensor, nn
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption import place
@@ -22,119 +36,255 @@ from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.electra import Electra
 from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.last_layer import last_layer_at
 from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.model_cost import cost_of
-from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config, freeze, vocabulary_logits
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import build_optimizer
+from steps.meter import MemoryMeter
 
-SIZES = {
-    "small": {"num_layers": 12, "hidden_size": 256, "embedding_size": 128, "num_heads": 4, "intermediate_size": 1024},
-    "base": {"num_layers": 12, "hidden_size": 768, "embedding_size": 768, "num_heads": 12, "intermediate_size": 3072},
-}
-AUXILIARY_LAYERS = 4
-OFFLINE = "Fast-ELECTRA, offline"
 SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
+VOCAB_SIZE, MASK_FRACTION = 30_522, 0.15
+JOINT, JOINT_CUT, ONLINE, OFFLINE = "joint ELECTRA", "joint, last layer cut", "Fast-ELECTRA", "Fast-ELECTRA, offline"
+ALONE, LOOP, PACKAGE = "main model alone", "transformers' modules", "electra-pytorch"
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+Shape = dict[str, int]
+
+
+class Comparison(NamedTuple):
+    """Arms that take turns; the first is what the others are set beside."""
+
+    main: Shape
+    auxiliary: Shape
+    batch_size: int
+    sequence_length: int
+    arms: tuple[str, ...]
+    with_memory: tuple[str, ...]
+
+
+def _shape(layers: int, width: int, embedding: int, heads: int) -> Shape:
+    return {
+        "num_layers": layers, "hidden_size": width, "embedding_size": embedding, "num_heads": heads,
+        "intermediate_size": 4 * width,
+    }  # fmt: skip
+
+
+COMPARISONS = {
+    "base": Comparison(
+        _shape(12, 768, 768, 12), _shape(4, 768, 768, 12), 8, 128,
+        (JOINT, JOINT_CUT, ONLINE, OFFLINE, ALONE), (JOINT, ONLINE, OFFLINE),
+    ),
+    "small": Comparison(
+        _shape(12, 256, 128, 4), _shape(12, 64, 128, 1), 8, 128,
+        (JOINT, ONLINE, OFFLINE, LOOP, PACKAGE), (),
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
-    """Measure and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=15, help="measured rounds, after one to warm up")
-    arguments.add_argument("--size", choices=SIZES, default="small")
-    arguments.add_argument("--batch_size", type=int, default=8)
-    arguments.add_argument("--sequence_length", type=int, default=128)
-    arguments.add_argument("--vocab_size", type=int, default=30_522)
+    """Measure and print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--comparison", default=",".join(COMPARISONS), help="which, separated by commas")
+    arguments.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
+    arguments.add_argument("--batch_size", type=int, help="instead of the comparison's own")
+    arguments.add_argument("--sequence_length", type=int, help="likewise")
     given = arguments.parse_args()
     torch.set_num_threads(1)
-    config = PretrainConfig(
-        **SIZES[given.size], dropout=0.0, sequence_length=given.sequence_length, batch_size=given.batch_size
-    )
-    methods = _build(config, given.vocab_size)
-    optimizers = {name: build_optimizer(method, config) for name, method in methods.items()}
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    with tempfile.TemporaryDirectory() as folder:
-        stored = _store(Path(folder), config, given.vocab_size, rounds=given.rounds + 1)
-        for round_number in range(given.rounds + 1):
-            batch = _batch(config, given.vocab_size, seed=round_number)
-            for name, method in methods.items():
-                samples = stored if name == OFFLINE else None
-                seconds = _step(method, optimizers[name], batch, step=round_number, samples=samples)
-                if round_number:
-                    times[name].append(seconds)
-    joint = statistics.median(times["joint ELECTRA"])
-    shape = f"batch {given.batch_size} x {given.sequence_length}"
-    print(f"ELECTRA-{given.size}, auxiliary of {AUXILIARY_LAYERS} layers, {shape}")
-    print(f"{'':<22}{'ms per step':>12}{'noise':>8}{'of joint':>10}")
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name:<22}{1000 * median:>12.1f}{500 * (high - low):>8.1f}{median / joint:>10.3f}")
-    fast = methods["Fast-ELECTRA"]
-    main_cost, auxiliary_cost = (
-        cost_of(model, sequence_length=given.sequence_length, head_fraction=0.15)
-        for model in (fast.discriminator, fast.proposal.models[0])
-    )
-    size = RunSize(num_tokens=1, tokens_per_pass=1)
-    plan = plan_flops(main_cost, [auxiliary_cost], work=METHOD_WORK["fast_electra"], size=size)
-    print(f"by FLOPs, Fast-ELECTRA is {plan.total / plan.joint_total:.3f} of joint ELECTRA, ", end="")
-    print(f"offline {plan.main / plan.joint_total:.3f}")
-
-
-def _build(config: PretrainConfig, vocab_size: int) -> dict[str, Method]:
-    shape = encoder_config(config, vocab_size=vocab_size, special_ids=SPECIAL)
-    shallow = encoder_config(
-        PretrainConfig(**{**config.to_dict(), "num_layers": AUXILIARY_LAYERS}),
-        vocab_size=vocab_size,
-        special_ids=SPECIAL,
-    )
-    fast, offline = (
-        FastElectra(
-            build_discriminator(shape, seed=0),
-            proposal,
-            curriculum=Curriculum("exponential", 2.0, 0.1, 1.0),
-            rtd_weight=50.0,
+    for name in given.comparison.split(","):
+        comparison = COMPARISONS[name]._replace(
+            **{key: value for key in ("batch_size", "sequence_length") if (value := getattr(given, key)) is not None}
         )
-        for proposal in (FrozenMaskedLm([build_masked_lm(shallow, seed=1)], mask_token_id=SPECIAL.mask), None)
-    )
-    joint = Electra(
-        build_discriminator(shape, seed=0),
-        build_masked_lm(shallow, seed=1),
-        rtd_weight=50.0,
-        mask_token_id=SPECIAL.mask,
-    )
-    return {"joint ELECTRA": joint, "Fast-ELECTRA": fast, OFFLINE: offline}
+        _print_table(name, comparison, rounds=given.rounds)
 
 
-def _store(folder: Path, config: PretrainConfig, vocab_size: int, *, rounds: int) -> StoredSamples:
+def _print_table(name: str, comparison: Comparison, *, rounds: int) -> None:
+    arms = [arm for arm in comparison.arms if arm != PACKAGE or rivals.HAS_ELECTRA_PYTORCH]
+    config = _config(comparison.main, comparison)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = _store(Path(folder), config, rounds=rounds + 1)
+        steps = {arm: _build(arm, comparison, stored) for arm in arms}
+        times: dict[str, list[float]] = {arm: [] for arm in arms}
+        gemm = 0.0
+        for number in range(rounds + 1):
+            batch = _batch(config, seed=number)
+            gemm = max(gemm, _gemm_flops_per_second())
+            for arm, step in steps.items():
+                start = time.process_time()
+                step(batch, number)
+                if number:
+                    times[arm].append(time.process_time() - start)
+    del steps
+    planned = _planned(comparison)
+    memory = {arm: _measured_memory(name, comparison, arm) for arm in comparison.with_memory}
+    first = statistics.median(times[arms[0]])
+    print(f"\n{name}: {comparison.main['num_layers']} x {comparison.main['hidden_size']}, auxiliary ", end="")
+    print(f"{comparison.auxiliary['num_layers']} x {comparison.auxiliary['hidden_size']}, batch ", end="")
+    print(f"{comparison.batch_size} x {comparison.sequence_length}; GEMM {gemm / 1e9:.1f} GFLOP/s")
+    print(
+        f"{'':<22}{'ms per step':>12}{'noise':>7}{'ratio':>7}{'by FLOPs':>10}{'of GEMM':>9}{'peak, MB':>10}{'ratio':>7}"
+    )
+    for arm in arms:
+        low, median, high = statistics.quantiles(times[arm], n=4)
+        row = f"{arm:<22}{1000 * median:>12.0f}{500 * (high - low):>7.0f}{median / first:>7.3f}"
+        if arm in planned:
+            flops = planned[arm] * comparison.batch_size * comparison.sequence_length
+            row += f"{planned[arm] / planned[arms[0]]:>10.3f}{flops / median / gemm:>9.1%}"
+        if arm in memory:
+            row += f"{memory[arm] / 1e6:>10.0f}{memory[arm] / memory[arms[0]]:>7.3f}".rjust(
+                17 if arm in planned else 36
+            )
+        print(row)
+    if len(arms) < len(comparison.arms):
+        print(f"{PACKAGE}: not installed; {rivals.HOW_TO_GET_IT}")
+
+
+def _config(shape: Shape, comparison: Comparison) -> PretrainConfig:
+    return PretrainConfig(
+        **shape, dropout=0.0, sequence_length=comparison.sequence_length, batch_size=comparison.batch_size
+    )
+
+
+def _build(arm: str, comparison: Comparison, stored: StoredSamples | None) -> Callable[[Batch, int], None]:
+    """A function that takes the step on a batch; its number picks what was stored for it."""
+    config, small = _config(comparison.main, comparison), _config(comparison.auxiliary, comparison)
+    shape, aux_shape = (encoder_config(each, vocab_size=VOCAB_SIZE, special_ids=SPECIAL) for each in (config, small))
+    if arm in (LOOP, PACKAGE):
+        make = rivals.transformers_loop
+        if arm == PACKAGE:
+            make = functools.partial(rivals.electra_pytorch, special_ids=SPECIAL.all_special)
+        rival = make(shape, aux_shape, mask_token_id=SPECIAL.mask)
+        return lambda batch, number: rival(batch)
+    method = _method(arm, shape, aux_shape)
+    optimizer = build_optimizer(method, config)
+
+    def step(batch: Batch, number: int) -> None:
+        if arm == OFFLINE:
+            assert stored is not None
+            samples = stored.at(number)
+            batch = batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), samples).corrupted_ids)
+        if arm == ALONE:
+            batch = batch._replace(corrupted_ids=batch.input_ids)
+        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+        method.loss(batch, totals, progress=0.5, stats={}).backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class _JointCut(Electra):
+    """Joint ELECTRA with the one advantage of the frozen auxiliary that it could have, too."""
+
+    def _generate(self, batch: Batch) -> Tensor:
+        selection = batch.selected()
+        with last_layer_at(self.generator, selection.columns):
+            hidden = self.generator.base_model(input_ids=batch.masked_ids(SPECIAL.mask)).last_hidden_state
+        return vocabulary_logits(self.generator, hidden.flatten(0, 1)[selection.places])
+
+
+def _method(arm: str, shape: object, aux_shape: object) -> Method:
+    discriminator = build_discriminator(shape, seed=0)
+    if arm in (JOINT, JOINT_CUT):
+        kind = Electra if arm == JOINT else _JointCut
+        joint = kind(discriminator, build_masked_lm(aux_shape, seed=1), rtd_weight=50.0, mask_token_id=SPECIAL.mask)
+        return joint.train()
+    proposal = None
+    if arm == ONLINE:
+        auxiliary = build_masked_lm(aux_shape, seed=1)
+        freeze(auxiliary)
+        proposal = FrozenMaskedLm([auxiliary], mask_token_id=SPECIAL.mask)
+    curriculum = Curriculum("exponential", 2.0, 0.1, 1.0)
+    return FastElectra(discriminator, proposal, curriculum=curriculum, rtd_weight=50.0).train()
+
+
+def _planned(comparison: Comparison) -> dict[str, float]:
+    """FLOPs per token of our own arms, by the ledger."""
+    shapes = (_config(each, comparison) for each in (comparison.main, comparison.auxiliary))
+    with torch.device("meta"):
+        models: list[nn.Module] = [
+            build(encoder_config(each, vocab_size=VOCAB_SIZE, special_ids=SPECIAL), seed=0)
+            for build, each in zip((build_discriminator, build_masked_lm), shapes, strict=True)
+        ]
+    main_cost, auxiliary = (
+        cost_of(model, sequence_length=comparison.sequence_length, head_fraction=MASK_FRACTION) for model in models
+    )
+    plan = plan_flops(
+        main_cost, [auxiliary], work=METHOD_WORK["fast_electra"], size=RunSize(num_tokens=1, tokens_per_pass=1)
+    )
+    assert plan.joint_total is not None
+    return {
+        JOINT: plan.joint_total, JOINT_CUT: plan.joint_total - 3 * auxiliary.skipped_flops, ONLINE: plan.total,
+        OFFLINE: plan.main, ALONE: plan.main,
+    }  # fmt: skip
+
+
+def _gemm_flops_per_second() -> float:
+    """Of the best of some products of matrices as large as the feed-forward's at base size."""
+    left, right = torch.randn(1024, 768), torch.randn(768, 3072)
+    best = 0.0
+    for _ in range(5):
+        start = time.process_time()
+        left @ right
+        best = max(best, 2 * 1024 * 768 * 3072 / (time.process_time() - start))
+    return best
+
+
+def _measured_memory(name: str, comparison: Comparison, arm: str) -> int:
+    """Bytes resident at the peak of two steps, in a process of its own, beyond what a tiny step has loaded."""
+    with _environment(MALLOC):
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            return pool.apply(_peak_of_two_steps, (comparison, arm))
+
+
+def _peak_of_two_steps(comparison: Comparison, arm: str) -> int:
+    torch.set_num_threads(1)
+    tiny = comparison._replace(main=_shape(2, 64, 64, 1), auxiliary=_shape(1, 64, 64, 1), batch_size=1)
+    _two_steps(tiny, arm)
+    meter = MemoryMeter("cpu")
+    _two_steps(comparison, arm)
+    return meter.peak_bytes()
+
+
+def _two_steps(comparison: Comparison, arm: str) -> None:
+    config = _config(comparison.main, comparison)
+    with tempfile.TemporaryDirectory() as folder:
+        step = _build(arm, comparison, _store(Path(folder), config, rounds=2))
+        for number in range(2):
+            step(_batch(config, seed=number), number)
+
+
+def _store(folder: Path, config: PretrainConfig, *, rounds: int) -> StoredSamples:
     """Random ids for every round, on the disk as offline corruption leaves them."""
     rng = torch.Generator().manual_seed(0)
-    counts = [int(_batch(config, vocab_size, seed=round_number).is_selected.sum()) for round_number in range(rounds)]
-    samples = [torch.randint(5, vocab_size, (count,), generator=rng) for count in counts]
-    write_samples(folder, samples, first_step=0, vocab_size=vocab_size, identity={}, made_by={})
+    counts = [int(_batch(config, seed=number).is_selected.sum()) for number in range(rounds)]
+    samples = [torch.randint(5, VOCAB_SIZE, (count,), generator=rng) for count in counts]
+    write_samples(folder, samples, first_step=0, vocab_size=VOCAB_SIZE, identity={}, made_by={})
     return StoredSamples(lambda step: folder, identity={})
 
 
-def _batch(config: PretrainConfig, vocab_size: int, *, seed: int) -> Batch:
+def _batch(config: PretrainConfig, *, seed: int) -> Batch:
     rng = torch.Generator().manual_seed(seed)
     shape = (config.batch_size, config.sequence_length)
-    input_ids = torch.randint(5, vocab_size, shape, generator=rng)
-    is_selected = torch.rand(shape, generator=rng).argsort(dim=1) < round(0.15 * shape[1])
+    input_ids = torch.randint(5, VOCAB_SIZE, shape, generator=rng)
+    is_selected = torch.rand(shape, generator=rng).argsort(dim=1) < round(MASK_FRACTION * shape[1])
     return Batch(input_ids, is_selected, torch.rand(shape, generator=rng, dtype=torch.float64))
 
 
-def _step(
-    method: Method, optimizer: torch.optim.Optimizer, batch: Batch, *, step: int, samples: StoredSamples | None
-) -> float:
-    start = time.process_time()
-    if samples is not None:
-        corruption = place(batch.input_ids, batch.selected(), samples.at(step))
-        batch = batch._replace(corrupted_ids=corruption.corrupted_ids)
-    totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
-    method.loss(batch, totals, progress=0.5, stats={}).backward()
-    torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return time.process_time() - start
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 if __name__ == "__main__":
