@@ -39,8 +39,8 @@ lint: $(READY)  ## format, lint, types, import directions
 	@mypy
 	@lint-imports
 
-bench: $(READY)  ## a step of Fast-ELECTRA beside a step of joint ELECTRA
-	@python benchmarks/step.py
+bench: $(READY)  ## a step beside its rivals in time and memory, and the data path: under ten minutes
+	@python benchmarks/step.py && python benchmarks/data.py
 
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
