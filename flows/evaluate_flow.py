@@ -9,7 +9,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import EvaluateConfig
-from parameters import parameters_of
+from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
 
@@ -30,8 +30,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
         from steps import console, planning, scoring
 
         with console.console():
-            given = {name: getattr(self, name) for name in current.parameter_names}
-            self.plan = planning.begin_evaluate(given, flow=current.flow_name, run_id=current.run_id)
+            self.plan = planning.begin_evaluate(given_to(self), flow=current.flow_name, run_id=current.run_id)
         self.packs = scoring.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")
 

@@ -1,6 +1,8 @@
 """Flow parameters out of a config: one for each field, under its name, with its type and its words."""
 
-from metaflow import Parameter
+from typing import Any
+
+from metaflow import FlowSpec, Parameter, current
 
 from fast_electra_core.fields import describe_fields
 
@@ -15,3 +17,8 @@ def parameters_of(config_class: type) -> type:
         for name, field in describe_fields(config_class).items()
     }
     return type(f"{config_class.__name__}Parameters", (), parameters)
+
+
+def given_to(flow: FlowSpec) -> dict[str, Any]:
+    """The flow's parameters by name, None where not given. `profile` is none of them, though Metaflow lists it so."""
+    return {name: getattr(flow, name) for name in current.parameter_names if name != "profile"}

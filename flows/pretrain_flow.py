@@ -10,7 +10,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import PretrainConfig
-from parameters import parameters_of
+from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
 
@@ -35,8 +35,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         from steps import console, lifecycle, planning
 
         with console.console():
-            given = {name: getattr(self, name) for name in current.parameter_names}
-            self.plan = planning.begin_pretrain(given, flow=current.flow_name, run_id=current.run_id)
+            self.plan = planning.begin_pretrain(given_to(self), flow=current.flow_name, run_id=current.run_id)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
         self.next(self.tokenize, foreach="tokenizings")
 
