@@ -14,6 +14,7 @@ from typing import Any, Self
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.glue import DIAGNOSTIC, SPECS, TASK_NAMES
 from fast_electra_core.method_knobs import METHODS, MODEL_FREE, OFF_BY_DEFAULT, check_is_read
+from fast_electra_core.promotion import MARGIN, PROMOTIONS, check_waivers
 from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
@@ -23,6 +24,7 @@ BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
 WARM_STARTS = ("none", "embeddings", "layers")
 PRECISIONS = ("auto", "fp32", "bf16")
+PYDOCS_LICENCE = "PSF-2.0 (Python's standard library); of an installed package, the package's own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,9 @@ class TrainingConfig(RunConfig):
     corpus: str = "pydocs"
     """`pydocs`, a file, folder, glob or `s3://` prefix of .txt, .jsonl, .parquet (optionally compressed), or
     `hub:NAME[/CONFIG]`."""
+    corpus_licence: str = ""
+    """Licence of the text, in words (`CC BY-SA 4.0`), kept with the model. Empty: known of pydocs; of any other text
+    not stated, and then a main model gets no alias. `unstated`: not known, and waived."""
     text_field: str = "text"
     """The field of .jsonl lines, .parquet columns and hub rows that holds the text."""
     heldout_fraction: float = 0.02
@@ -181,6 +186,10 @@ class TrainingConfig(RunConfig):
         for name in ("corpus", "text_field"):
             _check_not_blank(name, getattr(self, name))
 
+    def licence(self) -> str:
+        """Of the text, as stated or known; empty where it is neither, `unstated` where that was waived."""
+        return self.corpus_licence.strip() or (PYDOCS_LICENCE if self.corpus == "pydocs" else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryConfig(TrainingConfig):
@@ -277,6 +286,10 @@ class ScoringConfig(RunConfig):
         if self.layer_decay is not None:
             _check_interval("layer_decay", self.layer_decay, 0.0, 1.0, "(]")
 
+    def scored_tasks(self) -> list[str]:
+        """The tasks that have a dev set to be scored on: all but `ax`."""
+        return [task for task in self.task_list() if task != DIAGNOSTIC]
+
     def task_list(self) -> list[str]:
         """The tasks, in order, without blanks and repetitions."""
         return _split_list(self.tasks)
@@ -363,8 +376,20 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """Weight of the disagreement of the main model with itself over a second draw of the same tokens, where none was
     selected. Costs a second pass of both models. Online only. >= 0."""
 
+    promote: str = "if_better"
+    """Whether the model becomes champion once its gates pass: if_better (there is none yet, or a paired test over the
+    seeds says that it beats the present one), always (whatever the test says), or never."""
+    promotion_margin: float = MARGIN
+    """Mean difference over the present champion, in units of the scores, that a better one has at least. >= 0."""
+    waive_gates: str = ""
+    """Gates that may fail, comma-separated, as is then kept with the version: finite, majority (`majority:rte` for one
+    task), replay, signature, lineage, licence."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("promote", self.promote, PROMOTIONS)
+        _check_at_least("promotion_margin", self.promotion_margin, 0.0)
+        check_waivers(self.waived_gates())
         check_choice("method", self.method, METHODS)
         check_choice("corruption", self.corruption, CORRUPTIONS)
         if self.corruption == "offline" and self.method != "fast_electra":
@@ -417,6 +442,10 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
                     f"{name} must be 0 with corruption offline, got {getattr(self, name):g}: one id per position is "
                     "drawn ahead, neither its probability nor a second one. Leave --corruption out"
                 )
+
+    def waived_gates(self) -> list[str]:
+        """What waive_gates lists, without blanks and repetitions."""
+        return _split_list(self.waive_gates)
 
     def auxiliary_list(self) -> list[str]:
         """The candidates, in order, without blanks and repetitions."""

@@ -143,6 +143,15 @@ def finetune(
     )
 
 
+def score_dev(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, *, max_length: int
+) -> dict[str, float]:
+    """What `finetune` would say of the fine-tuned model as it is: every metric on dev."""
+    encode = ExampleEncoder(model, tokenizer, max_length)
+    predict = functools.partial(_predict, model, encode, is_regression=data.spec.is_regression)
+    return _score(data, {split: predict(encode(labelled)) for split, labelled in data.dev.items()})
+
+
 def _in_both_orders(pairs: list[Example]) -> list[Example]:
     return pairs + [Example(str(pair.text_b), pair.text_a, pair.label) for pair in pairs]
 

@@ -5,9 +5,16 @@ docs/decisions/0008 has the reasons, and what the rule lets through at the noise
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from fast_electra_core.errors import ConfigError, check_choice
+
+PROMOTIONS = ("never", "if_better", "always")
+GATES = ("finite", "majority", "replay", "signature", "lineage", "licence")
+"""What a version must pass to be a challenger; steps.gates says how each is looked at."""
+UNSTATED = "unstated"
+"""The licence of a text whose licence is not known, and need not be."""
 LEVEL = 0.05
 """Of the one-sided test."""
 MARGIN = 0.005
@@ -31,6 +38,19 @@ class Verdict(NamedTuple):
     high: float | None = None
     p: float | None = None
     """One-sided paired t-test of a mean difference above 0."""
+
+
+def check_waivers(waived: Iterable[str]) -> None:
+    """Each is the name of a gate, or `majority:TASK`.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for each in waived:
+        gate, _, task = each.partition(":")
+        check_choice("waive_gates", gate, GATES)
+        if ":" in each and (gate != "majority" or not task):
+            raise ConfigError(f"waive_gates takes a task for majority alone, as in majority:rte, got {each!r}")
 
 
 def judge(ours: Scores, theirs: Scores, *, margin: float = MARGIN) -> Verdict:

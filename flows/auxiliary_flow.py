@@ -60,19 +60,19 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def register(self):
         """Register the model with its lineage."""
-        from steps import console, lifecycle
+        from steps import console, delivery
 
         with console.console():
-            self.version = lifecycle.register_auxiliary(self.plan, self.text, self.trained, pathspec=current.pathspec)
+            self.version = delivery.register_auxiliary(self.plan, self.text, self.trained, pathspec=current.pathspec)
         self.next(self.end)
 
     @step
     def end(self):
         """Say what was made."""
-        from steps import console, lifecycle
+        from steps import console, delivery
 
         with console.console():
-            print(lifecycle.close_auxiliary(self.plan, self.trained, self.version))
+            print(delivery.close_auxiliary(self.plan, self.trained, self.version))
 
 
 if __name__ == "__main__":

@@ -156,27 +156,28 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
 
     @step
     def register(self):
-        """Register the model with its lineage; gates and the champion's rule; then the model of each task."""
-        from steps import console, lifecycle, scoring
+        """Register the model with its lineage, then the model of each task; gates, and the champion's rule."""
+        from steps import console, delivery, scoring
 
         with console.console():
-            self.version = lifecycle.register_discriminator(
+            version = delivery.register_discriminator(
                 self.plan, self.text, self.frozen, self.trained, self.scores, pathspec=current.pathspec
             )
-            encoder = {**self.version, "digest": self.trained["digest"]}
+            encoder = {**version, "digest": self.trained["digest"]}
             self.task_versions = scoring.register_task_models(
                 self.plan, self.scores, encoder, pathspec=current.pathspec
             )
+            self.version = delivery.promote(self.plan, self.scores, version)
         self.next(self.end)
 
     @card(type="blank")
     @step
     def end(self):
         """The report: curves, tables, cost."""
-        from steps import cards, console, lifecycle
+        from steps import cards, console, delivery
 
         with console.console():
-            table, self.page = lifecycle.close_pretrain(
+            table, self.page = delivery.close_pretrain(
                 self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
             )
             print(table)

@@ -1,6 +1,8 @@
 """The console command `fast-electra`: what is asked of the registry, beside the flows that fill it.
 
     fast-electra export models:/fast-electra@champion folder/
+    fast-electra promote models:/fast-electra/7
+    fast-electra rollback
     fast-electra export --help
 
 Flows are started with `python flows/pretrain_flow.py run` and its like.
@@ -17,6 +19,8 @@ from steps.console import console
 
 COMMANDS = {
     "export": ("steps.export", "a registered version as a folder for transformers and the Hugging Face hub"),
+    "promote": ("steps.promote", "look at a version's gates again, and make it champion if it may be; or by force"),
+    "rollback": ("steps.rollback", "the champion before the present one is champion again"),
 }
 """Command -> its module and one line for the list. The module's docstring is the command's help, examples included;
 its `add_arguments(parser)` adds what the command takes, its `run(arguments)` does the work and returns the exit code.

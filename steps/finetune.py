@@ -53,7 +53,7 @@ def list_packs(config: ScoringConfig, tasks: Mapping[str, Mapping[str, Any]]) ->
                     jobs.remove(first)
                     chains.append([first, *chain])
                 chains += [[job] for job in jobs]
-    work = [sum(_passes(job, config, tasks) for job in chain) for chain in chains]
+    work = [sum(passes(job, config, tasks) for job in chain) for chain in chains]
     small = [size for size in work if size < PACK_PASSES]
     num_large = len(work) - len(small)
     num_small = min(max(math.ceil(sum(small) / PACK_PASSES), LEAST_PACKS - num_large), len(small))
@@ -220,7 +220,7 @@ def mnli_job(job: Mapping[str, Any]) -> Job:
     return {**job, "task": _MNLI}
 
 
-def _passes(job: Mapping[str, Any], config: ScoringConfig, tasks: Mapping[str, Mapping[str, Any]]) -> float:
+def passes(job: Mapping[str, Any], config: ScoringConfig, tasks: Mapping[str, Mapping[str, Any]]) -> float:
     """About how many examples the job trains on, each epoch counted."""
     number = min(tasks[job["task"]]["train"], config.finetune_max_examples or math.inf)
     spec = SPECS.get(job["task"])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from steps import tracking
 from steps.corpus_record import RECORD, record_of
 from steps.fan_out import in_groups
@@ -19,14 +19,10 @@ from steps.trace import (
     auxiliary_tags,
     child,
     connect,
-    corpus_dataset,
     corruption_tags,
     costs,
-    finish,
-    lineage_tags,
     log_corpus,
     method_tags,
-    task_dataset,
     text_tags,
 )
 
@@ -103,7 +99,7 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
         result |= {"memory_bytes": meter.peak_bytes()}
         made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
         result["cost"] = ledger.account(ledger.plan_auxiliary(config, Store(config.store), **made_by), config, result)
-        heldout = _heldout_rows(result["curve"])
+        heldout = heldout_rows(result["curve"])
         page = report.training_page(result["curve"], plan["config"], heldout, cost=result["cost"])
         tracking.log_text(run_id, page, "pages/training.html")
         tracking.log_dict(run_id, result["cost"], "cost.json")
@@ -112,42 +108,9 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     return {**result, "mlflow_run_id": run_id}, page
 
 
-def _heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
+def heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
+    """The rows of a training's curve that held-out text was scored at."""
     return [row for row in curve if any(name.startswith("heldout_") for name in row)]
-
-
-@attempt
-def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: str) -> Plain:
-    """Register the masked language model; the champion's alias goes to one that beats the unigram model."""
-    from steps.register import register_auxiliary as register
-    from steps.register import training_tags
-
-    store = connect(plan)
-    return register(
-        plan["config"],
-        folder=store.get_folder(trained["key"]),
-        run_id=trained["mlflow_run_id"],
-        tags={
-            **lineage_tags(plan, pathspec),
-            "auxiliary.digest": trained["digest"],
-            "training.num_tokens": trained["num_tokens"],
-            **training_tags(trained["cost"]),
-            "corpus.num_tokens": text["num_train_tokens"],
-        },
-        metrics=trained["scores"],
-        cost=trained,
-    )
-
-
-@attempt
-def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
-    """End the MLflow run; returns the closing words."""
-    from steps import report
-
-    connect(plan)
-    tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
-    finish(plan)
-    return report.closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
 
 
 @attempt
@@ -174,7 +137,7 @@ def freeze_auxiliary(plan: Plain, text: Plain, scored: Sequence[Plain]) -> tuple
         )
         check_frozen(chosen, store)
         chosen = score_together(chosen, config, shard_keys=text["shard_keys"], store=store)
-        page = report.candidates_page(scored, _indices(chosen, scored), RULE)
+        page = report.candidates_page(scored, indices_of(chosen, scored), RULE)
         tracking.log_text(run_id, page, "pages/auxiliary.html")
         tracking.log_dict(run_id, {"rule": RULE, "candidates": list(scored)}, "candidates.json")
         tracking.set_tags(run_id, auxiliary_tags(chosen))
@@ -188,7 +151,7 @@ def freeze_auxiliary(plan: Plain, text: Plain, scored: Sequence[Plain]) -> tuple
     return {**chosen, "rule": RULE}, page
 
 
-def _indices(frozen: Plain, candidates: Sequence[Plain]) -> list[int]:
+def indices_of(frozen: Plain, candidates: Sequence[Plain]) -> list[int]:
     """Which of the candidates the frozen auxiliary is made of."""
     keys = [candidate["key"] for candidate in candidates]
     return [keys.index(member["key"]) for member in frozen["members"]]
@@ -261,99 +224,10 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
         known = ledger.Circumstances(corrupted["reused_fraction"], result["device"])
         cost = ledger.plan_pretraining(config, frozen, store, initial_model=plan["initial_model"], circumstances=known)
         result["cost"] = ledger.account(cost, config, result, drawing_seconds=corrupted["drawing_seconds"])
-        page = report.training_page(result["curve"], plan["config"], _heldout_rows(result["curve"]))
+        page = report.training_page(result["curve"], plan["config"], heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
         tracking.log_dict(run_id, {**result["cost"], "corruption": corrupted}, "cost.json")
         numbers = {f"corruption.{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
         tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result), **numbers}])
         tracking.set_tags(run_id, method_tags(plan) | auxiliary_tags(frozen) | corruption_tags(corrupted))
     return {**result, "mlflow_run_id": run_id, "corruption": corruption_tags(corrupted)}, page
-
-
-@attempt
-def register_discriminator(
-    plan: Plain, text: Plain, frozen: Plain, trained: Plain, scores: Plain, *, pathspec: str
-) -> Plain:
-    """Register the main model with its lineage; gates and the champion's rule are in steps.register."""
-    from steps.register import register_discriminator as register
-    from steps.register import training_tags
-
-    store = connect(plan)
-    main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
-    digests = {row["task"]: plan["tasks"][row["task"]]["digest"] for row in main}
-    metrics = {f"{row['task']}.{row['metric']}": row["pretrained"]["mean"] for row in main}
-    datasets = {f"{row['task']}.{row['metric']}": task_dataset(plan, row["task"]) for row in main}
-    datasets |= dict.fromkeys(trained["scores"], corpus_dataset(plan))
-    average = scores["averages"].get("electra")
-    if average is not None:
-        metrics["glue.average"] = average["value"]
-    return register(
-        plan["config"],
-        folder=store.get_folder(trained["key"]),
-        run_id=trained["mlflow_run_id"],
-        tags={
-            **lineage_tags(plan, pathspec),
-            **method_tags(plan),
-            **auxiliary_tags(frozen),
-            **trained["corruption"],
-            "weights.digest": trained["digest"],
-            "corpus.num_tokens": text["num_train_tokens"],
-            "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
-            **training_tags(trained["cost"]),
-        },
-        metrics={**metrics, **trained["scores"]},
-        evidence={"scores": scores, "cost": {**trained, **trained["cost"]["flops"]}, "datasets": datasets},
-    )
-
-
-@attempt
-def close_pretrain(
-    plan: Plain,
-    text: Plain,
-    candidates: Sequence[Plain],
-    frozen: Plain,
-    trained: Plain,
-    scores: Plain,
-    version: Plain,
-) -> tuple[str, str]:
-    """The closing table for the terminal and the whole report; ends the MLflow run."""
-    from steps import report
-
-    connect(plan)
-    run_id = plan["mlflow_run_id"]
-    suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
-    page = report.final_page(
-        {
-            "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
-            "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
-            "registered": version,
-            "glue": {"scores": scores, "suite_name": suite_name},
-            "training": {
-                "rows": trained["curve"], "config": plan["config"], "heldout": _heldout_rows(trained["curve"]),
-            },
-            "candidates": {
-                "candidates": list(candidates),
-                "chosen": _indices(frozen, candidates),
-                "rule": frozen["rule"],
-            },
-            "cost": trained["cost"],
-            "text": {**plan["corpus"], **text},
-            "lineage": lineage_tags(plan, plan["pathspec"])
-            | method_tags(plan)
-            | auxiliary_tags(frozen)
-            | trained["corruption"],
-        }
-    )  # fmt: skip
-    table = report.closing_table(
-        auxiliary=frozen,
-        heldout=trained["scores"],
-        scores=scores,
-        suite_name=suite_name,
-        cost=trained["cost"],
-        registered=version,
-    )
-    tracking.log_text(run_id, page, "report.html")
-    tracking.log_text(run_id, table, "report.txt")
-    tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **costs(trained)}])
-    finish(plan)
-    return table, page

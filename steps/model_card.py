@@ -3,17 +3,20 @@
 One text, written when a version is registered: README.md of its files, and so of what `fast-electra export` hands out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from fast_electra_core.promotion import UNSTATED
 from steps.report import suite_name
 from steps.scores import as_markdown
+from steps.trace import LICENCE_TAG
 
 Plain = Mapping[str, Any]
 FEW_SEEDS = 5
-LICENCE_TAG = "corpus.licence"
+_GATES, _LINEAGE = "## Gates", "## Made from"
+_NO_LICENCE = "The licence of its text is not stated; whoever hands the model on must know it."
 _DESCRIPTION_LENGTH = 4500  # characters; databases hold 5000
 _ELSEWHERE = {
     "store", "tracking_uri", "experiment", "preset", "corpus", "auxiliary", "glue", "model", "initial_model",
@@ -81,6 +84,34 @@ def description(facts: Facts) -> str:
     return text if len(text) <= _DESCRIPTION_LENGTH else f"{text[:_DESCRIPTION_LENGTH]}…"
 
 
+def with_gates(card: str, gates: Sequence[tuple[str, str, str]]) -> str:
+    """The card with what was found at the gates (name, status, reason), before its lineage; in place of an earlier such
+    section, if it has one."""
+    section = "\n".join(_table(_GATES, {name: f"{status}: {reason}" for name, status, reason in gates}))
+    start, found, rest = card.partition(f"{_GATES}\n")
+    if found:
+        return f"{start}{section}\n{_next_section(rest)}"
+    before, heading, after = card.partition(f"{_LINEAGE}\n")
+    return f"{before}{section}\n\n{heading}{after}" if heading else f"{card.rstrip()}\n\n{section}\n"
+
+
+def with_licence(card: str, licence: str) -> str:
+    """The card of a model whose text had no stated licence, with it."""
+    stated = card.replace("| licence of the text | not stated |", f"| licence of the text | {_cell(licence)} |")
+    return stated.replace(f"- {_NO_LICENCE}\n", "")
+
+
+def _next_section(text: str) -> str:
+    found = text.find("\n## ")
+    return text[found:] if found >= 0 else ""
+
+
+def describe_gates(text: str, gates: Sequence[tuple[str, str, str]]) -> str:
+    """The description with one line on the gates at its end, in place of an earlier such line."""
+    line = f"Gates: {', '.join(f'{name} {status}' for name, status, _ in gates)}."
+    return f"{text.partition('Gates: ')[0].rstrip()}\n\n{line}".lstrip()
+
+
 def _use(name: str, facts: Facts) -> list[str]:
     architecture = str(facts.config.get("architecture", ""))
     is_encoder = facts.task == "feature-extraction"
@@ -110,7 +141,7 @@ def _data(facts: Facts) -> list[str]:
     rows = {
         "text": _base_name(tags.get("corpus.address")),
         "digest of the text": tags.get("corpus.digest"),
-        "licence of the text": tags.get(LICENCE_TAG, "not stated" if "corpus.digest" in tags else None),
+        "licence of the text": _licence(tags) or ("not stated" if "corpus.digest" in tags else None),
         "tokens of the text": _count(tags.get("corpus.num_tokens")),
         "digest of the tokenizer": tags.get("tokenizer.digest"),
         "task": tags.get("task"),
@@ -167,15 +198,20 @@ def _limits(facts: Facts) -> list[str]:
         found.append(f"Chosen as {tags['score.rule']}: its own score flatters, the mean over seeds does not.")
     if str(tags.get("code.git_sha", "")).endswith("-dirty"):
         found.append("The code that made it had changes that no commit has.")
-    if "corpus.digest" in tags and LICENCE_TAG not in tags:
-        found.append("The licence of its text is not stated; whoever hands the model on must know it.")
+    if "corpus.digest" in tags and not _licence(tags):
+        found.append(_NO_LICENCE)
     found.append("Not examined for bias, for harmful content, or on text unlike its own.")
     return ["## Limits", "", *(f"- {each}" for each in found)]
 
 
+def _licence(tags: Plain) -> str:
+    licence = str(tags.get(LICENCE_TAG, ""))
+    return "" if licence == UNSTATED else licence
+
+
 def _lineage(facts: Facts) -> list[str]:
     rows = {key: _base_name(value) for key, value in sorted(facts.tags.items()) if key not in facts.metrics}
-    return _table("## Made from", rows)
+    return _table(_LINEAGE, rows)
 
 
 def _table(heading: str, rows: Plain) -> list[str]:

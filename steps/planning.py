@@ -59,6 +59,11 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     ]
     _open_run(plan, params=plan["config"])
     _say_costs(plan, ensemble_size=config.ensemble_size)
+    if not config.licence() and "licence" not in config.waived_gates():
+        _logger.warning(
+            "the licence of %s is not stated: the model will be registered, but without alias. State it with "
+            "--corpus_licence 'CC BY-SA 4.0', or waive it with --corpus_licence unstated", config.corpus,
+        )  # fmt: skip
     return plan
 
 

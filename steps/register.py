@@ -1,29 +1,18 @@
-"""Registering what a run has made: gates, lineage tags, model card, and the rule for who is champion."""
+"""Registering what a run has made, with lineage tags and model card; and which auxiliary is champion."""
 
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fast_electra_core.method_knobs import is_read
 from steps import tracking
+from steps.gates import SCHEDULE_TAGS, is_finite
 from steps.model_card import Facts, description, model_card
 
 AUXILIARY_NAME = "fast-electra-auxiliary"
 MODEL_NAME = "fast-electra"
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-LINEAGE_TAGS = (
-    "metaflow.pathspec",
-    "code.git_sha",
-    "corpus.digest",
-    "tokenizer.digest",
-    "auxiliary.digest",
-    "config.digest",
-)
-SCHEDULE_TAGS = ("schedule", "temperature_start", "temperature_decay", "temperature_end")
 _TRAINED_BY = {
     "fast_electra": "replaced token detection (Fast-ELECTRA)",
     "electra": "replaced token detection beside a generator (ELECTRA)",
@@ -37,9 +26,6 @@ _TRAINED_BY = {
 FLOPS_TAG = "training.total_flops"
 MONEY_TAG = "training.money"
 """What training has cost; the ledgers of runs that use an auxiliary read them."""
-_SCORE = "glue.average"
-_SUITE = "glue.suite"
-_PARENT = "mlflow.parent_run_id"
 
 
 def register_auxiliary(
@@ -63,25 +49,35 @@ def register_auxiliary(
     loss, unigram = metrics["masked_loss"], metrics["unigram_loss"]
     is_better = loss < unigram  # False for NaN
     reason = f"held-out masked loss {loss:.4f} is {'' if is_better else 'not '}below the unigram's {unigram:.4f}"
-    finite = _is_finite(folder)
-    if not finite:
+    if not is_finite(folder):
         is_better, reason = False, "weights are not finite"
-    return _register(
+    reason = reason if is_better else f"no alias: {reason}"
+    version = _register(
         AUXILIARY_NAME,
-        [CHAMPION] if is_better else [],
-        reason if is_better else f"no alias: {reason}",
         example=f"the {_mask_token(folder)} of the function",
         folder=folder,
         run_id=run_id,
         facts=Facts(
             summary="A masked language model that serves, frozen, as the auxiliary of Fast-ELECTRA pre-training.",
             task="fill-mask",
-            tags={**tags, **_as_tags(metrics)},
+            tags={**tags, **_as_tags(metrics), "promotion.reason": reason},
             metrics=metrics,
             config=config,
             cost=cost or {},
         ),
     )
+    if is_better:
+        _crown(AUXILIARY_NAME, version["version"])
+    info = tracking.model_version_info(f"models:/{AUXILIARY_NAME}/{version['version']}")
+    return {**version, "aliases": info["aliases"], "reason": reason}
+
+
+def _crown(name: str, version: str) -> None:
+    """The version is champion, unless an earlier attempt has made it so: another may have followed since."""
+    while True:
+        seen = tracking.throne(name)
+        if version in [entry.version for entry in seen.entries] or tracking.claim(seen, version, "promoted"):
+            return
 
 
 def register_discriminator(
@@ -93,13 +89,11 @@ def register_discriminator(
     metrics: Mapping[str, float],
     evidence: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A new version of `fast-electra`; returns name, version, aliases, reason, run_id and model_id.
+    """A new version of `fast-electra`, without alias; returns name, version, run_id and model_id. Whether it becomes
+    challenger or champion is steps.promotion's to say.
 
     The schedule's parameters are added to the tags from config, as `not used` where config["method"] reads none. What
-    the version's pipeline does follows from the method too. Gates: finite weights, and every lineage and schedule tag
-    given. A version that passes is the challenger. It is champion too if there is none yet, or
-    if its `glue.average` is higher than the champion's on the same `glue.suite` (same tasks, same data). The
-    tag `promotion.reason` says what was decided and why. evidence: `scores`, `cost` and `datasets`, as
+    the version's pipeline does follows from the method too. evidence: `scores`, `cost` and `datasets`, as
     model_card.Facts has them.
 
     Raises:
@@ -109,17 +103,9 @@ def register_discriminator(
     method = config["method"]
     schedule = {name: config[name] if is_read(name, method) else "not used" for name in SCHEDULE_TAGS}
     tags = {**schedule, **tags, **_as_tags(metrics)}
-    failures = _gate_failures(folder, tags)
-    if failures:
-        aliases, reason = [], f"no alias: {'; '.join(failures)}"
-    else:
-        is_champion, reason = _beats_champion(tags)
-        aliases = [CHALLENGER, CHAMPION] if is_champion else [CHALLENGER]
     pipeline = _pipeline_of(method, folder)
     return _register(
         MODEL_NAME,
-        aliases,
-        reason,
         example=pipeline["example"],
         folder=folder,
         run_id=run_id,
@@ -176,16 +162,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _register(
-    name: str,
-    aliases: list[str],
-    reason: str,
-    *,
-    facts: Facts,
-    **what: Any,
-) -> dict[str, Any]:
-    facts = replace(facts, tags={**facts.tags, "promotion.reason": reason})
-    version = tracking.register_model(
+def _register(name: str, *, facts: Facts, **what: Any) -> dict[str, Any]:
+    return tracking.register_model(
         name=name,
         task=facts.task,
         tags=facts.tags,
@@ -195,48 +173,6 @@ def _register(
         description=description(facts),
         **what,
     )
-    for alias in aliases:
-        tracking.set_alias(name, alias, version["version"])
-    return {**version, "aliases": aliases, "reason": reason}
-
-
-def _gate_failures(folder: Path, tags: Mapping[str, Any]) -> list[str]:
-    missing = [name for name in LINEAGE_TAGS + SCHEDULE_TAGS if str(tags.get(name) or "").strip() == ""]
-    failures = [f"tags missing: {', '.join(missing)}"] if missing else []
-    return failures if _is_finite(folder) else [*failures, "weights are not finite"]
-
-
-def _beats_champion(tags: Mapping[str, Any]) -> tuple[bool, str]:
-    number = tracking.aliases(MODEL_NAME).get(CHAMPION)
-    if number is None:
-        return True, "champion: there was none"
-    champion = tracking.model_version_info(f"models:/{MODEL_NAME}/{number}")["tags"]
-    if tags.get(_PARENT) and champion.get(_PARENT) == tags[_PARENT]:
-        before = champion.get("promotion.reason", "")  # this version's own: the step is done again
-        return True, before if before.startswith(CHAMPION) else "champion: it is already"
-    ours, theirs = tags.get(_SUITE), champion.get(_SUITE)
-    who = f"the champion, version {number}"
-    if _SCORE not in tags or _SCORE not in champion:
-        return False, f"challenger: not comparable with {who}: {_SCORE} is not known for both"
-    if str(ours) != theirs:
-        return False, f"challenger: not comparable with {who}: scored on {theirs}, this on {ours}"
-    new, old = float(tags[_SCORE]), float(champion[_SCORE])
-    if new > old:
-        return True, f"champion: {_SCORE} {new:.4f} is above {old:.4f} of {who}"
-    return False, f"challenger: {_SCORE} {new:.4f} is not above {old:.4f} of {who}"
-
-
-def _is_finite(folder: Path) -> bool:
-    """Whether every weight in the folder's safetensors files is finite; one tensor in memory at a time."""
-    from safetensors import safe_open
-
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  safe_open is no mapping
-                tensor = tensors.get_tensor(name)
-                if tensor.is_floating_point() and not tensor.isfinite().all():
-                    return False
-    return True
 
 
 def _mask_token(folder: Path) -> str:

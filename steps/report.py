@@ -139,12 +139,25 @@ def closing_table(
     if registered is not None:
         known = " ".join(f"@{alias}" for alias in registered.get("aliases", ())) or "no alias"
         lines.append(("registered", f"{registered['name']} {registered['version']}", known))
+        lines += _gate_lines(registered.get("gates", ()))
     remarks = []
     if scores and main:
         star = "; * differs from the untrained encoder (95 %)" if any(row["untrained"] for row in main) else ""
         remarks = [f"{suite_name}: mean ± std over seeds{star}", f"{scores['subject']}: {scores['protocol']}"]
         remarks += notes(scores)
+    if registered is not None and registered.get("gates"):
+        open_gates = [each for each in registered["gates"] if each["status"] != "pass"]
+        remarks += [f"gate {each['name']} {each['status']}: {each['reason']}" for each in open_gates]
+        remarks.append(str(registered["reason"]))
     return _aligned(lines, [*remarks, "browse runs and lineage: make ui"])
+
+
+def _gate_lines(gates: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """One line: how many pass, and which do not."""
+    if not gates:
+        return []
+    others = [f"{each['name']} {each['status']}" for each in gates if each["status"] != "pass"]
+    return [("gates", f"{len(gates) - len(others)} of {len(gates)} pass", ", ".join(others))]
 
 
 def _masked(score: str) -> tuple[str, str]:
@@ -319,7 +332,9 @@ def _registered_section(registered: Row) -> Section:
         ("version", str(registered["version"])),
         ("aliases", aliases),
     ]
-    return Section("Registered", str(registered.get("reason", "")), facts)
+    rows = [[each["name"], each["status"], each["reason"]] for each in registered.get("gates", ())]
+    tables = [Table(["gate", "", "what was found"], rows, is_prose=True)] if rows else []
+    return Section("Registered", str(registered.get("reason", "")), facts, tables=tables)
 
 
 # Pages

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fast_electra_core.config import ScoringConfig
-from fast_electra_core.errors import DataError
+from fast_electra_core.errors import DataError, TrackingError
 from steps import tracking
 from steps.store import Store
 from steps.trace import (
@@ -128,14 +128,17 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
 def _summary(plan: Plain, results: Sequence[Plain], store: Store) -> Plain:
     """All that a table of the scores says, but for the test answers."""
     from steps import task_models
+    from steps.score_sheet import score_sheet
     from steps.scores import averages, failures, optimism, protocol, summarise
 
+    rows = summarise(results)
     return {
         "suite": suite(plan),
         "subject": subject(plan),
         "protocol": protocol(plan["config"]),
         "skipped": {task: facts["num_skipped"] for task, facts in plan["tasks"].items() if facts["num_skipped"]},
-        "rows": summarise(results),
+        "rows": rows,
+        "sheet": score_sheet(plan["config"], plan["tasks"], rows),
         "averages": averages(results),
         "failures": failures(results),
         "optimism": optimism(plan["config"]),
@@ -230,5 +233,19 @@ def close_evaluate(plan: Plain, scores: Plain) -> str:
     )
     tracking.log_text(run_id, table, "report.txt")
     tracking.set_tags(run_id, model_tags(plan))
+    _note_scores(plan, scores)
     finish(plan)
     return table
+
+
+def _note_scores(plan: Plain, scores: Plain) -> None:
+    """A registered version that was scored leads to its scores, so that others can be compared with it."""
+    from steps.score_sheet import TAG, key_of
+
+    if plan["model"]["version"] == "not registered":
+        return
+    name, _, number = plan["model"]["version"].rpartition("/")
+    try:
+        tracking.set_version_tags(name, number, {f"{TAG}{key_of(scores['sheet'])}": plan["mlflow_run_id"]})
+    except TrackingError as error:  # whoever may read a registry may not write to it
+        _logger.warning("%s does not lead to these scores: %s", plan["model"]["version"], error)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from fast_electra_core.config import TrainingConfig
 from fast_electra_core.errors import ConfigError, TrackingError
 from fast_electra_core.glue import SPECS
 from fast_electra_core.method_knobs import MODEL_FREE
@@ -19,6 +20,7 @@ from steps import tracking
 from steps.store import Store
 
 Plain = dict[str, Any]
+LICENCE_TAG = "corpus.licence"
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
@@ -189,7 +191,9 @@ def model_tags(plan: Plain) -> dict[str, str]:
 
 
 def text_tags(plan: Plain) -> dict[str, str]:
+    licence = TrainingConfig.part_of(plan["config"]).licence()
     return {
+        **({LICENCE_TAG: licence} if licence else {}),
         "corpus.digest": plan["corpus"]["digest"],
         "corpus.address": plan["corpus"]["address"],
         "tokenizer.digest": plan["tokenizer_key"].rpartition("/")[2],

@@ -18,7 +18,8 @@ from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, prese
 from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 
 SHARED: dict[str, Any] = {
-    "preset": "tiny", "corpus": "a.txt", "text_field": "body", "on_bad_text": "skip", "heldout_fraction": 0.5,
+    "preset": "tiny", "corpus": "a.txt", "corpus_licence": "CC0-1.0", "text_field": "body", "on_bad_text": "skip",
+    "heldout_fraction": 0.5,
     "shard_megabytes": 0.5, "sequence_length": 8, "architecture": "modernbert", "num_layers": 1,
     "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
@@ -37,7 +38,8 @@ PRETRAIN: dict[str, Any] = {
     "max_auxiliary_fraction": 2.0, "auxiliary_shared_by": 2, "schedule": "step", "temperature_start": 3.0,
     "temperature_decay": 0.3, "temperature_end": 0.5, "rtd_weight": 10.0, "generator_learning_rate": 0.1,
     "ensemble_size": 2, "auxiliary_dropout": 0.9, "unigram_share": 1.0, "top_k": 1, "top_p": 0.1,
-    "soft_target_share": 1.0, "consistency_weight": 7.0,
+    "soft_target_share": 1.0, "consistency_weight": 7.0, "promote": "always", "promotion_margin": 0.0,
+    "waive_gates": "finite",
     "glue": "folder", "tasks": "rte", "seeds": 1,
     "finetune_learning_rate": 1e-5, "finetune_batch_size": 1, "finetune_epochs": 0.5, "finetune_max_length": 512,
     "finetune_max_examples": 1, "layer_decay": 1.0, "untrained_baseline": False, "finetune_recipe": "modernbert",
@@ -150,6 +152,11 @@ OUT_OF_PRETRAIN_RANGE = [
     ("top_p", 0.0, r"must be in \(0, 1\], got 0.0"),
     ("top_p", 1.1, r"must be in \(0, 1\], got 1.1"),
     ("consistency_weight", -0.1, "must be >= 0.0, got -0.1"),
+    ("promote", "if_beter", "must be one of never, if_better, always; got 'if_beter'. Did you mean 'if_better'"),
+    ("promotion_margin", -0.1, "must be >= 0.0, got -0.1"),
+    ("waive_gates", "finite,licenses", "must be one of finite, majority, .*; got 'licenses'. Did you mean 'licence'"),
+    ("waive_gates", "replay:rte", "takes a task for majority alone, as in majority:rte, got 'replay:rte'"),
+    ("waive_gates", "majority:", "takes a task for majority alone, as in majority:rte, got 'majority:'"),
     *(
         ("ensemble_size", size, rf"must be between 1 and the number of candidates \(1\), got {size}; name more with")
         for size in (0, 2)

@@ -25,7 +25,8 @@ from fast_electra_core.tokenizer import train_tokenizer
 from steps import tracking
 from steps.command import main
 from steps.export import export
-from steps.register import LINEAGE_TAGS, register_discriminator
+from steps.gates import LINEAGE_TAGS
+from steps.register import register_discriminator
 from steps.tracking import connection
 
 TEXT = "the cat sat on the mat"

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from fast_electra_core.errors import ConfigError, TrackingError
-from steps import lifecycle, planning, scoring, tracking
+from steps import delivery, lifecycle, planning, scoring, tracking
 from steps.trace import Plain, attempt, finish, running
 from steps.tracking import connection
 
 WORK = {
     name: function
-    for module in (lifecycle, scoring)
+    for module in (lifecycle, scoring, delivery)
     for name, function in vars(module).items()
     if inspect.isfunction(function)
     and function.__module__ == module.__name__
@@ -49,7 +49,7 @@ def status(plan: Plain) -> str:
 def test_every_step_of_the_flows_is_among_the_work() -> None:
     flows = Path(lifecycle.__file__).parent.parent / "flows"
     source = "".join(path.read_text() for path in flows.glob("*.py"))
-    assert {name for name in WORK if re.search(rf"(lifecycle|scoring)\.{name}\(", source)} == set(WORK)
+    assert {name for name in WORK if re.search(rf"(lifecycle|scoring|delivery)\.{name}\(", source)} == set(WORK)
     assert len(WORK) >= 14
 
 

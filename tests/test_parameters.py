@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = {
     "preset": "laptop",
     "corpus": "text.txt",
+    "corpus_licence": "CC0-1.0",
     "text_field": "body",
     "on_bad_text": "skip",
     "heldout_fraction": 0.25,
@@ -101,6 +102,9 @@ PRETRAIN = {
     "top_p": 0.5,
     "soft_target_share": 0.4,
     "consistency_weight": 5.0,
+    "promote": "never",
+    "promotion_margin": 0.02,
+    "waive_gates": "majority:rte,replay",
 }
 WHERE = {name: SHARED[name] for name in ("on_bad_text", "store", "tracking_uri", "experiment")}
 EVALUATE = {
@@ -265,8 +269,8 @@ def readers_of_configs() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("config", [PretrainConfig, AuxiliaryConfig, EvaluateConfig])
 def test_every_field_of_a_config_is_read_somewhere(config: Config) -> None:
     read = {field for _, field in readers_of_configs()}
-    through_a_method = {"auxiliary", "tasks", "finetune_grid"}  # config.auxiliary_list(), .task_list(), .grid()
-    assert {"auxiliary_list", "task_list", "grid"} <= read
+    through_a_method = {"auxiliary", "tasks", "finetune_grid", "corpus_licence"}
+    assert {"auxiliary_list", "task_list", "grid", "licence"} <= read
     label = {"preset"}  # its effect is in the other fields
     by_tuple = {"schedule", "temperature_start", "temperature_decay", "temperature_end"}  # also model version tags
     unread = {field.name for field in fields(config)} - read - through_a_method - label

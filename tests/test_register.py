@@ -12,7 +12,8 @@ import pytest
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from fast_electra_core.method_knobs import METHODS
 from steps import register, tracking
-from steps.tracking import connection, registry
+from steps.gates import LINEAGE_TAGS, SCHEDULE_TAGS
+from steps.tracking import champions, connection, registry
 
 VOCABULARY = [
     "[PAD]",
@@ -28,8 +29,7 @@ VOCABULARY = [
     "of",
     "function",
 ]
-LINEAGE = {name: f"value of {name}" for name in register.LINEAGE_TAGS}
-SUITE = {"glue.suite": "sample:cola,rte:0123"}
+LINEAGE = {name: f"value of {name}" for name in LINEAGE_TAGS}
 BETTER = {"masked_loss": 4.5, "unigram_loss": 6.5, "masked_accuracy": 0.25, "unigram_accuracy": 0.05}
 
 
@@ -47,6 +47,9 @@ def empty_registry(config: dict[str, Any]) -> Iterator[None]:
     yield
     for model in client().search_registered_models():
         client().delete_registered_model(model.name)
+        ledger = champions._find_ledger(model.name)
+        if ledger:
+            client().delete_run(ledger)
 
 
 @pytest.fixture
@@ -105,15 +108,15 @@ def test_a_registered_discriminator_loads_with_its_head_tokenizer_signature_and_
     import torch
     import transformers
 
-    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": {**LINEAGE, **SUITE}}
+    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": LINEAGE}
     made = register.register_discriminator(config, metrics={"glue.average": 0.5}, **what)
 
-    pipeline = mlflow.transformers.load_model("models:/fast-electra@champion")
+    pipeline = mlflow.transformers.load_model("models:/fast-electra/1")
     assert isinstance(pipeline.model, transformers.ElectraForPreTraining)
     original = transformers.ElectraForPreTraining.from_pretrained(discriminator)
     for name, weight in pipeline.model.state_dict().items():
         assert torch.equal(weight, original.state_dict()[name]), name
-    logits = mlflow.pyfunc.load_model("models:/fast-electra@champion").predict(["the cat sat"])
+    logits = mlflow.pyfunc.load_model("models:/fast-electra/1").predict(["the cat sat"])
     ids = torch.tensor([[2, 5, 6, 7, 3]])  # [CLS] the cat sat [SEP]
     assert logits == pytest.approx(original.eval()(ids).logits[0].tolist(), abs=1e-6)
     info = mlflow.models.get_model_info(f"models:/fast-electra/{made['version']}")
@@ -133,15 +136,12 @@ def test_a_main_model_that_is_no_detector_is_registered_as_what_it_is(
         {**config, "method": "mlm"}, folder=masked_lm, run_id=run_id, tags=tags, metrics=metrics
     )
 
-    assert made["aliases"] == ["challenger", "champion"]
-    pipeline = mlflow.transformers.load_model("models:/fast-electra@champion")
+    pipeline = mlflow.transformers.load_model("models:/fast-electra/1")
     assert isinstance(pipeline.model, transformers.ElectraForMaskedLM)
-    answer = mlflow.pyfunc.load_model("models:/fast-electra@champion").predict(["the [MASK] sat"])
+    answer = mlflow.pyfunc.load_model("models:/fast-electra/1").predict(["the [MASK] sat"])
     assert answer[0] in VOCABULARY
     version = client().get_model_version("fast-electra", made["version"])
-    assert {name: version.tags[name] for name in register.SCHEDULE_TAGS} == dict.fromkeys(
-        register.SCHEDULE_TAGS, "not used"
-    )
+    assert {name: version.tags[name] for name in SCHEDULE_TAGS} == dict.fromkeys(SCHEDULE_TAGS, "not used")
     assert version.description.startswith(
         "A text encoder pre-trained by masked language modelling (BERT). A pipeline fi"
     )
@@ -188,14 +188,14 @@ def test_a_version_leads_to_its_run_its_metrics_and_its_lineage(
     config: dict[str, Any], run_id: str, discriminator: Path
 ) -> None:
     tracking.log_metrics(run_id, [{"step": 10, "rtd_auc": 0.5}, {"step": 20, "rtd_auc": 0.75}])
-    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": {**LINEAGE, **SUITE}}
+    what: dict[str, Any] = {"folder": discriminator, "run_id": run_id, "tags": LINEAGE}
     made = register.register_discriminator(config, metrics={"glue.average": 0.5, "rtd_auc": 0.75}, **what)
 
     version = client().get_model_version("fast-electra", made["version"])
     assert version.run_id == run_id
-    for name in register.LINEAGE_TAGS:
+    for name in LINEAGE_TAGS:
         assert version.tags[name] == LINEAGE[name]
-    schedule = {name: version.tags[name] for name in register.SCHEDULE_TAGS}
+    schedule = {name: version.tags[name] for name in SCHEDULE_TAGS}
     assert schedule == {
         "schedule": "exponential",
         "temperature_start": "2.0",
@@ -298,67 +298,21 @@ def test_an_auxiliary_with_weights_that_are_not_finite_gets_no_alias(
     assert (made["aliases"], made["reason"]) == ([], "no alias: weights are not finite")
 
 
-def test_a_champion_whose_step_is_done_again_stays_champion_and_keeps_its_reason(
-    config: dict[str, Any], discriminator: Path
+def test_a_retried_step_does_not_take_the_alias_back_from_a_later_auxiliary(
+    config: dict[str, Any], masked_lm: Path
 ) -> None:
-    run_id = new_run(config)
-    made = [
-        register.register_discriminator(
-            config,
-            folder=discriminator,
-            run_id=run_id,
-            tags={**LINEAGE, **SUITE, "mlflow.parent_run_id": "p"},
-            metrics={"glue.average": 0.6},
-        )
-        for _ in range(2)
-    ]
-    assert [each["version"] for each in made] == [made[0]["version"]] * 2
-    assert [(each["aliases"], each["reason"]) for each in made] == [
-        (["challenger", "champion"], "champion: there was none")
-    ] * 2
+    first = new_run(config)
+    for run_id in (first, new_run(config), first):
+        register.register_auxiliary(config, folder=masked_lm, run_id=run_id, tags={}, metrics=BETTER)
+
+    assert tracking.aliases("fast-electra-auxiliary") == {"champion": "2"}
 
 
-def test_a_higher_average_on_the_same_suite_takes_the_championship(config: dict[str, Any], discriminator: Path) -> None:
-    reasons = []
-    for average in (0.60, 0.60, 0.59, 0.61):
-        made = register.register_discriminator(
-            config,
-            folder=discriminator,
-            run_id=new_run(config),
-            tags={**LINEAGE, **SUITE},
-            metrics={"glue.average": average},
-        )
-        reasons.append(made["reason"])
+def test_a_registered_main_model_has_no_alias_yet(config: dict[str, Any], run_id: str, discriminator: Path) -> None:
+    made = register.register_discriminator(config, folder=discriminator, run_id=run_id, tags=LINEAGE, metrics={})
 
-    assert tracking.aliases("fast-electra") == {"champion": "4", "challenger": "4"}
-    assert reasons == [
-        "champion: there was none",
-        "challenger: glue.average 0.6000 is not above 0.6000 of the champion, version 1",
-        "challenger: glue.average 0.5900 is not above 0.6000 of the champion, version 1",
-        "champion: glue.average 0.6100 is above 0.6000 of the champion, version 1",
-    ]
-    assert tracking.model_version_info("models:/fast-electra@champion")["tags"]["promotion.reason"] == reasons[3]
-
-
-@pytest.mark.parametrize(
-    ("suite", "metrics", "reason"),
-    [
-        ("glue:cola:9999", {"glue.average": 0.9}, "scored on sample:cola,rte:0123, this on glue:cola:9999"),
-        ("sample:cola,rte:0123", {}, "glue.average is not known for both"),
-    ],
-)
-def test_scores_that_cannot_be_compared_leave_the_champion_alone(
-    config: dict[str, Any], discriminator: Path, suite: str, metrics: dict[str, float], reason: str
-) -> None:
-    what: dict[str, Any] = {"folder": discriminator}
-    register.register_discriminator(
-        config, run_id=new_run(config), tags={**LINEAGE, **SUITE}, metrics={"glue.average": 0.5}, **what
-    )
-    tags = {**LINEAGE, "glue.suite": suite}
-    made = register.register_discriminator(config, run_id=new_run(config), tags=tags, metrics=metrics, **what)
-
-    assert tracking.aliases("fast-electra") == {"champion": "1", "challenger": "2"}
-    assert reason in made["reason"]
+    assert tracking.aliases("fast-electra") == {}
+    assert "promotion.reason" not in tracking.model_version_info(f"models:/fast-electra/{made['version']}")["tags"]
 
 
 def break_one_weight(folder: Path, destination: Path) -> Path:
@@ -369,18 +323,6 @@ def break_one_weight(folder: Path, destination: Path) -> Path:
     next(iter(weights.values())).view(-1)[0] = float("inf")
     save_file(weights, destination / "model.safetensors", metadata={"format": "pt"})
     return destination
-
-
-def test_a_model_that_fails_a_gate_is_registered_without_alias_and_says_why(
-    config: dict[str, Any], run_id: str, discriminator: Path, tmp_path: Path
-) -> None:
-    tags = {name: value for name, value in LINEAGE.items() if name != "corpus.digest"} | {"code.git_sha": ""}
-    folder = break_one_weight(discriminator, tmp_path / "broken")
-    made = register.register_discriminator(config, folder=folder, run_id=run_id, tags=tags, metrics={})
-
-    expected = "no alias: tags missing: code.git_sha, corpus.digest; weights are not finite"
-    assert (made["aliases"], made["reason"]) == ([], expected)
-    assert tracking.aliases("fast-electra") == {}
 
 
 # Fetching a version

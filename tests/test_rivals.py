@@ -14,9 +14,10 @@ from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.method_knobs import METHODS, MODEL_FREE
 from fast_electra_core.methods import Batch
-from steps import lifecycle, planning, register, scoring
+from steps import delivery, lifecycle, planning, scoring
 from steps.auxiliary import load_masked_lm
 from steps.config import resolve_pretrain
+from steps.gates import SCHEDULE_TAGS
 from steps.pretrain import _start_main_model
 from steps.store import Store
 
@@ -24,7 +25,8 @@ from steps.store import Store
 RIVALS = [method for method in METHODS if method not in ("fast_electra", "uniform", "unigram")]
 NUM_STEPS = 4
 GIVEN = {
-    "preset": "tiny", "corpus": "text.txt", "heldout_fraction": 0.1, "store": "store", "num_steps": NUM_STEPS,
+    "preset": "tiny", "corpus": "text.txt", "heldout_fraction": 0.1, "store": "store", "corpus_licence": "CC0-1.0",
+    "num_steps": NUM_STEPS,
     "tracking_uri": "sqlite:///mlflow.db", "auxiliary": "auxiliary", "embedding_size": 8, "tasks": "rte", "seeds": 1,
     "finetune_max_examples": 8, "untrained_baseline": False, "test_predictions": False,
 }  # fmt: skip
@@ -69,8 +71,9 @@ def run(method: str, monkeypatch: pytest.MonkeyPatch) -> Ran:
     packs = scoring.list_packs(plan)
     results = [result for pack in packs for result in scoring.finetune(plan, trained["key"], pack)]
     scores, _ = scoring.gather_scores(plan, results)
-    version = lifecycle.register_discriminator(plan, text, frozen, trained, scores, pathspec=f"PretrainFlow/{method}/1")
-    table, page = lifecycle.close_pretrain(plan, text, scored, frozen, trained, scores, version)
+    version = delivery.register_discriminator(plan, text, frozen, trained, scores, pathspec=f"PretrainFlow/{method}/1")
+    version = delivery.promote(plan, scores, version)
+    table, page = delivery.close_pretrain(plan, text, scored, frozen, trained, scores, version)
     monkeypatch.undo()
     return Ran(plan, text, frozen, trained, scores, version, table, page, batches)
 
@@ -143,8 +146,9 @@ def test_the_registered_version_says_how_it_was_made_and_what_the_auxiliary_was_
     assert version.tags["method"] == method
     assert version.tags["auxiliary.role"] == f"gives the tokenizer{shape}"
     assert version.tags["corruption"] == ("none" if method == "mlm" else "online")
-    assert {version.tags[name] for name in register.SCHEDULE_TAGS} == {"not used"}
-    assert "tags missing" not in version.tags["promotion.reason"]
+    assert {version.tags[name] for name in SCHEDULE_TAGS} == {"not used"}
+    assert version.tags["gate.lineage"].startswith("pass: ")
+    assert version.tags["gate.replay"].startswith("pass: fine-tuned again from the registry, seed 0: rte accuracy ")
     parent = client().get_run(runs[method].plan["mlflow_run_id"])
     assert parent.info.status == "FINISHED"
     assert client().get_run(version.run_id).data.tags["auxiliary.role"] == version.tags["auxiliary.role"]

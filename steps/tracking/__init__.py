@@ -5,11 +5,14 @@ or any function that takes a tracking_uri), after which a run id is all that is 
 resumed step does again leaves one run, one value per metric and step, and one model version.
 """
 
+from steps.tracking.champions import CHAMPION, Throne, claim, throne
 from steps.tracking.connection import check_server, connect
 from steps.tracking.metrics import MetricsLogger, log_metrics
 from steps.tracking.registry import (
     aliases,
+    amend_texts,
     download_model,
+    missing_of_signature,
     model_version_info,
     register_model,
     set_alias,
@@ -34,11 +37,15 @@ from steps.tracking.runs import (
 from steps.tracking.versions import find_versions, log_model_input
 
 __all__ = [
+    "CHAMPION",
     "KEY_TAG",
     "MetricsLogger",
+    "Throne",
     "aliases",
+    "amend_texts",
     "check_server",
     "child_run",
+    "claim",
     "connect",
     "download_model",
     "find_child",
@@ -52,6 +59,7 @@ __all__ = [
     "log_metrics",
     "log_model_input",
     "log_text",
+    "missing_of_signature",
     "model_version_info",
     "register_model",
     "reopen",
@@ -60,4 +68,5 @@ __all__ = [
     "set_version_tags",
     "start_child",
     "start_parent",
+    "throne",
 ]

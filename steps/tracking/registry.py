@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from fast_electra_core.errors import AuxiliaryError, TrackingError
 from steps.tracking.connection import ask, connected_uri, create_once, mlflow_client
 from steps.tracking.metrics import send_values, values_at_last_steps
 from steps.tracking.model_files import MODEL_FILES, check_model_folder, copy_model_files, save_transformers_model
+
+CARD = "model_card.md"  # as mlflow.transformers calls it
 
 
 def register_model(
@@ -97,7 +99,7 @@ def model_version_info(uri: str) -> dict[str, Any]:
         raise TrackingError(f"{uri!r} is no registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, wanted = match.groups()
     if not ask("list models", mlflow_client().search_registered_models, f"name='{name}'"):
-        raise _no_such_model(name)
+        raise no_such_model(name)
     known = aliases(name)
     number = wanted if alias is None else known.get(alias)
     found = ask("list model versions", mlflow_client().search_model_versions, f"name='{name}'")
@@ -111,7 +113,8 @@ def model_version_info(uri: str) -> dict[str, Any]:
     raise TrackingError(f"{name} has no {missing}; its aliases: {named}; its versions: {numbers}")
 
 
-def _no_such_model(name: str) -> TrackingError:
+def no_such_model(name: str) -> TrackingError:
+    """The error for a name that no registered model has: it lists those there are."""
     names = sorted(model.name for model in ask("list models", mlflow_client().search_registered_models))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -150,6 +153,40 @@ def download_model(uri: str, destination: Path) -> Path:
                 shutil.copyfile(path, folder / path.name)
         folder.rename(destination)
     return destination
+
+
+def missing_of_signature(address: str) -> list[str]:
+    """What a caller of the version needs to know and its files do not say: inputs, outputs, input example."""
+    import mlflow.models
+
+    info = ask(f"read the signature of {address}", mlflow.models.get_model_info, address)
+    there = {
+        "inputs": info.signature is not None and info.signature.inputs is not None,
+        "outputs": info.signature is not None and info.signature.outputs is not None,
+        "input example": info.saved_input_example_info is not None,
+    }
+    return [what for what, is_there in there.items() if not is_there]
+
+
+def amend_texts(version: Mapping[str, Any], *, card: Callable[[str], str], description: Callable[[str], str]) -> None:
+    """What goes with a version in words, changed: its description, and the model card among its files; where
+    register_model made it, for others have none."""
+    import mlflow.artifacts
+
+    client, name, number = mlflow_client(), version["name"], str(version["version"])
+    old = ask("read a description", client.get_model_version, name, number).description or ""
+    if description(old) != old:
+        ask("describe a version", client.update_model_version, name, number, description(old))
+    if not version["model_id"].startswith("m-"):
+        return
+    old = ask("read a model card", mlflow.artifacts.load_text, f"models:/{name}/{number}/{CARD}")
+    if card(old) == old:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for file, place in ((CARD, None), ("README.md", "model")):
+            path = Path(scratch, file)
+            path.write_text(card(old), encoding="utf-8")
+            ask("store a model card", client.log_model_artifact, version["model_id"], str(path), place)
 
 
 def _upload_model(

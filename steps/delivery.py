@@ -1,0 +1,169 @@
+"""What ends a flow that trains: registering, gates and promotion, the closing words and the report.
+
+As in steps.lifecycle, each is one attempt.
+"""
+
+from collections.abc import Sequence
+
+from fast_electra_core.config import PretrainConfig, TrainingConfig
+from steps import tracking
+from steps.lifecycle import heldout_rows, indices_of
+from steps.trace import (
+    Plain,
+    attempt,
+    auxiliary_tags,
+    connect,
+    corpus_dataset,
+    costs,
+    finish,
+    lineage_tags,
+    method_tags,
+    task_dataset,
+)
+
+
+@attempt
+def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: str) -> Plain:
+    """Register the masked language model; the champion's alias goes to one that beats the unigram model."""
+    from steps.register import register_auxiliary as register
+    from steps.register import training_tags
+
+    store = connect(plan)
+    return register(
+        plan["config"],
+        folder=store.get_folder(trained["key"]),
+        run_id=trained["mlflow_run_id"],
+        tags={
+            **lineage_tags(plan, pathspec),
+            "auxiliary.digest": trained["digest"],
+            "training.num_tokens": trained["num_tokens"],
+            **training_tags(trained["cost"]),
+            "corpus.num_tokens": text["num_train_tokens"],
+        },
+        metrics=trained["scores"],
+        cost=trained,
+    )
+
+
+@attempt
+def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
+    """End the MLflow run; returns the closing words."""
+    from steps import report
+
+    connect(plan)
+    tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
+    finish(plan)
+    return report.closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
+
+
+@attempt
+def register_discriminator(
+    plan: Plain, text: Plain, frozen: Plain, trained: Plain, scores: Plain, *, pathspec: str
+) -> Plain:
+    """Register the main model with its lineage, and as yet without alias: `promote` comes when its task models are
+    registered too."""
+    from steps import score_sheet
+    from steps.promotion import WAIVED_TAG
+    from steps.register import register_discriminator as register
+    from steps.register import training_tags
+
+    store = connect(plan)
+    main = [row for row in scores["rows"] if row["is_main"] and row["pretrained"]]
+    digests = {row["task"]: plan["tasks"][row["task"]]["digest"] for row in main}
+    metrics = {f"{row['task']}.{row['metric']}": row["pretrained"]["mean"] for row in main}
+    datasets = {f"{row['task']}.{row['metric']}": task_dataset(plan, row["task"]) for row in main}
+    datasets |= dict.fromkeys(trained["scores"], corpus_dataset(plan))
+    average = scores["averages"].get("electra")
+    if average is not None:
+        metrics["glue.average"] = average["value"]
+    return register(
+        plan["config"],
+        folder=store.get_folder(trained["key"]),
+        run_id=trained["mlflow_run_id"],
+        tags={
+            **lineage_tags(plan, pathspec),
+            **method_tags(plan),
+            **auxiliary_tags(frozen),
+            **trained["corruption"],
+            **({WAIVED_TAG: plan["config"]["waive_gates"]} if plan["config"]["waive_gates"] else {}),
+            "weights.digest": trained["digest"],
+            "corpus.num_tokens": text["num_train_tokens"],
+            "glue.suite": f"{scores['suite']}:{TrainingConfig.digest_of(digests)}",
+            f"{score_sheet.TAG}{score_sheet.key_of(scores['sheet'])}": plan["mlflow_run_id"],
+            **training_tags(trained["cost"]),
+        },
+        metrics={**metrics, **trained["scores"]},
+        evidence={"scores": scores, "cost": {**trained, **trained["cost"]["flops"]}, "datasets": datasets},
+    )
+
+
+@attempt
+def promote(plan: Plain, scores: Plain, version: Plain) -> Plain:
+    """The registered main model becomes challenger if it passes its gates, and champion by the config's `promote`.
+
+    To be called when its task models are registered (scoring.register_task_models). Returns version with aliases,
+    reason, and gates: [{name, status, reason}]. A decision that an earlier attempt has made stays as it is.
+    """
+    from steps.gates import examine
+    from steps.promotion import Rule, decided, settle
+
+    store, config = connect(plan), PretrainConfig.part_of(plan["config"])
+    info = tracking.model_version_info(f"models:/{version['name']}/{version['version']}")
+    earlier = decided(info)
+    if earlier is not None:
+        return {**version, **earlier}
+    gates = examine(info, scores["sheet"], waived=config.waived_gates(), store=store)
+    return {**version, **settle(info, gates, Rule(config.promote, config.promotion_margin))}
+
+
+@attempt
+def close_pretrain(
+    plan: Plain,
+    text: Plain,
+    candidates: Sequence[Plain],
+    frozen: Plain,
+    trained: Plain,
+    scores: Plain,
+    version: Plain,
+) -> tuple[str, str]:
+    """The closing table for the terminal and the whole report; ends the MLflow run."""
+    from steps import report
+
+    connect(plan)
+    run_id = plan["mlflow_run_id"]
+    suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
+    page = report.final_page(
+        {
+            "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
+            "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
+            "registered": version,
+            "glue": {"scores": scores, "suite_name": suite_name},
+            "training": {
+                "rows": trained["curve"], "config": plan["config"], "heldout": heldout_rows(trained["curve"]),
+            },
+            "candidates": {
+                "candidates": list(candidates),
+                "chosen": indices_of(frozen, candidates),
+                "rule": frozen["rule"],
+            },
+            "cost": trained["cost"],
+            "text": {**plan["corpus"], **text},
+            "lineage": lineage_tags(plan, plan["pathspec"])
+            | method_tags(plan)
+            | auxiliary_tags(frozen)
+            | trained["corruption"],
+        }
+    )  # fmt: skip
+    table = report.closing_table(
+        auxiliary=frozen,
+        heldout=trained["scores"],
+        scores=scores,
+        suite_name=suite_name,
+        cost=trained["cost"],
+        registered=version,
+    )
+    tracking.log_text(run_id, page, "report.html")
+    tracking.log_text(run_id, table, "report.txt")
+    tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **costs(trained)}])
+    finish(plan)
+    return table, page

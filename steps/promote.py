@@ -1,0 +1,88 @@
+"""Look at a registered version's gates again, and make it champion if it beats the present one.
+
+    fast-electra promote models:/fast-electra/7
+    fast-electra promote models:/fast-electra/7 --corpus_licence "CC BY-SA 4.0"     # what a gate has asked for
+    fast-electra promote models:/fast-electra/7 --waive_gates majority:rte         # and keep that with the version
+    fast-electra promote models:/fast-electra/7 --force                            # whatever gates and test say
+
+It becomes challenger if its gates pass, and champion if there is none or a paired test over the seeds says that it is
+better by the margin. Where the two were not scored alike, the answer has the command that scores the champion so.
+Exit code 0: it is champion; 1: it is not; 2: something is to be mended. `fast-electra rollback` undoes a promotion.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.errors import ConfigError
+from fast_electra_core.promotion import check_waivers
+from steps.command import add_tracking_uri
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `fast-electra promote` takes."""
+    parser.add_argument("address", help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    parser.add_argument("--force", action="store_true", help="champion without gates and test; kept with the version")
+    parser.add_argument("--corpus_licence", default="", help="licence of the text; `unstated` to waive it")
+    parser.add_argument(
+        "--waive_gates", default="", help="gates that may fail, as PretrainFlow's; besides those its run has waived"
+    )
+    parser.add_argument(
+        "--promotion_margin", type=float, default=PretrainConfig.promotion_margin,
+        help="mean difference that a better one has at least [%(default)g]",
+    )  # fmt: skip
+    add_tracking_uri(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Promote, print what was found and decided; 0 if the version is champion now, else 1.
+
+    Raises:
+        ConfigError, TrackingError: an argument that cannot be; no such version, or no permission.
+    """
+    from steps import promotion, tracking
+
+    given = [each.strip() for each in arguments.waive_gates.split(",") if each.strip()]
+    check_waivers(given)
+    if arguments.promotion_margin < 0:
+        raise ConfigError(f"promotion_margin must be >= 0, got {arguments.promotion_margin}")
+    tracking.connect(arguments.tracking_uri)
+    version = tracking.model_version_info(arguments.address)
+    if arguments.corpus_licence:
+        version = _with_licence(version, arguments.corpus_licence)
+    settled = promotion.force(version) if arguments.force else _examined(version, given, arguments.promotion_margin)
+    for gate in settled["gates"]:
+        print(f"{gate['name']:<10} {gate['status']:<7} {gate['reason']}")
+    print(f"{settled['name']} version {settled['version']}: {settled['reason']}")
+    return 0 if tracking.CHAMPION in settled["aliases"] else 1
+
+
+def _with_licence(version: Mapping[str, Any], licence: str) -> dict[str, Any]:
+    from fast_electra_core.promotion import UNSTATED
+    from steps import tracking
+    from steps.model_card import with_licence
+    from steps.trace import LICENCE_TAG
+
+    tracking.set_version_tags(version["name"], version["version"], {LICENCE_TAG: licence})
+    if licence != UNSTATED:
+        tracking.amend_texts(
+            version, card=lambda text: with_licence(text, licence), description=lambda text: with_licence(text, licence)
+        )
+    return {**version, "tags": {**version["tags"], LICENCE_TAG: licence}}
+
+
+def _examined(version: dict[str, Any], given: list[str], margin: float) -> dict[str, Any]:
+    from steps import promotion, tracking
+    from steps.gates import examine
+    from steps.store import Store
+
+    before = [each for each in version["tags"].get(promotion.WAIVED_TAG, "").split(",") if each]
+    waived = list(dict.fromkeys([*before, *given]))
+    if given:
+        tags = {promotion.WAIVED_TAG: ",".join(waived)}
+        tracking.set_version_tags(version["name"], version["version"], tags)
+    with tempfile.TemporaryDirectory() as folder:
+        gates = examine(version, promotion.sheet_of(version), waived=waived, store=Store(folder))
+    return promotion.settle(version, gates, promotion.Rule("if_better", margin))

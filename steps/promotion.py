@@ -1,0 +1,208 @@
+"""Who is champion: gates, the paired test against the present champion, and the way back.
+
+A version that passes its gates is `challenger`; it is `champion` too if there is none, or if it beats the present one
+by promotion.judge. Whatever was decided is in the version's tags `gate.NAME` and `promotion.reason`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fast_electra_core.errors import TrackingError
+from fast_electra_core.promotion import GATES, LEVEL, judge
+from steps import score_sheet, task_models, tracking
+from steps.gates import FAIL, Gate
+from steps.model_card import describe_gates, with_gates
+from steps.score_sheet import Sheet
+
+CHALLENGER = "challenger"
+REASON_TAG = "promotion.reason"
+WAIVED_TAG = "gates.waived"
+"""What PretrainFlow's waive_gates was, for those who look at the gates again."""
+_PARENT_TAG = "mlflow.parent_run_id"
+_logger = logging.getLogger(__name__)
+Plain = dict[str, Any]
+
+
+class Rule(NamedTuple):
+    """How the alias champion is given: the fields `promote` and `promotion_margin` of PretrainConfig."""
+
+    promote: str
+    margin: float
+
+
+def decided(version: Mapping[str, Any]) -> Plain | None:
+    """What `settle` returned of a version (model_version_info) when it was decided; None if it has not been."""
+    tags = version["tags"]
+    if REASON_TAG not in tags:
+        return None
+    return {**version, "reason": tags[REASON_TAG], "gates": [gate._asdict() for gate in _gates_of(tags)]}
+
+
+def settle(version: Plain, gates: Sequence[Gate], rule: Rule) -> Plain:
+    """The version (model_version_info) has the aliases and tags that its gates and the champion's rule give it;
+    returns it with aliases, reason and gates.
+
+    Several may do so at once: each decides anew when another has become champion meanwhile, and says so.
+
+    Raises:
+        TrackingError: the server does not answer, or refuses.
+    """
+    name, number = version["name"], str(version["version"])
+    tracking.set_version_tags(name, number, {f"gate.{gate.name}": gate.tag for gate in gates})
+    tracking.amend_texts(
+        version, card=lambda text: with_gates(text, gates), description=lambda text: describe_gates(text, gates)
+    )
+    failed = [gate for gate in gates if gate.status == FAIL]
+    if failed:
+        how_to = f"To waive it: fast-electra promote models:/{name}/{number} --waive_gates {_waivers(failed)}"
+        reason = f"no alias: {'; '.join(f'gate {gate.name}: {gate.reason}' for gate in failed)}. {how_to}"
+    else:
+        tracking.set_alias(name, CHALLENGER, number)
+        reason = _contend(version, rule)
+    return _settled(version, reason, gates)
+
+
+def force(version: Plain) -> Plain:
+    """The version is champion, whatever its gates and the test say; likewise returned. What its gates showed stays."""
+    name, number = version["name"], str(version["version"])
+    gates = _gates_of(version["tags"])
+    failed = [gate.name for gate in gates if gate.status == FAIL]
+    while True:
+        seen = tracking.throne(name)
+        if seen.champion == number or tracking.claim(seen, number, "promoted"):
+            break
+    against = f", against the gates {', '.join(failed)}" if failed else ""
+    after = f", after version {seen.champion}" if seen.champion not in (None, number) else ""
+    return _settled(version, f"{tracking.CHAMPION}: by force{against}{after}", gates)
+
+
+def rollback(name: str) -> tuple[str, str]:
+    """The champion before the present one is champion again; returns the numbers of the version that went and of the
+    one that came.
+
+    Raises:
+        TrackingError: there is no champion, or none before it, or that one has been deleted.
+    """
+    while True:
+        seen = tracking.throne(name)
+        gone, back = seen.champion, seen.before()
+        if gone is None:
+            raise TrackingError(f"{name} has no champion to go back from; `fast-electra promote` makes one")
+        if back is None:
+            raise TrackingError(
+                f"{name} had no champion before version {gone}. To put another in its place: "
+                f"fast-electra promote models:/{name}/VERSION --force"
+            )
+        try:
+            tracking.model_version_info(f"models:/{name}/{back}")
+        except TrackingError as error:
+            raise TrackingError(
+                f"version {back} of {name}, champion before version {gone}, is gone ({error}); put another in its "
+                f"place: fast-electra promote models:/{name}/VERSION --force"
+            ) from error
+        if tracking.claim(seen, back, "restored"):
+            break
+        _logger.info("another champion was made meanwhile; looking again")
+    tracking.set_version_tags(name, gone, {REASON_TAG: f"rolled back: version {back} is champion again"})
+    tracking.set_version_tags(name, back, {REASON_TAG: f"champion again: version {gone} was rolled back"})
+    task_models.follow(name)
+    return gone, back
+
+
+def sheet_of(version: Mapping[str, Any]) -> Sheet | None:
+    """The version's own scores, those of the run that made it; failing that, any that EvaluateFlow has added."""
+    tags = version["tags"]
+    runs = _sheet_runs(tags)
+    if not runs:
+        return None
+    own = tags.get(_PARENT_TAG)
+    run_id = own if own in runs.values() else sorted(runs.items())[0][1]
+    return _read(run_id)
+
+
+def compare(version: Mapping[str, Any], champion: Mapping[str, Any], margin: float) -> tuple[bool, str]:
+    """Whether the version beats the champion, and why, in words with the numbers."""
+    number = champion["version"]
+    ours, theirs = _sheet_runs(version["tags"]), _sheet_runs(champion["tags"])
+    shared = sorted(set(ours) & set(theirs))
+    if shared:
+        own = [key for key in shared if ours[key] == version["tags"].get(_PARENT_TAG)]
+        key = (own or shared)[0]
+        sheets = _read(ours[key]), _read(theirs[key])
+        verdict = judge(*(score_sheet.values_of(each) for each in sheets), margin=margin)
+        wanted = "" if verdict.is_better else f"; needed: p < {LEVEL:g} and at least {margin:+g}"
+        return verdict.is_better, f"against version {number}: {verdict.reason}{wanted}"
+    return False, f"not comparable with version {number}: {_why_not(version, champion)}"
+
+
+def _why_not(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
+    """Why two versions share no scores, and the commands after which they do."""
+    ours, theirs = sheet_of(version), sheet_of(champion)
+    again = f"fast-electra promote models:/{version['name']}/{version['version']}"
+    if ours is None:
+        return f"this version has no scores; score both by flows/evaluate_flow.py, then: {again}"
+    evaluation = score_sheet.evaluation_command(ours, f"models:/{champion['name']}/{champion['version']}")
+    why = "that one has no scores" if theirs is None else score_sheet.difference(ours, theirs)
+    return f"{why}. To compare: {evaluation}; then: {again}"
+
+
+def _contend(version: Plain, rule: Rule) -> str:
+    """The version is champion if it may be; the reason starts with what it is."""
+    name, number = version["name"], str(version["version"])
+    if rule.promote == "never":
+        return f"{CHALLENGER}: promote never"
+    lost = ""
+    while True:
+        seen = tracking.throne(name)
+        if seen.champion == number:
+            return f"{tracking.CHAMPION}: it is already"
+        if seen.champion is None:
+            wins, why = True, "there was none"
+        else:
+            champion = tracking.model_version_info(f"models:/{name}/{seen.champion}")
+            wins, why = compare(version, champion, rule.margin)
+            if rule.promote == "always":
+                wins, why = True, f"promote always; {why}"
+        if not wins:
+            return f"{CHALLENGER}: {lost}{why}"
+        if tracking.claim(seen, number, "promoted"):
+            return f"{tracking.CHAMPION}: {lost}{why}"
+        lost = f"another run made its model champion at the same moment ({why}); decided again: "
+        _logger.warning("version %s of %s: %s", number, name, lost)
+
+
+def _settled(version: Plain, reason: str, gates: Sequence[Gate]) -> Plain:
+    name, number = version["name"], str(version["version"])
+    tracking.set_version_tags(name, number, {REASON_TAG: reason})
+    task_models.follow(name)
+    aliases = tracking.model_version_info(f"models:/{name}/{number}")["aliases"]
+    _logger.info("%s version %s: %s", name, number, reason)
+    return {**version, "aliases": aliases, "reason": reason, "gates": [gate._asdict() for gate in gates]}
+
+
+def _waivers(failed: Sequence[Gate]) -> str:
+    return ",".join(gate.name for gate in failed)
+
+
+def _gates_of(tags: Mapping[str, str]) -> list[Gate]:
+    return [Gate(name, *tags[f"gate.{name}"].split(": ", 1)) for name in GATES if f"gate.{name}" in tags]
+
+
+def _sheet_runs(tags: Mapping[str, str]) -> dict[str, str]:
+    """Key of a sheet -> the run that holds it."""
+    return {tag.removeprefix(score_sheet.TAG): run for tag, run in tags.items() if tag.startswith(score_sheet.TAG)}
+
+
+def _read(run_id: str) -> Sheet:
+    """
+    Raises:
+        TrackingError: the run, or its scores, are gone.
+    """
+    found = tracking.load_dict(run_id, "scores.json")
+    if found is None or "sheet" not in found:
+        raise TrackingError(
+            f"the MLflow run {run_id} has no scores.json with a score sheet any more; score its model again"
+        )
+    sheet: Sheet = found["sheet"]
+    return sheet

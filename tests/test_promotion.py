@@ -1,0 +1,309 @@
+"""Claims about steps/promotion.py and the commands promote and rollback, on one real SQLite registry."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_toys import NAME, Registry, client, sheet_of
+
+from fast_electra_core.errors import TrackingError
+from steps import promotion, tracking
+from steps.command import main
+from steps.gates import Gate
+from steps.promotion import Rule
+from steps.tracking import champions
+
+GATES = [Gate("finite", "pass", "every weight is finite"), Gate("majority", "waived", "rte 0.480 (waive_gates)")]
+IF_BETTER = Rule("if_better", 0.005)
+OLD = {"rte": {0: 0.60, 1: 0.61, 2: 0.62}}
+BETTER = {"rte": {0: 0.64, 1: 0.66, 2: 0.66}}
+"""Differences 0.04, 0.05, 0.04: mean 0.0433, error 0.0033, t = 13."""
+LIKE_OLD = {"rte": {0: 0.61, 1: 0.60, 2: 0.62}}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    return uri
+
+
+@pytest.fixture(scope="module")
+def made(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(uri, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def registry(made: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """No version, no ledger, and no patience with aliases that were set by hand."""
+    monkeypatch.setattr(champions, "WAIT_SECONDS", 0.0)
+    client().delete_registered_model(NAME)
+    client().create_registered_model(NAME)
+    yield made
+    ledger = champions._find_ledger(NAME)
+    if ledger:
+        client().delete_run(ledger)
+
+
+def settled(version: dict[str, Any], rule: Rule = IF_BETTER, gates: list[Gate] = GATES) -> dict[str, Any]:
+    return promotion.settle(version, gates, rule)
+
+
+def tag(version: dict[str, Any], name: str = "promotion.reason") -> str:
+    return str(client().get_model_version(NAME, version["version"]).tags[name])
+
+
+def test_the_first_version_that_passes_its_gates_is_champion(registry: Registry) -> None:
+    version = registry.version(OLD)
+    found = settled(version)
+    assert found["aliases"] == ["challenger", "champion"]
+    assert found["reason"] == tag(version) == "champion: there was none"
+    assert tag(version, "gate.majority") == "waived: rte 0.480 (waive_gates)"
+    assert found["gates"][0] == {"name": "finite", "status": "pass", "reason": "every weight is finite"}
+
+
+def test_a_version_that_fails_a_gate_is_left_without_alias_and_says_how_to_waive_it(registry: Registry) -> None:
+    version = registry.version(OLD)
+    found = settled(version, gates=[Gate("licence", "fail", "not stated"), Gate("finite", "pass", "fine")])
+    assert found["aliases"] == []
+    assert tracking.aliases(NAME) == {}
+    assert tag(version) == (
+        "no alias: gate licence: not stated. To waive it: fast-electra promote models:/fast-electra/1 --waive_gates "
+        "licence"
+    )
+
+
+def test_a_better_version_takes_the_championship_and_the_reason_has_the_numbers(registry: Registry) -> None:
+    settled(registry.version(OLD))
+    found = settled(registry.version(BETTER))
+    assert found["aliases"] == ["challenger", "champion"]
+    assert found["reason"] == (
+        "champion: against version 1: mean difference +0.0433 (90 % interval +0.0336 to +0.0531), p = 0.0029, "
+        "n = 3 seeds over rte"
+    )
+
+
+def test_a_version_that_is_not_better_stays_challenger_and_the_reason_has_the_numbers(registry: Registry) -> None:
+    settled(registry.version(OLD))
+    found = settled(registry.version(LIKE_OLD))
+    assert tracking.aliases(NAME) == {"champion": "1", "challenger": "2"}
+    assert found["reason"].startswith("challenger: against version 1: mean difference +0.0000 (90 % interval -0.0169")
+    assert found["reason"].endswith("p = 0.5, n = 3 seeds over rte; needed: p < 0.05 and at least +0.005")
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "champion", "reason"),
+    [
+        (Rule("never", 0.005), BETTER, "1", "challenger: promote never"),
+        (Rule("always", 0.005), LIKE_OLD, "2", "champion: promote always; against version 1: mean difference +0.0000"),
+        (Rule("if_better", 0.05), BETTER, "1", "challenger: against version 1: mean difference +0.0433"),
+    ],
+)
+def test_the_rule_can_be_chosen(
+    registry: Registry, rule: Rule, scores: dict[str, dict[int, float]], champion: str, reason: str
+) -> None:
+    settled(registry.version(OLD))
+    found = settled(registry.version(scores), rule)
+    assert found["reason"].startswith(reason)
+    assert tracking.aliases(NAME)["champion"] == champion
+
+
+def test_scores_that_were_made_otherwise_are_not_compared_until_an_evaluation_makes_them_comparable(
+    registry: Registry,
+) -> None:
+    settled(registry.version({"rte": {0: 0.6, 1: 0.6}}))
+    version = registry.version(BETTER)
+    found = settled(version)
+    assert found["reason"] == (
+        "challenger: not comparable with version 1: rte has seeds 0, 1, 2, for that one 0, 1. To compare: "
+        "python flows/evaluate_flow.py run --model models:/fast-electra/1 --tasks rte --seeds 2; then: "
+        "fast-electra promote models:/fast-electra/2"
+    )
+    evaluation = registry.new_run()
+    tracking.set_version_tags(NAME, "1", registry.scored(evaluation, sheet_of(OLD)))  # as EvaluateFlow ends
+    again = settled(tracking.model_version_info(f"models:/{NAME}/2"))
+    assert again["reason"].startswith("champion: against version 1: mean difference +0.0433")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "protocol", "why"),
+    [
+        ({"cola": {0: 0.5, 1: 0.5}}, {}, "scored on rte, that one on cola"),
+        ({"rte": {0: 0.5, 1: 0.5}}, {"finetune_epochs": 2.0}, "finetune_epochs is None, for that one 2.0"),
+    ],
+)
+def test_what_differs_between_two_scorings_is_named(
+    theirs: dict[str, dict[int, float]], protocol: dict[str, Any], why: str
+) -> None:
+    from steps.score_sheet import difference
+
+    assert difference(sheet_of({"rte": {0: 0.5, 1: 0.5}}), sheet_of(theirs, **protocol)) == why
+
+
+def test_the_command_that_makes_scores_comparable_is_taken_by_evaluate_flow() -> None:
+    import shlex
+
+    from steps.config import resolve_evaluate
+    from steps.score_sheet import evaluation_command, scoring_config
+
+    sheet = sheet_of(OLD, finetune_epochs=2.0, finetune_recipe="modernbert", best_epoch=True, finetune_max_length=64)
+    words = shlex.split(evaluation_command(sheet, "models:/m/1"))[3:]
+    given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    kinds = {"finetune_epochs": float, "finetune_max_length": int, "seeds": int, "best_epoch": bool}
+    resolved = resolve_evaluate({name: kinds.get(name, str)(value) for name, value in given.items()})
+    wanted = scoring_config(sheet)
+    for name in ("tasks", "seeds", *sheet["protocol"]):
+        assert getattr(resolved, name) == getattr(wanted, name), name
+
+
+def test_gates_are_in_the_model_card_and_the_description_once(registry: Registry) -> None:
+    import mlflow.artifacts
+
+    version = registry.version(OLD)
+    settled(version)
+    settled(version)
+    for file in ("model_card.md", "model/README.md"):
+        card = mlflow.artifacts.load_text(f"models:/{NAME}/1/{file}")
+        assert card.count("## Gates") == 1
+        assert card.index("| majority | waived: rte 0.480 (waive_gates) |") < card.index("## Made from")
+    assert client().get_model_version(NAME, version["version"]).description == "Gates: finite pass, majority waived."
+
+
+# Doing it again
+
+
+def test_a_decision_is_found_again_by_a_retried_step(registry: Registry) -> None:
+    version = registry.version(OLD)
+    assert promotion.decided(version) is None
+    first = settled(version)
+    again = promotion.decided(tracking.model_version_info(f"models:/{NAME}/1"))
+    assert again is not None
+    assert {name: again[name] for name in ("aliases", "reason", "gates")} == {
+        name: first[name] for name in ("aliases", "reason", "gates")
+    }
+
+
+def test_a_champion_that_was_cut_off_before_its_reason_was_written_is_not_entered_twice(registry: Registry) -> None:
+    version = registry.version(OLD)
+    settled(version)
+    client().delete_model_version_tag(NAME, "1", "promotion.reason")
+    found = settled(version)
+    assert found["reason"] == "champion: it is already"
+    assert [entry.version for entry in champions.throne(NAME).entries] == ["1"]
+
+
+# Commands
+
+
+def promote(registry: Registry, *words: str) -> int:
+    return main(["promote", *words, "--tracking_uri", registry.uri])
+
+
+def rollback(registry: Registry, *words: str) -> int:
+    return main(["rollback", *words, "--tracking_uri", registry.uri])
+
+
+def test_force_makes_champion_whatever_the_gates_say_and_keeps_that(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settled(registry.version(OLD))
+    settled(registry.version(LIKE_OLD), gates=[Gate("licence", "fail", "not stated")])
+    assert promote(registry, f"models:/{NAME}/2", "--force") == 0
+    assert tracking.aliases(NAME)["champion"] == "2"
+    said = "champion: by force, against the gates licence, after version 1"
+    assert tag({"version": "2"}) == said
+    assert f"fast-electra version 2: {said}" in capsys.readouterr().out
+
+
+def test_promote_looks_at_the_gates_again_with_what_was_missing(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = registry.version({"rte": {0: 0.4, 1: 0.4}}, **{"corpus.licence": ""})
+    assert promote(registry, f"models:/{NAME}/{version['version']}", "--waive_gates", "replay") == 1
+    shown = capsys.readouterr().out
+    assert "majority   fail    rte 0.400, not above 0.500" in shown
+    assert "licence    fail    the licence of the text is not stated" in shown
+    assert "lineage    pass" in shown
+    words = ("--waive_gates", "majority:rte", "--corpus_licence", "CC BY-SA 4.0")
+    assert promote(registry, f"models:/{NAME}/1", *words) == 0  # the waiver of replay was kept
+    shown = capsys.readouterr().out
+    assert "majority   waived  rte 0.400, not above 0.500 (waive_gates)" in shown
+    assert "licence    pass    CC BY-SA 4.0" in shown
+    assert tracking.aliases(NAME)["champion"] == "1"
+    assert tag(version, "gates.waived") == "replay,majority:rte"
+
+
+def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.version(OLD)
+    for words, message in [
+        (("models:/fast-electra/9",), "fast-electra has no version 9; its aliases: none; its versions: 1"),
+        (("models:/fast-electra@x",), "fast-electra has no alias 'x'"),
+        (("models:/fast-electra/1", "--waive_gates", "licences"), "waive_gates must be one of finite, majority"),
+        (("models:/fast-electra/1", "--promotion_margin", "-1"), "promotion_margin must be >= 0, got -1"),
+    ]:
+        assert promote(registry, *words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_rollback_goes_back_one_champion_at_a_time_and_promotion_goes_on_from_there(registry: Registry) -> None:
+    for _ in range(3):
+        version = registry.version(OLD)
+        promotion.force(version)
+    assert rollback(registry) == 0
+    assert tracking.aliases(NAME)["champion"] == "2"
+    assert tag({"version": "3"}) == "rolled back: version 2 is champion again"
+    assert tag({"version": "2"}) == "champion again: version 3 was rolled back"
+    assert rollback(registry) == 0
+    assert tracking.aliases(NAME)["champion"] == "1"
+    promotion.force(tracking.model_version_info(f"models:/{NAME}/3"))
+    assert rollback(registry) == 0
+    assert tracking.aliases(NAME)["champion"] == "1"
+
+
+def test_rollback_says_where_there_is_nothing_to_go_back_to(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = registry.version(OLD)
+    assert rollback(registry) == 2
+    assert "fast-electra has no champion to go back from" in capsys.readouterr().err
+    settled(version)
+    assert rollback(registry) == 2
+    assert "fast-electra had no champion before version 1." in capsys.readouterr().err
+    promotion.force(registry.version(OLD))
+    client().delete_model_version(NAME, "1")
+    assert rollback(registry) == 2
+    assert "version 1 of fast-electra, champion before version 2, is gone" in capsys.readouterr().err
+    assert rollback(registry, "nothing") == 2
+    assert "no registered model 'nothing'" in capsys.readouterr().err
+    assert tracking.aliases(NAME)["champion"] == "2"
+
+
+def test_a_champion_that_was_set_by_hand_is_taken_as_it_is_and_can_be_gone_back_from(registry: Registry) -> None:
+    settled(registry.version(OLD))
+    registry.version(OLD)
+    tracking.set_alias(NAME, "champion", "2")
+    found = settled(registry.version(BETTER))
+    assert found["reason"].startswith("champion: against version 2:")
+    assert [(entry.version, entry.how) for entry in champions.throne(NAME).entries] == [
+        ("1", "promoted"), ("2", "found"), ("3", "promoted"),
+    ]  # fmt: skip
+    assert promotion.rollback(NAME) == ("3", "2")
+
+
+def test_scores_that_are_gone_are_said_to_be_gone(registry: Registry) -> None:
+    first = registry.version(OLD)
+    settled(first)
+    version = registry.version(BETTER)
+    tags = {name: "0" * 32 for name in first["tags"] if name.startswith("scores.")}
+    tracking.set_version_tags(NAME, "1", tags)
+    with pytest.raises(TrackingError, match=r"0{32}"):
+        settled(version)
+
+
+def test_the_history_is_a_run_that_says_what_it_is(registry: Registry, tmp_path: Path) -> None:
+    settled(registry.version(OLD))
+    run = client().get_run(champions.throne(NAME).ledger)
+    assert run.info.run_name == "champions of fast-electra"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["champion.0001"].startswith("1 promoted 20")
