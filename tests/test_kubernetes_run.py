@@ -1,0 +1,136 @@
+"""A whole flow on Kubernetes: the profile's pods run as processes under a double of the API server, data in S3."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+from conftest import ROOT, TEXT, Workspace
+from kubernetes_api import NAMESPACE, Cluster, running
+
+pytestmark = pytest.mark.slow
+BUCKET = "on-kubernetes"
+KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class OnKubernetes(NamedTuple):
+    workspace: Workspace
+    cluster: Cluster
+    client: Any
+    """S3."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a user sets, once, to run flows on this cluster."""
+        return {
+            **KEYS,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "KUBECONFIG": self.cluster.kubeconfig(),
+            "METAFLOW_DEFAULT_DATASTORE": "s3",
+            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{BUCKET}/metaflow",
+            "METAFLOW_DATATOOLS_S3ROOT": f"s3://{BUCKET}/data",
+            "METAFLOW_S3_ENDPOINT_URL": self.client.meta.endpoint_url,
+            "METAFLOW_S3_WORKER_COUNT": "2",
+            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
+            "METAFLOW_KUBERNETES_CONTAINER_REGISTRY": "registry.test",
+        }
+
+
+def image() -> dict[str, str]:
+    """The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters here."""
+    folders = (str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")
+    settings = {"METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    return {"PATH": os.pathsep.join(folders), **settings, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def on_kubernetes(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnKubernetes]:
+    workspace = Workspace(tmp_path_factory.mktemp("kubernetes"))
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **keys)
+    client.create_bucket(Bucket=BUCKET)
+    client.upload_file(str(workspace.folder / "text.txt"), BUCKET, "corpus/text.txt")
+    with running(Cluster(tmp_path_factory.mktemp("cluster"), image=image())) as cluster:
+        cluster.secrets["fast-electra"] = dict(KEYS)
+        cluster.service_accounts.add("fast-electra")
+        yield OnKubernetes(workspace, cluster, client)
+    client.close()
+
+
+class Run(NamedTuple):
+    output: str
+    jobs: dict[str, dict[str, Any]]
+    """The Jobs by step."""
+    data: Any
+    """Metaflow's run."""
+
+
+@pytest.fixture(scope="module")
+def auxiliary(on_kubernetes: OnKubernetes) -> Run:
+    """AuxiliaryFlow with the profile kubernetes, from the command line to the registered model."""
+    workspace, cluster = on_kubernetes.workspace, on_kubernetes.cluster
+    profile = ROOT / "infra" / "profiles" / "kubernetes.json"
+    places = ("--store", f"s3://{BUCKET}/store", "--tracking_uri", f"sqlite:///{workspace.folder}/mlflow.db")
+    output = workspace.run(
+        "auxiliary_flow.py", "--config", "profile", str(profile),
+        "run", *TEXT, "--corpus", f"s3://{BUCKET}/corpus", *places, "--num_steps", "10",
+        **on_kubernetes.environment,
+    )  # fmt: skip
+    jobs = {job["metadata"]["annotations"]["metaflow/step_name"]: job for job in cluster.jobs.values()}
+    return Run(output, jobs, workspace)
+
+
+def test_a_flow_with_a_profile_runs_whole_in_pods(auxiliary: Run, on_kubernetes: OnKubernetes) -> None:
+    assert set(auxiliary.jobs) == {"start", "tokenize", "train", "register", "end"}
+    assert all(pod.phase == "Succeeded" for pod in on_kubernetes.cluster.pods.values())
+    assert "fast-electra-auxiliary 1" in auxiliary.output
+    assert on_kubernetes.cluster.unknown == []
+
+
+def test_each_pod_is_what_the_profile_says_of_its_kind(auxiliary: Run) -> None:
+    said = json.loads((ROOT / "infra" / "profiles" / "kubernetes.json").read_text())["steps"]
+    for step, kind in {"start": "light", "tokenize": "tokenize", "train": "pretrain"}.items():
+        pod = auxiliary.jobs[step]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        limits = container["resources"]["limits"]
+        assert (limits["cpu"], limits["memory"]) == (str(said[kind]["cpu"]), f"{said[kind]['memory']}M")
+        assert limits.get("nvidia.com/gpu") == {"light": None, "tokenize": None, "pretrain": "1"}[kind]
+        assert pod["nodeSelector"] == said[kind]["node_selector"]
+        assert pod["tolerations"] == said[kind].get("tolerations", [])
+        assert pod["activeDeadlineSeconds"] == 60 * said[kind]["timeout_minutes"]
+        assert container["image"] == f"registry.test/fast-electra:{'gpu' if kind == 'pretrain' else 'cpu'}"
+    mounts = auxiliary.jobs["train"]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert [mount["mountPath"] for mount in mounts] == ["/dev/shm"]
+
+
+def test_every_pod_is_unprivileged_and_bounded(auxiliary: Run) -> None:
+    for step, job in auxiliary.jobs.items():
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        security = container["securityContext"]
+        assert security["runAsNonRoot"] is True and security["runAsUser"] == 10001
+        assert security["allowPrivilegeEscalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security.get("readOnlyRootFilesystem", False) == (step != "train")
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
+        assert pod["serviceAccountName"] == "fast-electra"
+
+
+def test_credentials_reach_the_pods_by_their_secret_alone(auxiliary: Run, on_kubernetes: OnKubernetes) -> None:
+    for job in auxiliary.jobs.values():
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "fast-electra"}}]
+        assert not {variable["name"] for variable in container["env"]} & set(KEYS)
+    assert all(pod.environment["AWS_SECRET_ACCESS_KEY"] == "testing" for pod in on_kubernetes.cluster.pods.values())
+
+
+def test_all_that_the_run_keeps_is_in_the_bucket(auxiliary: Run, on_kubernetes: OnKubernetes) -> None:
+    pages = on_kubernetes.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [item["Key"] for page in pages for item in page["Contents"]]
+    assert {key.split("/")[0] for key in keys} == {"corpus", "metaflow", "store"}
+    assert any(key.startswith("store/tokens/") for key in keys)
+    assert not (on_kubernetes.workspace.folder / ".fast_electra").exists()
