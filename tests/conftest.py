@@ -1,5 +1,6 @@
 """What several test files share: a small text, and folders in which flows run as the user runs them."""
 
+import contextlib
 import os
 import random
 import socket
@@ -58,15 +59,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that speaks S3 on the loopback interface."""
+@contextlib.contextmanager
+def moto_server(folder: Path, **environment: str) -> Iterator[str]:
+    """The address of a mock of AWS on the loopback interface; its log goes to folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
+    log = (folder / "log").open("wb")
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
     try:
         deadline = time.monotonic() + 60
         while not _is_listening(port):
@@ -77,6 +78,13 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.terminate()
         server.wait()
         log.close()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that speaks S3 on the loopback interface."""
+    with moto_server(tmp_path_factory.mktemp("moto")) as address:
+        yield address
 
 
 def _is_listening(port: int) -> bool:
