@@ -30,6 +30,7 @@ EVALUATION_BATCH = 64
 NUM_CURVE_POINTS = 50
 
 Predictions = list[int] | list[float]
+Label = int | float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class _Course:
 class _Batch(NamedTuple):
     inputs: dict[str, Tensor]
     """Each (B, L)."""
-    labels: list[int | float | None]
+    labels: list[Label]
     num_padding: int
 
 
@@ -189,7 +190,7 @@ def _train(
     """best_of: what scores the model as it is, and the metric by which the best epoch's weights are kept."""
     steps_per_epoch = math.ceil(num_examples / settings.batch_size)
     course = _Course(num_steps=max(1, round(settings.epochs * steps_per_epoch)))
-    optimizer, factors = _build_optimizer(model, settings)
+    take_step = training_step(model, settings)
     log_every = max(1, course.num_steps // NUM_CURVE_POINTS)
     best: dict[str, Tensor] = {}
     loss_sum, num_summed = torch.zeros((), device=model.device), 0
@@ -199,14 +200,7 @@ def _train(
         for step in range(course.num_steps):
             batch = next(batches)
             rate_factor = _rate_factor(step, course.num_steps, settings.warmup_fraction)
-            for group, factor in zip(optimizer.param_groups, factors, strict=True):
-                group["lr"] = settings.learning_rate * rate_factor * factor
-            loss = _loss(model(**batch.inputs).logits, batch.labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-            optimizer.step()
-            optimizer.zero_grad()
-            loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
+            loss_sum, num_summed = loss_sum + take_step(batch.inputs, batch.labels, rate_factor), num_summed + 1
             course.num_tokens += batch.inputs["input_ids"].numel()
             course.num_padding += batch.num_padding
             is_last = step + 1 == course.num_steps
@@ -230,6 +224,26 @@ def _train(
     if best:
         model.load_state_dict(best)
     return course
+
+
+def training_step(
+    model: PreTrainedModel, settings: FinetuneSettings
+) -> Callable[[Mapping[str, Tensor], Sequence[Label], float], Tensor]:
+    """One update of the model's weights as a function of its inputs, their labels and the factor on the learning rate;
+    it returns the loss, detached, a scalar on the model's device. Dropout draws from the global generator."""
+    optimizer, factors = _build_optimizer(model, settings)
+
+    def take(inputs: Mapping[str, Tensor], labels: Sequence[Label], rate_factor: float) -> Tensor:
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = settings.learning_rate * rate_factor * factor
+        loss = _loss(model(**inputs).logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return take
 
 
 def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Random) -> list[Example]:
@@ -257,7 +271,7 @@ def _build_optimizer(model: PreTrainedModel, settings: FinetuneSettings) -> tupl
     return optimizer, [factor for factor, _ in groups]
 
 
-def _loss(logits: Tensor, labels: Sequence[int | float | None]) -> Tensor:
+def _loss(logits: Tensor, labels: Sequence[Label]) -> Tensor:
     """Mean squared error for one output (B, 1), cross-entropy for more (B, C)."""
     targets = torch.tensor(labels, device=logits.device)
     if logits.shape[1] == 1:
