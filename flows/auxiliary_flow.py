@@ -9,6 +9,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import AuxiliaryConfig
+from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
@@ -32,6 +33,7 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
 
         with console.console():
             self.plan = planning.begin_auxiliary(given_to(self), flow=current.flow_name, run_id=current.run_id)
+            link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
         self.next(self.tokenize, foreach="tokenizings")
 
@@ -52,6 +54,7 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
 
         self.plan = inputs[0].plan
         with console.console():
+            link_run(self.plan)
             self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
             self.trained, self.page = lifecycle.train_auxiliary(self.plan, self.text)
         current.card.append(Markdown(cards.as_card(self.page)))
@@ -72,6 +75,7 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
         from steps import console, delivery
 
         with console.console():
+            link_run(self.plan)
             print(delivery.close_auxiliary(self.plan, self.trained, self.version))
 
 

@@ -11,6 +11,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.arms import CompareConfig
+from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
@@ -36,6 +37,7 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
 
         with console.console():
             self.plan = planning.begin_compare(given_to(self), flow=current.flow_name, run_id=current.run_id)
+            link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
         self.next(self.tokenize, foreach="tokenizings")
 
@@ -113,6 +115,7 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
 
         self.plan = inputs[0].plan
         with console.console():
+            link_run(self.plan)
             results = [result for each in inputs for result in each.results]
             self.found, page, self.table = compare.gather(self.plan, results)
         current.card.append(Markdown(cards.as_card(page)))

@@ -9,6 +9,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import EvaluateConfig
+from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
@@ -31,6 +32,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
 
         with console.console():
             self.plan = planning.begin_evaluate(given_to(self), flow=current.flow_name, run_id=current.run_id)
+            link_run(self.plan)
         self.packs = scoring.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")
 
@@ -65,6 +67,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
         from steps import console, scoring
 
         with console.console():
+            link_run(self.plan)
             print(scoring.close_evaluate(self.plan, self.scores))
 
 

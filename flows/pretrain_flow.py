@@ -10,6 +10,7 @@ from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
 from fast_electra_core.config import PretrainConfig
+from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
@@ -36,6 +37,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
 
         with console.console():
             self.plan = planning.begin_pretrain(given_to(self), flow=current.flow_name, run_id=current.run_id)
+            link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
         self.next(self.tokenize, foreach="tokenizings")
 
@@ -125,6 +127,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         from steps import cards, console, lifecycle, scoring
 
         with console.console():
+            link_run(self.plan)
             self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen, self.corrupted)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.packs = scoring.list_packs(self.plan)
@@ -180,6 +183,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
             table, self.page = delivery.close_pretrain(
                 self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
             )
+            link_run(self.plan)
             print(table)
         current.card.append(Markdown(cards.as_card(self.page)))
 

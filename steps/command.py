@@ -1,9 +1,10 @@
 """The console command `fast-electra`: what is asked of the registry, beside the flows that fill it.
 
+    fast-electra lineage models:/fast-electra@champion
     fast-electra export models:/fast-electra@champion folder/
     fast-electra promote models:/fast-electra/7
     fast-electra rollback
-    fast-electra export --help
+    fast-electra lineage --help
 
 Flows are started with `python flows/pretrain_flow.py run` and its like.
 """
@@ -18,6 +19,7 @@ from fast_electra_core.errors import FastElectraError
 from steps.console import console
 
 COMMANDS = {
+    "lineage": ("steps.lineage", "what a registered version was made from, checked; how to make it again"),
     "export": ("steps.export", "a registered version as a folder for transformers and the Hugging Face hub"),
     "promote": ("steps.promote", "look at a version's gates again, and make it champion if it may be; or by force"),
     "rollback": ("steps.rollback", "the champion before the present one is champion again"),

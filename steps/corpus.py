@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,20 @@ def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabyte
         found = _local_files(corpus)
         corpus = str(Path(corpus).expanduser().resolve())
     return corpus_of(corpus, found, shard_bytes=shard_bytes)
+
+
+def list_files(address: str, *, kept_at: str | None, open_store: Callable[[], Store]) -> dict[str, str]:
+    """Name -> content digest of the text files that are at a resolved corpus's address now. kept_at: a file's path
+    where they are kept in the store, as `pydocs` and `hub:` texts are.
+
+    Raises:
+        DataError: nothing there any more, or out of reach.
+    """
+    if kept_at is not None:
+        found = _stored_files(open_store(), kept_at.removeprefix(STORE_SCHEME).rpartition("/")[0])
+    else:
+        found = _s3_files(address) if address.startswith("s3://") else _local_files(address)
+    return {file.name: file.digest for file in found if kind_of(file.name) and file.num_bytes}
 
 
 def local_path(piece_path: str, cache: Path, *, store: Store) -> Path:

@@ -18,6 +18,7 @@ from steps.trace import (
     finish,
     lineage_tags,
     method_tags,
+    note_use,
     task_dataset,
 )
 
@@ -29,13 +30,14 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
     from steps.register import training_tags
 
     store = connect(plan)
-    return register(
+    version = register(
         plan["config"],
         folder=store.get_folder(trained["key"]),
         run_id=trained["mlflow_run_id"],
         tags={
             **lineage_tags(plan, pathspec),
             "auxiliary.digest": trained["digest"],
+            "weights.digest": trained["digest"],
             "training.num_tokens": trained["num_tokens"],
             **training_tags(trained["cost"]),
             "corpus.num_tokens": text["num_train_tokens"],
@@ -43,6 +45,8 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
         metrics=trained["scores"],
         cost=trained,
     )
+    note_use(plan, None, version)
+    return version
 
 
 @attempt
@@ -76,7 +80,7 @@ def register_discriminator(
     average = scores["averages"].get("electra")
     if average is not None:
         metrics["glue.average"] = average["value"]
-    return register(
+    version = register(
         plan["config"],
         folder=store.get_folder(trained["key"]),
         run_id=trained["mlflow_run_id"],
@@ -95,6 +99,8 @@ def register_discriminator(
         metrics={**metrics, **trained["scores"]},
         evidence={"scores": scores, "cost": {**trained, **trained["cost"]["flops"]}, "datasets": datasets},
     )
+    note_use(plan, frozen, version)
+    return version
 
 
 @attempt
@@ -136,6 +142,7 @@ def close_pretrain(
         {
             "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
             "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
+            "link": plan["mlflow_url"],
             "registered": version,
             "glue": {"scores": scores, "suite_name": suite_name},
             "training": {

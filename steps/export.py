@@ -47,7 +47,7 @@ def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
     target = Path(folder).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"folder must be new or empty, got {folder}; give another, or remove what is in it")
-    tracking.connect(tracking_uri)
+    tracking.connect_existing(tracking_uri)
     info = tracking.model_version_info(address)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:

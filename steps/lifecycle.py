@@ -3,6 +3,7 @@
 Each is one attempt (steps.trace): an error in it marks the flow's MLflow run FAILED, the next attempt RUNNING again.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -86,6 +87,19 @@ def _training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> Any:
     )
 
 
+def _watched(plan: Plain, run_id: str) -> contextlib.AbstractContextManager[None]:
+    """The machine's load is logged to the run meanwhile."""
+    spill = Store(plan["config"]["store"]).path(f"{plan['run_key']}/unsent_system_metrics.jsonl")
+    return tracking.system_metrics(run_id, spill=spill)
+
+
+def _log_environment(run_id: str, result: Plain) -> None:
+    """Where the weights were made."""
+    from steps.provenance import ENVIRONMENT_FILE, training_environment
+
+    tracking.log_dict(run_id, training_environment(result["device"]), ENVIRONMENT_FILE)
+
+
 @attempt
 def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     """Train the masked language model of AuxiliaryFlow; returns the result and its page."""
@@ -95,7 +109,9 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
         meter = MemoryMeter(pretrain.device().type)
-        result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id), teacher=plan["teacher"])
+        with _watched(plan, run_id):
+            result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id), teacher=plan["teacher"])
+        _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
         result["cost"] = ledger.account(ledger.plan_auxiliary(config, Store(config.store), **made_by), config, result)
@@ -212,13 +228,15 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
             if model.get("registry"):
                 tracking.log_model_input(run_id, model["registry"]["model_id"])
         meter = MemoryMeter(training.device().type)
-        result = training.train_discriminator(
-            config,
-            _training_run(plan, text, run_id),
-            auxiliary=frozen,
-            corruption=corrupted,
-            initial_model=plan["initial_model"],
-        )
+        with _watched(plan, run_id):
+            result = training.train_discriminator(
+                config,
+                _training_run(plan, text, run_id),
+                auxiliary=frozen,
+                corruption=corrupted,
+                initial_model=plan["initial_model"],
+            )
+        _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         check_frozen(frozen, store)
         known = ledger.Circumstances(corrupted["reused_fraction"], result["device"])

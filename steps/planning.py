@@ -39,7 +39,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan["teacher"] = teacher
     plan["costs"] = [ledger.plan_auxiliary(config, store, tokenizer_key=tokenizer_key, teacher=teacher)]
-    _open_run(plan, params=plan["config"])
+    _open_run(plan, given, params=plan["config"])
     _say_costs(plan)
     return plan
 
@@ -57,7 +57,7 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
         ledger.plan_pretraining(config, candidate, store, initial_model=plan["initial_model"])
         for candidate in plan["candidates"]
     ]
-    _open_run(plan, params=plan["config"])
+    _open_run(plan, given, params=plan["config"])
     _say_costs(plan, ensemble_size=config.ensemble_size)
     if not config.licence() and "licence" not in config.waived_gates():
         _logger.warning(
@@ -80,7 +80,7 @@ def begin_compare(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
     plan = _training_plan(PretrainConfig.part_of(config.to_dict()), flow=flow, run_id=run_id)
     plan |= {"comparison": config.to_dict(), "config_digest": config.digest()}
     check_arms(plan)
-    _open_run(plan, params=plan["comparison"])
+    _open_run(plan, given, params=plan["comparison"])
     return plan
 
 
@@ -121,7 +121,7 @@ def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     tracking.check_server(config.tracking_uri, config.experiment)
     plan = _plan(config, flow=flow, run_id=run_id)
     plan |= {"tasks": check_tasks(config), "model": fetch_model(config, store)}
-    _open_run(plan, params=plan["config"])
+    _open_run(plan, given, params=plan["config"])
     _logger.info("%s: model %s; MLflow run %s", plan["pathspec"], plan["model"]["address"], plan["mlflow_run_id"])
     return plan
 
@@ -147,8 +147,8 @@ def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
     }
 
 
-def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
-    from steps.register import code_version
+def _open_run(plan: Plain, given: Mapping[str, Any], *, params: Mapping[str, Any]) -> None:
+    from steps.provenance import LINEAGE_FILE, code_version, record_of
 
     config = plan["config"]
     plan["code"] = code_version()
@@ -164,8 +164,10 @@ def _open_run(plan: Plain, *, params: Mapping[str, Any]) -> None:
         },
         params=params,
     )
+    plan["mlflow_url"] = tracking.run_url(plan["mlflow_run_id"])
     corpus = plan.get("corpus")
     with running(plan):
+        tracking.log_dict(plan["mlflow_run_id"], record_of(plan, given), LINEAGE_FILE)
         if corpus:
             log_corpus(plan, plan["mlflow_run_id"])
         for task in plan.get("tasks", ()):

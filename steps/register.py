@@ -1,7 +1,5 @@
 """Registering what a run has made, with lineage tags and model card; and which auxiliary is champion."""
 
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,25 +139,6 @@ def training_tags(cost: Mapping[str, Any]) -> dict[str, Any]:
     """What a training has cost (ledger.account), as tags of the version that it made."""
     money = cost["measured"]["money"]
     return {FLOPS_TAG: cost["flops"]["total"], **({} if money is None else {MONEY_TAG: money})}
-
-
-def code_version() -> dict[str, str]:
-    """The tag `code.git_sha`: the commit of this file's checkout, with `-dirty` where files differ from it;
-    outside a checkout the environment's FAST_ELECTRA_GIT_SHA; else `unknown`."""
-    here = Path(__file__).resolve().parent
-    try:
-        sha = _git(here, "rev-parse", "HEAD")
-        is_dirty = bool(_git(here, "status", "--porcelain"))
-    except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit yet, or a disk that hangs
-        return {"code.git_sha": os.environ.get("FAST_ELECTRA_GIT_SHA", "unknown")}
-    return {"code.git_sha": f"{sha}-dirty" if is_dirty else sha}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
-    )
-    return done.stdout.strip()
 
 
 def _register(name: str, *, facts: Facts, **what: Any) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def suite_name(glue: str, tasks: Iterable[str]) -> str:
 
 
 def final_page(everything: Mapping[str, Any]) -> str:
-    """All of a run on one page. Optional keys: title, subtitle, and one per section: registered and lineage
-    (dicts), glue {scores, suite_name}, training {rows, config, heldout}, cost (ledger.account), candidates {candidates,
-    chosen, rule}, text (a manifest)."""
+    """All of a run on one page. Optional keys: title, subtitle, link (the run's page in MLflow), and one per section:
+    registered and lineage (dicts), glue {scores, suite_name}, training {rows, config, heldout}, cost (ledger.account),
+    candidates {candidates, chosen, rule}, text (a manifest)."""
     makers: dict[str, Callable[[Any], Section]] = {
         "registered": _registered_section,
         "glue": lambda given: _glue_section(**given),
@@ -92,7 +92,8 @@ def final_page(everything: Mapping[str, Any]) -> str:
         "lineage": lambda given: Section("Lineage", tables=[_prose_table("Made from", given)]),
     }
     sections = [make(everything[key]) for key, make in makers.items() if everything.get(key) is not None]
-    return _page(str(everything.get("title", "Fast-ELECTRA")), sections, str(everything.get("subtitle", "")))
+    words = (str(everything.get(key, "")) for key in ("subtitle", "link"))
+    return _page(str(everything.get("title", "Fast-ELECTRA")), sections, *words)
 
 
 def closing_table(
@@ -340,12 +341,12 @@ def _registered_section(registered: Row) -> Section:
 # Pages
 
 
-def _page(title: str, sections: Iterable[Section], subtitle: str = "") -> str:
+def _page(title: str, sections: Iterable[Section], subtitle: str = "", link: str = "") -> str:
     import jinja2
 
     template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(title=title, subtitle=subtitle, sections=list(sections))
+    return environment.from_string(template).render(title=title, subtitle=subtitle, link=link, sections=list(sections))
 
 
 def _prose_table(head: str, rows: Mapping[str, Any]) -> Table:

@@ -21,6 +21,7 @@ from steps.store import Store
 
 Plain = dict[str, Any]
 LICENCE_TAG = "corpus.licence"
+USED_BY_TAG = "used_by"
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
@@ -218,6 +219,28 @@ def auxiliary_tags(chosen: Plain) -> dict[str, str]:
         "auxiliary.address": chosen["address"],
         "auxiliary.version": ",".join(_version(member["registry"]) for member in chosen["members"]),
     }
+
+
+def note_use(plan: Plain, frozen: Plain | None, version: Plain) -> None:
+    """Registered models that a version was made from have it among their tags, `used_by.NAME/VERSION`: in MLflow's UI
+    the way leads from an auxiliary to its main models, too."""
+    made_from = {role: plan[role]["registry"] for role in ("initial_model", "teacher") if plan.get(role)}
+    members = [("auxiliary", member["registry"]) for member in frozen["members"]] if frozen else []
+    for role, registered in [*made_from.items(), *members]:
+        if registered:
+            link = {f"{USED_BY_TAG}.{version['name']}/{version['version']}": role}
+            tracking.set_version_tags(registered["name"], registered["version"], link)
+
+
+def note_resume(plan: Plain, pathspec: str) -> None:
+    """A Metaflow run that goes on with another's work is named in the MLflow run of both."""
+    if pathspec != plan["pathspec"]:
+        connect(plan)
+        tracking.set_tags(plan["mlflow_run_id"], {"metaflow.resumed_as": pathspec})
+
+
+def warn_of_missing_tags(plan: Plain, error: Exception) -> None:
+    _logger.warning("the Metaflow run has no tag for the MLflow run %s: %s", plan["mlflow_run_id"], error)
 
 
 def method_tags(plan: Plain) -> dict[str, str]:

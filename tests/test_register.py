@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -406,42 +405,3 @@ def test_an_address_that_leads_nowhere_lists_what_there_is(uri: str, message: st
 
     with pytest.raises(TrackingError, match=message):
         tracking.model_version_info(uri)
-
-
-# The code's version
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(register, "__file__", str(tmp_path / "steps" / "register.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.delenv("FAST_ELECTRA_GIT_SHA", raising=False)
-    (tmp_path / "steps").mkdir()
-    (tmp_path / "steps" / "register.py").write_text("1")
-    return tmp_path
-
-
-def test_code_version_is_the_commit_and_dirty_where_files_differ(checkout: Path) -> None:
-    git(checkout, "init", "-q")
-    git(checkout, "add", ".")
-    git(checkout, "commit", "-qm", "one")
-    sha = git(checkout, "rev-parse", "HEAD")
-
-    assert register.code_version() == {"code.git_sha": sha}
-    (checkout / "steps" / "register.py").write_text("2")
-    assert register.code_version() == {"code.git_sha": f"{sha}-dirty"}
-
-
-def test_code_version_outside_a_checkout_comes_from_the_environment(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert register.code_version() == {"code.git_sha": "unknown"}
-    monkeypatch.setenv("FAST_ELECTRA_GIT_SHA", "abc123")
-    assert register.code_version() == {"code.git_sha": "abc123"}
-    assert json.dumps(register.code_version())

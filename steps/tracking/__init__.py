@@ -6,8 +6,9 @@ resumed step does again leaves one run, one value per metric and step, and one m
 """
 
 from steps.tracking.champions import CHAMPION, Throne, claim, throne
-from steps.tracking.connection import check_server, connect
+from steps.tracking.connection import check_server, connect, connect_existing, connected_uri
 from steps.tracking.metrics import MetricsLogger, log_metrics
+from steps.tracking.model_files import files_digest
 from steps.tracking.registry import (
     aliases,
     amend_texts,
@@ -30,15 +31,18 @@ from steps.tracking.runs import (
     log_input,
     log_text,
     reopen,
+    run_url,
     set_tags,
     start_child,
     start_parent,
 )
-from steps.tracking.versions import find_versions, log_model_input
+from steps.tracking.system import system_metrics
+from steps.tracking.versions import ORIGIN_TAGS, find_users, find_versions, log_model_input, run_record
 
 __all__ = [
     "CHAMPION",
     "KEY_TAG",
+    "ORIGIN_TAGS",
     "MetricsLogger",
     "Throne",
     "aliases",
@@ -47,8 +51,12 @@ __all__ = [
     "child_run",
     "claim",
     "connect",
+    "connect_existing",
+    "connected_uri",
     "download_model",
+    "files_digest",
     "find_child",
+    "find_users",
     "find_versions",
     "finish",
     "load_dict",
@@ -63,10 +71,13 @@ __all__ = [
     "model_version_info",
     "register_model",
     "reopen",
+    "run_record",
+    "run_url",
     "set_alias",
     "set_tags",
     "set_version_tags",
     "start_child",
     "start_parent",
+    "system_metrics",
     "throne",
 ]

@@ -16,6 +16,10 @@ from fast_electra_core.errors import TrackingError
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 _CHECK_SECONDS = 5  # for one answer of the server, when it is only asked whether it is there
 _PATIENCE_SECONDS = 60.0  # how long a call is repeated while the server is away or the database locked
+_DENIED = (
+    "Give an account that may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
+    "environment"
+)
 _connected_uri: str | None = None  # one process, one server: MLflow itself keeps this per process too
 
 
@@ -40,6 +44,27 @@ def connect(tracking_uri: str) -> str:
         mlflow.set_registry_uri(uri)
         _connected_uri = uri
     return uri
+
+
+def connect_existing(tracking_uri: str) -> str:
+    """As connect, for those who only read: a database file must be there already.
+
+    Raises:
+        TrackingError: it is not, or cannot be read.
+    """
+    uri = _absolute(tracking_uri)
+    if uri.startswith("sqlite:"):
+        path = _sqlite_path(uri)
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
+            raise TrackingError(
+                f"no MLflow database can be read at {path}: {why}. Go to the folder in which the flows ran, or give "
+                "--tracking_uri"
+            ) from error
+    return connect(tracking_uri)
 
 
 def check_server(tracking_uri: str, experiment: str) -> None:
@@ -75,11 +100,27 @@ def connected_uri() -> str:
 
 
 def mlflow_client() -> Any:
-    """A client of that server; TrackingError where there is none."""
+    """A client of that server.
+
+    Raises:
+        TrackingError: no server was named; or a database of another release of MLflow, or of something else.
+    """
     uri = connected_uri()
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowClient(uri, registry_uri=uri)
+    try:
+        return MlflowClient(uri, registry_uri=uri)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise TrackingError(f"MLflow cannot open {uri}: {error}") from error
+        raise TrackingError(
+            f"the database {uri} was made by an older MLflow. Keep a copy of it, then bring it up to date: "
+            f"mlflow db upgrade {uri}"
+        ) from error
+    except SQLAlchemyError as error:
+        raise TrackingError(f"{uri} cannot be used as MLflow's database: {error.args[0]}") from error
 
 
 def ask(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -93,9 +134,10 @@ def ask(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         except MlflowException as error:
             waited = time.monotonic() - start
             if not is_passing(error) or waited + delay > _PATIENCE_SECONDS:
+                is_denied = error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+                hint = _DENIED if is_denied else "Check that the server runs and may be written to, then run `resume`"
                 raise TrackingError(
-                    f"cannot {what}: MLflow at {connected_uri()} says: {error} (after {waited:.0f} s). "
-                    "Check that the server runs and may be written to, then run `resume`"
+                    f"cannot {what}: MLflow at {connected_uri()} says: {error} (after {waited:.0f} s). {hint}"
                 ) from error
         time.sleep(delay)
         delay = min(2 * delay, 10.0)

@@ -14,18 +14,22 @@ MODEL_FILES = (".json", ".txt", ".safetensors", ".md", ".model")  # no file that
 
 def check_model_folder(folder: Path) -> str:
     """Hex digest (64 characters) of the weights, after checking that all that a version needs is there."""
-    weights = sorted(folder.glob("*.safetensors"))
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt"))
     needed = {
         "config.json": (folder / "config.json").exists(),
-        "a .safetensors file": bool(weights),
+        "a .safetensors file": any(folder.glob("*.safetensors")),
         "a tokenizer (tokenizer.json or vocab.txt)": has_tokenizer,
     }
     missing = [what for what, is_there in needed.items() if not is_there]
     if missing:
         raise TrackingError(f"{folder} cannot be registered: it lacks {', '.join(missing)}")
+    return files_digest(folder)
+
+
+def files_digest(folder: Path) -> str:
+    """Hex digest (64 characters) of the bytes of a folder's .safetensors files, by name."""
     digest = hashlib.sha256()
-    for path in weights:
+    for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -11,6 +11,7 @@ from fast_electra_core.errors import TrackingError, check_choice
 from steps.tracking.connection import ask, connect, connected_uri, mlflow_client
 
 KEY_TAG = "fast_electra.key"
+_LOCAL_UI = "http://127.0.0.1:5000"
 _PARENT_TAG = "mlflow.parentRunId"
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 _MAX_ENTRIES = 100  # parameters or tags: MLflow refuses more in one batch
@@ -74,6 +75,13 @@ def find_child(parent_run_id: str, key: str) -> str:
     if not found:
         raise TrackingError(f"the run {parent_run_id} at {connected_uri()} has no child {key!r}; was it deleted?")
     return str(found[0].info.run_id)
+
+
+def run_url(run_id: str) -> str:
+    """The run's page in MLflow's UI: of the server, or of `make ui` where this process talks to a database."""
+    experiment = ask(f"find the run {run_id}", mlflow_client().get_run, run_id).info.experiment_id
+    server = uri if (uri := connected_uri()).startswith("http") else _LOCAL_UI
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}"
 
 
 @contextlib.contextmanager
