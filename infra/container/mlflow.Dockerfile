@@ -1,0 +1,12 @@
+# The MLflow server of infra/kubernetes: MLflow and what it needs for PostgreSQL and S3, in the lock's versions.
+#   docker build -f infra/container/mlflow.Dockerfile -t fast-electra-mlflow:3.17.2 .
+FROM python:3.11-slim
+COPY requirements.lock /tmp/requirements.lock
+# Unverified: the version of psycopg2; the flows never speak to the database themselves, so the lock has none.
+RUN pip install --no-cache-dir --constraint /tmp/requirements.lock mlflow boto3 psycopg2-binary==2.9.11 \
+    && useradd --create-home --uid 10001 mlflow
+USER 10001
+WORKDIR /home/mlflow
+ENV MLFLOW_DISABLE_TELEMETRY=true PYTHONUNBUFFERED=1
+EXPOSE 5000
+CMD ["mlflow", "server", "--host=0.0.0.0", "--port=5000"]
