@@ -143,7 +143,8 @@ def load_flow(name: str) -> ModuleType:
 
 
 def parameters_of(flow: type) -> dict[str, Any]:
-    return dict(flow._get_parameters())  # type: ignore[attr-defined]
+    found = dict(flow._get_parameters())  # type: ignore[attr-defined]
+    return {name: each for name, each in found.items() if not each.IS_CONFIG_PARAMETER}  # the profile is no knob
 
 
 def given_to(parameter: Any) -> dict[str, Any]:
