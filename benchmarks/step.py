@@ -19,10 +19,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import rivals
 import torch
@@ -233,7 +233,7 @@ def _gemm_flops_per_second() -> float:
 
 def _measured_memory(name: str, comparison: Comparison, arm: str) -> int:
     """Bytes resident at the peak of two steps, in a process of its own, beyond what a tiny step has loaded."""
-    with _environment(MALLOC):
+    with mock.patch.dict(os.environ, MALLOC):
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
             return pool.apply(_peak_of_two_steps, (comparison, arm))
@@ -271,20 +271,6 @@ def _batch(config: PretrainConfig, *, seed: int) -> Batch:
     input_ids = torch.randint(5, VOCAB_SIZE, shape, generator=rng)
     is_selected = torch.rand(shape, generator=rng).argsort(dim=1) < round(MASK_FRACTION * shape[1])
     return Batch(input_ids, is_selected, torch.rand(shape, generator=rng, dtype=torch.float64))
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 if __name__ == "__main__":

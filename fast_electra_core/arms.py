@@ -202,6 +202,7 @@ def _setting(text: str) -> tuple[str, Any]:
 # What all arms share, else they could not be compared: where things are, the text as it is cut, how scores are made.
 _SHARED = {field.name for field in fields(ScoringConfig)} | {"seed", "corpus", "text_field", "heldout_fraction"}
 _SHARED |= {"initial_model"}
+_SHARED |= {"corpus_licence", "promote", "promotion_margin", "waive_gates"}  # a comparison registers nothing
 _SHARED |= {
     "shard_megabytes",
     "sequence_length",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.glue import DIAGNOSTIC, SPECS, TASK_NAMES
@@ -39,7 +40,8 @@ class RunConfig:
     store: str = ".fast_electra"
     """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
     tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking server or database."""
+    """MLflow tracking server or database. Without a password, which would be kept with every run: a server's is read
+    from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PostgreSQL's from PGPASSWORD."""
     experiment: str = "fast-electra"
     """MLflow experiment."""
 
@@ -50,6 +52,12 @@ class RunConfig:
         check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
         for name in ("store", "tracking_uri", "experiment"):
             _check_not_blank(name, getattr(self, name))
+        if urlsplit(self.tracking_uri).password is not None:
+            raise ConfigError(
+                "tracking_uri holds a password, which would be kept with every run; it is not shown here. Leave it "
+                "out: a server's is read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PostgreSQL's from "
+                "PGPASSWORD"
+            )
 
     def _values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -35,6 +35,7 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
     | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes"}
     | {"price_per_hour", "auxiliary_shared_by"}
+    | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
     | {"corruption"}
 )

@@ -1,6 +1,7 @@
 """The shell script that makes a registered version again: its code, its environment, the models that it goes on from,
 and the flow with the parameters that were given."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,8 +43,8 @@ def script(address: str) -> str:
     expect = f" --expect_weights {digest}" if digest else ""
     compare = f"fast-electra lineage {makings.made[source.name]} --tracking_uri {_OURS['tracking_uri']}{expect}"
     lines = [
-        f"# makes {source.name} again, of {record['pathspec']}",
-        *_code_lines(sha),
+        _comment(f"makes {source.name} again, of {record['pathspec']}"),
+        *_code_lines(sha, source.name),
         *_environment_lines(sha.removesuffix("-dirty"), environment),
         "",
         *makings.commands,
@@ -68,7 +69,7 @@ def _make(source: Source, makings: _Makings) -> None:
     ours = [word for name, value in _OURS.items() for word in (f"--{name}", value)]
     threads = (source.environment or {}).get("num_threads")
     command = shlex.join(["python", f"flows/{_FLOWS[flow]}", "run", *words, *ours])
-    makings.commands.append(f"{f'OMP_NUM_THREADS={threads} ' if threads else ''}{command}")
+    makings.commands.append(f"{f'OMP_NUM_THREADS={int(threads)} ' if threads else ''}{command}")
     makings.sources.append(source)
     name = source.info["name"]
     count = sum(each.info["name"] == name for each in makings.sources)
@@ -92,10 +93,10 @@ def _origins(source: Source, record: Mapping[str, Any], makings: _Makings) -> di
     tags, found = source.tags, {}
     if record["candidates"]:
         digests = {_registered(each): each for each in record["candidates"]}
-        chosen = [each for name in tags["auxiliary.version"].split(",") if (each := digests.get(name))]
+        chosen = [each for name in tags.get("auxiliary.version", "").split(",") if (each := digests.get(name))]
         outside = [each for each in record["candidates"] if each["registry"] is None]
         if not chosen:
-            chosen = [each for each in outside if each["digest"] == tags["auxiliary.digest"]] or outside
+            chosen = [each for each in outside if each["digest"] == tags.get("auxiliary.digest")] or outside
         found["auxiliary"] = ",".join(_address(each, record, makings) for each in chosen)
     for role, parameter in (("initial_model", "initial_model"), ("teacher", "distill_from"), ("model", "model")):
         if record.get(role):
@@ -128,8 +129,18 @@ def _value(name: str, value: Any, record: Mapping[str, Any]) -> str:
     return str(value)
 
 
-def _code_lines(sha: str) -> list[str]:
+def _comment(words: Any) -> str:
+    """One line, whatever the words are: what comes from a tag or a record is not to end a comment."""
+    return f"# {' '.join(str(words).split())}"
+
+
+def _code_lines(sha: str, name: str) -> list[str]:
     commit = sha.removesuffix("-dirty")
+    if not re.fullmatch("[0-9a-f]{7,64}", commit):
+        raise TrackingError(
+            f"{name} names no commit to make it again from: its code.git_sha is {sha!r}. `fast-electra lineage` shows "
+            "what is known of its code"
+        )
     folder = f"../fast-electra-{commit[:10]}"
     lines = [f"git worktree add --detach {folder} {commit}", f"cd {folder}"]
     if sha.endswith("-dirty"):
@@ -141,7 +152,8 @@ def _code_lines(sha: str) -> list[str]:
 
 def _environment_lines(commit: str, environment: Mapping[str, Any]) -> list[str]:
     """The environment of the commit's lock, and what was installed in other versions then."""
-    python = ".".join(str(environment.get("python", "3.11")).split(".")[:2])
+    known = re.match(r"3\.\d+", str(environment.get("python", "")))
+    python = known.group() if known else "3"
     lines = [
         "# the environment",
         f"python{python} -m venv .venv",
@@ -151,7 +163,7 @@ def _environment_lines(commit: str, environment: Mapping[str, Any]) -> list[str]
     try:
         locked = provenance.locked_packages(commit)
     except (OSError, ValueError) as error:
-        lines.insert(1, f"# the commit's requirements.lock cannot be read here: {error}")
+        lines.insert(1, _comment(f"the commit's requirements.lock cannot be read here: {error}"))
         locked = {}
     packages = environment.get("packages", {}).items()
     then = {name.lower().replace("_", "-"): version.partition("+")[0] for name, version in packages}
@@ -160,7 +172,8 @@ def _environment_lines(commit: str, environment: Mapping[str, Any]) -> list[str]
         lines.append(f".venv/bin/python -m pip install --quiet --no-deps {shlex.join(others)}")
     device = environment.get("device", "cpu")
     if device != "cpu":
-        lines.append(f"# it was trained on {device}; another device gives other last bits")
+        lines.append(_comment(f"it was trained on {device}; another device gives other last bits"))
     else:
-        lines.append(f"# it was trained on {environment.get('processor')}; another processor may give other last bits")
+        processor = environment.get("processor")
+        lines.append(_comment(f"it was trained on {processor}; another processor may give other last bits"))
     return [*lines, "source .venv/bin/activate"]

@@ -96,6 +96,7 @@ def test_the_runs_of_an_arm_differ_in_the_seed_alone_and_arms_share_the_seeds() 
         ({"arms": "a: temperature_start; electra"}, "written KNOB=VALUE, got 'temperature_start'"),
         ({"arms": "a: temprature_start=2; electra"}, "must be one of .*Did you mean 'temperature_start'"),
         ({"arms": "a: seed=2; electra"}, "setting of an arm must be one of .*got 'seed'"),
+        ({"arms": "a: promote=never; electra"}, "setting of an arm must be one of .*got 'promote'"),
         ({"arms": "a: num_layers=2.5; electra"}, "num_layers must be int, got '2.5'"),
         ({"arms": "electra: temperature_start=3; mlm"}, "arm electra: temperature_start has no effect with "),
         ({"arms": "a: temperature_start=-1; electra"}, "arm a: temperature_start must be > 0, got -1"),

@@ -504,3 +504,11 @@ def test_a_vocabulary_size_without_effect_is_refused() -> None:
 def test_a_presets_values_are_a_copy() -> None:
     preset_values("tiny", PRETRAIN_PRESETS)["num_steps"] = 3
     assert preset_values("tiny", PRETRAIN_PRESETS)["num_steps"] == 10
+
+
+@pytest.mark.parametrize("uri", ["http://user:hush@mlflow:5000", "postgresql://mlflow:hush@db/mlflow"])
+def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ConfigError, match="tracking_uri holds a password") as refusal:
+        PretrainConfig(tracking_uri=uri)
+    assert "hush" not in str(refusal.value)
+    assert PretrainConfig(tracking_uri=uri.replace(":hush", "")).tracking_uri == uri.replace(":hush", "")

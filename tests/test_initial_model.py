@@ -429,7 +429,7 @@ def test_the_lineage_names_the_model_that_a_run_started_from() -> None:
     initial = {"digest": "d1", "address": "models:/m@champion", "registry": {"name": "m", "version": "3"}}
     plan = {
         "mlflow_run_id": "r", "config_digest": "c", "code": {}, "corpus": {"digest": "t", "address": "a"},
-        "tokenizer_key": "tokenizers/x", "initial_model": initial,
+        "config": PretrainConfig().to_dict(), "tokenizer_key": "tokenizers/x", "initial_model": initial,
     }  # fmt: skip
     expected = {
         "initial_model.digest": "d1", "initial_model.address": "models:/m@champion", "initial_model.version": "m/3",

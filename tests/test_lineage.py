@@ -20,6 +20,7 @@ from steps.corpus import resolve_corpus
 from steps.model_source import weights_digest
 from steps.provenance import LINEAGE_FILE, code_version, record_of
 from steps.register import AUXILIARY_NAME, MODEL_NAME
+from steps.reproduce import _environment_lines
 from steps.store import Store
 from steps.tasks import check_tasks
 from steps.trace import auxiliary_tags, lineage_tags
@@ -243,6 +244,25 @@ def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxilia
     assert second == ["python", "flows/pretrain_flow.py", "run", *given, *ours]
     sha = made["code"]["code.git_sha"].removesuffix("-dirty")
     assert f"git worktree add --detach ../fast-electra-{sha[:10]} {sha}" in shown
+
+
+@pytest.mark.parametrize("sha", ["0123456; rm -rf x", "unknown", "--exec=x"])
+def test_a_commit_that_is_none_is_written_into_no_script(
+    sha: str, made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking.set_version_tags(MODEL_NAME, "1", {"code.git_sha": sha})
+    assert main(["lineage", CHAMPION, "--reproduce", "--tracking_uri", made["config"]["tracking_uri"]]) == 2
+    refusal = capsys.readouterr().err
+    assert "names no commit" in refusal or "does not say how to make it again" in refusal
+
+
+def test_nothing_of_a_record_ends_a_comment_of_the_script() -> None:
+    hostile = {"python": "3.11; rm -rf x", "processor": "x\nrm -rf x", "packages": {}, "device": "cpu"}
+    lines = _environment_lines("0" * 40, hostile)
+    assert [line for line in lines if "rm -rf" in line] == [
+        "# it was trained on x rm -rf x; another processor may give other last bits"
+    ]
+    assert "python3.11 -m venv .venv" in lines
 
 
 def test_a_version_that_does_not_say_how_it_was_made_cannot_be_written_out(

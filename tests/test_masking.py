@@ -344,11 +344,12 @@ def test_micro_batches_hold_their_rows_of_every_part(
         batch = batch._replace(corrupted_ids=batch.input_ids + 1)
     parts = batch.split(7)
     assert [len(part.input_ids) for part in parts] == [7] * 8 + [4]
-    for index, whole in enumerate(batch):
+    for name, whole in batch._replace(selection=None)._asdict().items():
+        of_parts = [getattr(part, name) for part in parts]
         if whole is None:
-            assert all(part[index] is None for part in parts)
+            assert of_parts == [None] * 9
         else:
-            assert torch.equal(torch.cat([part[index] for part in parts]), whole)
+            assert torch.equal(torch.cat(of_parts), whole)
 
 
 def masked_lm() -> Any:
