@@ -130,6 +130,24 @@ def test_the_first_position_points_anywhere_with_the_same_chance() -> None:
     assert chisquare(torch.bincount(first, minlength=10).numpy()).pvalue > 1e-3
 
 
+def test_any_two_positions_point_to_any_two_places_with_the_same_chance() -> None:
+    epoch = torch.arange(6000)
+    pair = [shuffled_index(torch.full_like(epoch, at), size=6, seed=8, epoch=epoch) for at in (2, 5)]
+    counts = torch.bincount(pair[0] * 6 + pair[1], minlength=36).reshape(6, 6)
+    assert int(counts.diagonal().sum()) == 0
+    assert chisquare(counts[~torch.eye(6, dtype=torch.bool)].numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [5_000, 7_936_507, 2**33 + 1])
+def test_neighbours_of_a_large_order_lie_apart_as_at_random(size: int) -> None:
+    position = torch.arange(5000)
+    places = shuffled_index(position, size=size, seed=4, epoch=torch.ones_like(position)) * 20 // size
+    assert chisquare(torch.bincount(places, minlength=20).numpy()).pvalue > 1e-3
+    table = torch.zeros(20, 20)
+    table.index_put_((places[:-1], places[1:]), torch.tensor(1.0), accumulate=True)
+    assert chi2_contingency(table.numpy()).pvalue > 1e-3
+
+
 def test_one_position_is_sought_without_computing_the_others() -> None:
     whole = order(1000, seed=9, epoch=2)
     assert shuffled_index(torch.tensor([777]), size=1000, seed=9, epoch=torch.tensor([2])).item() == whole[777]
