@@ -1,11 +1,13 @@
 """What several test files share: a small text, and folders in which flows run as the user runs them."""
 
 import contextlib
+import functools
 import os
 import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -108,6 +110,26 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     client.create_bucket(Bucket="bucket")
     yield client
     client.close()
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        return Path(folder, "mlflow.db").read_bytes()
+
+
+def new_database(folder: Path) -> str:
+    """The URI of an MLflow database in the folder, with the experiment `tests`. Making its tables takes MLflow four
+    seconds, once for all the tests of a process."""
+    from steps import tracking
+
+    (folder / "mlflow.db").write_bytes(_empty_database())
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tracking.check_server(uri, "tests")
+    return uri
 
 
 def write_text(path: Path, *, num_documents: int = 400) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 from safetensors.torch import load_file, save_file
 from toys import save_auxiliary
 
@@ -70,8 +71,7 @@ def test_a_model_of_the_hub_is_asked_for_without_pickles_and_code(model: Path, m
 
 
 def test_a_registered_model_comes_with_its_version(model: Path, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracking.check_server(uri, "tests")
+    uri = new_database(tmp_path)
     run_id = tracking.start_parent(uri, "tests", name="flow", tags={}, params={})
     made = tracking.register_model(
         run_id=run_id, name="mine", folder=model, task="feature-extraction", example="a text", card="# toy", tags={},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import new_database
 from toys import electra_config
 from transformers import (
     AutoModel,
@@ -35,9 +36,7 @@ SCHEDULE = {"schedule": "exponential", "temperature_start": 2.0, "temperature_de
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("registry"))
 
 
 def config_of(architecture: str, vocab_size: int) -> Any:

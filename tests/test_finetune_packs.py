@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import new_database
 from safetensors.torch import load_file
 from toys import save_detector
 
@@ -103,14 +104,13 @@ def test_what_starts_from_an_mnli_that_was_cut_off_stays_behind_it(tmp_path: Pat
 @pytest.fixture
 def plan(tmp_path: Path) -> dict[str, Any]:
     """A run at the point where its fine-tunings begin, with a tiny encoder under the key `encoder`."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_database(tmp_path)
     config = PretrainConfig(
         tasks="mnli,rte,mrpc", mnli_transfer=True, finetune_max_examples=16, finetune_epochs=1.0,
         finetune_max_length=32, store=str(tmp_path / "store"), tracking_uri=uri, experiment="tests",
     )  # fmt: skip
     save_detector(tmp_path / "encoder", hidden_size=16, intermediate_size=16)
     Store(config.store).put_folder(tmp_path / "encoder", "encoder")
-    tracking.check_server(uri, "tests")
     return {
         "config": config.to_dict(),
         "tasks": check_tasks(config),

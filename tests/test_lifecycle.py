@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 
 from fast_electra_core.errors import ConfigError, TrackingError
 from steps import delivery, lifecycle, planning, scoring, tracking
@@ -27,9 +28,7 @@ WORK = {
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture

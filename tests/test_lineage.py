@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 from toys import electra_config
 
 from fast_electra_core.config import PretrainConfig
@@ -59,9 +60,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database whose tables are made once."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture

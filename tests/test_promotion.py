@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 from registry_toys import NAME, Registry, client, sheet_of
 
 from fast_electra_core.errors import TrackingError
@@ -24,9 +25,7 @@ LIKE_OLD = {"rte": {0: 0.61, 1: 0.60, 2: 0.62}}
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="module")

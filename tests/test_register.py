@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from fast_electra_core.method_knobs import METHODS
@@ -34,8 +35,7 @@ BETTER = {"masked_loss": 4.5, "unigram_loss": 6.5, "masked_accuracy": 0.25, "uni
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
-    tracking.check_server(uri, "tests")
+    uri = new_database(tmp_path_factory.mktemp("registry"))
     schedule = {"schedule": "exponential", "temperature_start": 2.0, "temperature_decay": 0.1}
     return {"tracking_uri": uri, **schedule, "temperature_end": 1.0, "method": "fast_electra"}
 

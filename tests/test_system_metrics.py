@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 
 from steps import tracking
 from steps.tracking import connection
@@ -12,9 +13,7 @@ from steps.tracking import connection
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import new_database
 from scipy.stats import spearmanr
 from toys import electra_config
 from transformers import (
@@ -112,8 +113,7 @@ def register_encoder(plan: dict[str, Any], *, seed: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Scored:
     folder = tmp_path_factory.mktemp("scored")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    tracking.check_server(uri, "tests")
+    uri = new_database(folder)
     plan = begin(folder, uri)
     store = Store(plan["config"]["store"])
     jobs = [job for pack in list_packs(PretrainConfig.from_dict(plan["config"]), plan["tasks"]) for job in pack]
