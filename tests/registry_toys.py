@@ -80,7 +80,9 @@ class Registry:
         tags = {**self.tags, "mlflow.parent_run_id": run_id, **tags}
         if scores is not None:
             tags |= self.scored(run_id, sheet_of(scores))
-        made = client().create_model_version(NAME, f"models:/{self.model_id}", run_id=run_id, tags=tags)
+        made = client().create_model_version(
+            NAME, f"models:/{self.model_id}", run_id=run_id, tags=tags, model_id=self.model_id
+        )
         return tracking.model_version_info(f"models:/{NAME}/{made.version}")
 
     def scored(self, run_id: str, sheet: dict[str, Any]) -> dict[str, str]:
