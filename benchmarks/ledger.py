@@ -24,8 +24,8 @@ from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.methods import Batch, MaskedLanguageModel, Method, Totals
 from fast_electra_core.model_cost import ModelCost, cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.proposals import FrozenMaskedLm
-from fast_electra_core.trainer import build_optimizer
 from steps.config import resolve_auxiliary, resolve_pretrain
 from steps.meter import MemoryMeter
 

@@ -40,8 +40,8 @@ from fast_electra_core.last_layer import last_layer_at
 from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.model_cost import cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config, freeze, vocabulary_logits
+from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.proposals import FrozenMaskedLm
-from fast_electra_core.trainer import build_optimizer
 from steps.meter import MemoryMeter
 
 SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))

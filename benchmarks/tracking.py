@@ -18,8 +18,8 @@ from step import SPECIAL
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.methods import Batch, FastElectra, Temperature, Totals
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS
-from fast_electra_core.trainer import build_optimizer
 from steps import tracking
 from steps.tracking import metrics
 

@@ -59,11 +59,11 @@ class Batch(NamedTuple):
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
+        return [self.rows(slice(first, first + size)) for first in range(0, len(self.input_ids), size)]
 
-        def rows(first: int) -> Callable[[Tensor], Tensor]:
-            return lambda tensor: tensor[first : first + size]
-
-        return [self._each(rows(first)) for first in range(0, len(self.input_ids), size)]
+    def rows(self, which: slice) -> "Batch":
+        """Some of the sequences."""
+        return self._each(lambda tensor: tensor[which])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """All (B, L) tensors changed alike, without the selection."""
@@ -104,6 +104,10 @@ class Method(nn.Module, ABC):
     def parameter_sets(self) -> list[ParameterSet]:
         """All trainable parameters, each once: one set, unless a method keeps some apart."""
         return [ParameterSet("", trainable_parameters(self), 1.0)]
+
+    def forward(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
+        """The loss, so that what wraps a module's forward pass wraps it."""
+        return self.loss(batch, totals, progress=progress, stats=stats)
 
     def finish(self) -> None:
         """Training is over: the main model becomes what is to be saved, where it is not that already."""

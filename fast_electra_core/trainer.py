@@ -1,7 +1,8 @@
 """The pre-training loop: one page for every method.
 
 Every step is a pure function of (config, data, step): which sequences, which positions, which samples, which dropout.
-So a run resumed from step k is the run that was never interrupted, bit for bit.
+So a run resumed from step k is the run that was never interrupted, bit for bit; and several processes, each with its
+rows of every batch, compute what one does, up to the order of addition. Dropout alone depends on how many there are.
 """
 
 import math
@@ -28,6 +29,8 @@ from fast_electra_core.errors import CheckpointError, ConfigError, DataError, No
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import Masking
 from fast_electra_core.methods import Batch, Method, Stats, Totals
+from fast_electra_core.optimizer import build_optimizer, clip_gradients
+from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.schedules import learning_rate_at
 
 Row = dict[str, float]
@@ -38,8 +41,11 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
     | {"corruption"}
+    # The same but for rounding, and for which values dropout drops: a run goes on where memory is smaller.
+    | {"micro_batch_size"}
 )
-_STEP_SEED_STRIDE = 1_000_003  # a prime: dropout seeds of different runs and steps do not fall together
+# Primes: dropout seeds of different runs, steps and processes do not fall together.
+_STEP_SEED_STRIDE, _RANK_SEED_STRIDE = 1_000_003, 7_368_787
 
 
 class Hooks(NamedTuple):
@@ -81,10 +87,12 @@ def train(
     checkpoints: Path,
     hooks: Hooks,
     samples_at: Callable[[int], Tensor] | None = None,
+    group: Group = ALONE,
 ) -> Trained:
     """Train `method` (mutated) for config.num_steps steps, going on from the newest checkpoint if there is one.
 
-    samples_at gives a step's replacements where they were drawn ahead; see batch_at.
+    samples_at gives a step's replacements where they were drawn ahead; see batch_at. Every process of a group calls
+    this alike; the first reads and writes the checkpoints, and it alone is asked for scores and has rows to tell.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoint before is kept.
@@ -94,23 +102,29 @@ def train(
     device = next(method.parameters()).device
     bf16 = uses_bf16(config.precision, device)
     optimizer = build_optimizer(method, config)
-    first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints)
-    method.train()
+    first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints, group)
+    replica = group.replicate(method.train())
     started = time.perf_counter()
     window_started, window_from = started, first_step
     for step in range(first_step, config.num_steps):
-        batch = batch_at(step, dataset, config, samples_at=samples_at)
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, config) * group["learning_rate_factor"]
-        torch.manual_seed(((config.seed + 1) * _STEP_SEED_STRIDE + step) % 2**63)  # dropout
-        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float().to(device))
-        for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = method.loss(micro_batch.to(device), totals, progress=progress_at(step, config), stats=sums)
-            loss.backward()  # type: ignore[no-untyped-call]
+        batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
+        torch.manual_seed(_dropout_seed(step, config, group))
+        num_selected = group.sum(batch.is_selected.sum().float())
+        totals = Totals(config.batch_size * config.sequence_length, num_selected.to(device))
+        stats: Stats = {}
+        micro_batches = batch.split(config.micro_batch_size or config.batch_size)
+        for index, micro_batch in enumerate(micro_batches, start=1):
+            with group.accumulating(replica, is_last=index == len(micro_batches)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss = replica(micro_batch.to(device), totals, progress=progress_at(step, config), stats=stats)
+                (loss * group.size).backward()  # gradients are averaged, and to be summed
         # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
         # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
-        for name, value in {**_clip(method, config), "num_steps": torch.ones((), device=device)}.items():
+        stats = {**group.sum_all(stats), "num_steps": torch.ones((), device=device)}
+        stats |= clip_gradients(method, config.max_gradient_norm)
+        for name, value in stats.items():
             sums[name] = sums[name] + value.double() if name in sums else value.double()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -118,7 +132,7 @@ def train(
         done = step + 1
         hooks.on_step(done)
         is_last = done == config.num_steps
-        stop = hooks.should_stop() and not is_last
+        stop = group.any(hooks.should_stop()) and not is_last
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
             row = _row(method, sums, done, config)  # device sync
@@ -126,17 +140,18 @@ def train(
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
             row["tokens_per_second"] = num_tokens / (now - window_started)
             sums = {}
-        if done % config.checkpoint_every_steps == 0 or is_last:
+        if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
             row |= {"step": done, **hooks.evaluate()}
-        if row:
+        if group.is_first and row:
             hooks.on_metrics(row)
             window_started, window_from = time.perf_counter(), done
         if done % config.checkpoint_every_steps == 0 or is_last or stop:
             _check_finite(sums, done)
-            seconds = seconds_before + time.perf_counter() - started
-            state = {"identity": training_identity(config), "seconds": seconds}
-            tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
-            hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
+            if group.is_first:
+                seconds = seconds_before + time.perf_counter() - started
+                state = {"identity": training_identity(config), "seconds": seconds}
+                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+                hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
         if stop:
             raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
     return Trained(first_step, config.num_steps, seconds_before + time.perf_counter() - started)
@@ -153,17 +168,20 @@ def batch_at(
     config: TrainingConfig,
     *,
     samples_at: Callable[[int], Tensor] | None = None,
+    rows: slice = slice(None),
 ) -> Batch:
-    """The whole batch of step `step`, on the CPU; with samples_at, with those ids (N,) in the selected places.
+    """The batch of step `step`, on the CPU, or some rows of it; with samples_at, which gives the ids (N,) of the whole
+    batch, with those in the selected places.
 
     Raises:
         DataError: samples_at gives another number of ids than there are selected positions.
     """
     index = dataset.index_at(step, batch_size=config.batch_size, seed=config.seed)
+    made = rows if samples_at is None else slice(None)  # of stored ids it is known only with the rows before
     batch = make_batch(
         dataset,
-        index.sequence,
-        index.epoch,
+        index.sequence[made],
+        index.epoch[made],
         mask_fraction=config.mask_fraction,
         seed=config.seed,
         masking=Masking(config.masking, config.keep_fraction),
@@ -176,7 +194,8 @@ def batch_at(
             f"{len(samples)} replacements are stored for step {step}, but {num_selected} positions are selected: they "
             "were drawn for another text or another config"
         )
-    return batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), samples).corrupted_ids)
+    corrupted_ids = place(batch.input_ids, batch.selected(), samples).corrupted_ids
+    return batch._replace(corrupted_ids=corrupted_ids).rows(rows)
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
@@ -201,29 +220,8 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return has_fast_bf16
 
 
-def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW, fused, as in ELECTRA (betas .9 and .999, eps 1e-6, no decay of biases and LayerNorm).
-
-    Adam treats every parameter by itself, so a method's parameter sets, in groups of their own, train as with an
-    optimizer each. Departs from ELECTRA: Adam's bias correction is on; with warm-up the difference fades within the
-    first steps.
-    """
-    groups: list[dict[str, Any]] = []
-    for each in method.parameter_sets():
-        matrices = [p for p in each.parameters if p.ndim >= 2]
-        others = [p for p in each.parameters if p.ndim < 2]
-        for parameters, decay in ((matrices, config.weight_decay), (others, 0.0)):
-            factor = each.learning_rate_factor
-            groups.append({"params": parameters, "weight_decay": decay, "learning_rate_factor": factor})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-6, fused=True)
-
-
-def _clip(method: Method, config: TrainingConfig) -> Stats:
-    """Scale each parameter set's gradients down to the norm allowed; the norms that they had, by the name to log."""
-    return {
-        f"{each.prefix}gradient_norm": torch.nn.utils.clip_grad_norm_(each.parameters, config.max_gradient_norm)
-        for each in method.parameter_sets()
-    }
+def _dropout_seed(step: int, config: TrainingConfig, group: Group) -> int:
+    return ((config.seed + 1) * _STEP_SEED_STRIDE + step + group.rank * _RANK_SEED_STRIDE) % 2**63
 
 
 def _learning_rate(step: int, config: TrainingConfig) -> float:
@@ -258,8 +256,11 @@ class _Restored(NamedTuple):
     seconds: float
 
 
-def _restore(method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path) -> _Restored:
-    checkpoint = load_latest(checkpoints)
+def _restore(
+    method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path, group: Group
+) -> _Restored:
+    device = next(method.parameters()).device
+    checkpoint = group.from_first(load_latest(checkpoints) if group.is_first else None, device)
     if checkpoint is None:
         return _Restored(0, {}, 0.0)
     expected = training_identity(config)
@@ -271,7 +272,6 @@ def _restore(method: Method, optimizer: torch.optim.Optimizer, config: TrainingC
             "give the values it was begun with"
         )
     restore_training_tensors(checkpoint.tensors, method, optimizer)
-    device = next(method.parameters()).device
     sums = {
         name.removeprefix("sum."): value.to(device)
         for name, value in checkpoint.tensors.items()

@@ -18,7 +18,7 @@ from fast_electra_core.distillation import DistilledMaskedLM
 from fast_electra_core.methods import Batch, Totals
 from fast_electra_core.model_cost import ModelCost, cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
-from fast_electra_core.trainer import build_optimizer
+from fast_electra_core.optimizer import build_optimizer
 
 FROZEN, JOINT, APART, MLM = (METHOD_WORK[name] for name in ("fast_electra", "electra", "electra_decoupled", "mlm"))
 

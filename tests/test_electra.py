@@ -16,7 +16,8 @@ from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Ele
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.models import build_masked_lm, count_parameters, warm_start
-from fast_electra_core.trainer import Hooks, Row, batch_at, build_optimizer, train
+from fast_electra_core.optimizer import build_optimizer
+from fast_electra_core.trainer import Hooks, Row, batch_at, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40

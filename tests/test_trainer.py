@@ -19,12 +19,12 @@ from fast_electra_core.checkpoint import list_checkpoints, load_latest, save_che
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.trainer import (
     WITHOUT_EFFECT_ON_TRAINING,
     Hooks,
     Interrupted,
     Row,
-    build_optimizer,
     train,
     training_identity,
     uses_bf16,

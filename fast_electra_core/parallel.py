@@ -1,0 +1,119 @@
+"""Several processes train one model, each on its rows of every batch: who they are, and what is summed over them.
+
+All of them hold the whole model. Losses are divided by counts over the whole batch, so gradients are summed, and the
+numbers are those of one process up to the order of addition. The first process alone scores, logs and writes.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch._C._distributed_c10d import Store
+from torch.nn.parallel import DistributedDataParallel
+
+from fast_electra_core.checkpoint import Checkpoint
+from fast_electra_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together. With more than one, torch's default process group is theirs."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether scoring, logging and writing are up to this process."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> slice:
+        """This process's rows of a batch: neighbours, as many as any other's, or one more.
+
+        Raises:
+            ConfigError: there are more processes than rows.
+        """
+        if batch_size < self.size:
+            raise ConfigError(
+                f"batch_size must be at least the number of processes, {self.size}, got {batch_size}: each trains on "
+                "rows of its own. Give a larger --batch_size, or fewer --num_nodes or --processes_per_node"
+            )
+        return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """values, summed over the processes in place; on the CPU no process waits for its device."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_all(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each of the values, () float64 under the same names everywhere, summed over the processes."""
+        if self.size == 1:
+            return values
+        flat = self.sum(torch.stack(list(values.values())))
+        return dict(zip(values, flat.unbind(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in some process: the same answer in all of them."""
+        return bool(self.sum(torch.tensor(int(flag)))) if self.size > 1 else flag
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """The module, whose gradients are from here on averaged over the processes, and its weights the first one's."""
+        if self.size == 1:
+            return module
+        # Looking for unused parameters keeps the layout of the buckets that are summed. Without, it changes behind the
+        # first step; with it the order of addition among three or more, and a resumed run would not be the same bits.
+        return DistributedDataParallel(module, find_unused_parameters=True)
+
+    def accumulating(self, module: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch: gradients are exchanged with the batch's last one only."""
+        if is_last or not isinstance(module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return module.no_sync()
+
+    def from_first(self, checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
+        """The first process's checkpoint, in all of them: they may be on machines that do not share a disk."""
+        if self.size == 1:
+            return checkpoint
+        outline = [(checkpoint.step, _shapes(checkpoint.tensors), checkpoint.state) if checkpoint else None]
+        dist.broadcast_object_list(outline)
+        if outline[0] is None:
+            return None
+        step, shapes, state = outline[0]
+        tensors = {}
+        for name, (shape, dtype) in shapes.items():
+            value = checkpoint.tensors[name] if checkpoint and self.is_first else torch.empty(shape, dtype=dtype)
+            value = value.contiguous().to(device)
+            dist.broadcast(value, src=0)
+            tensors[name] = value.cpu()
+        return Checkpoint(step, tensors, state)
+
+
+ALONE = Group()
+"""One process trains."""
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, *, store: Store | None = None) -> Iterator[Group]:
+    """This process's group, as torch's elastic launcher sets the environment: gloo between CPUs, NCCL between GPUs.
+
+    store is where they find each other, if it is not at MASTER_ADDR.
+    """
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if size == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank if store else -1, world_size=size if store else -1)
+    try:
+        yield Group(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}

@@ -1,0 +1,117 @@
+"""Several processes train the model that one would: real gloo groups on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import CONFIG, VOCAB_SIZE, together, train_toy
+from toys import METHODS, SPECIAL_IDS, dataset_of
+
+from fast_electra_core.checkpoint import list_checkpoints, load_latest
+from fast_electra_core.data import TokenDataset
+from fast_electra_core.errors import ConfigError
+from fast_electra_core.parallel import ALONE, Group
+from fast_electra_core.trainer import batch_at
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven sequences."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("shard")
+    dataset_of(folder, [rng.integers(5, VOCAB_SIZE, 21) for _ in range(4)], vocab_size=VOCAB_SIZE, sequence_length=10)
+    return folder
+
+
+def run(size: int, name: str, shard: Path, checkpoints: Path, *, stop_after: int = 0, **changes: Any) -> list[Any]:
+    return together(size, train_toy, name, shard, checkpoints, changes, stop_after)
+
+
+def without_speed(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+
+
+def close(found: Any, expected: Any) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+
+
+def tensors_of(root: Path) -> dict[str, bytes]:
+    newest = load_latest(root)
+    assert newest is not None
+    return {name: value.numpy().tobytes() for name, value in newest.tensors.items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_two_and_four_processes_end_with_the_same_weights_and_metrics(
+    name: str, shard: Path, tmp_path: Path
+) -> None:
+    """Six rows: with four processes two have one row, two have two."""
+    (alone,) = run(1, name, shard, tmp_path / "1")
+    assert len(alone["rows"]) == 3
+    for size in (2, 4):
+        first, *others = run(size, name, shard, tmp_path / str(size))
+        close(first["weights"], alone["weights"])
+        for found, expected in zip(without_speed(first["rows"]), without_speed(alone["rows"]), strict=True):
+            close(found, expected)
+        assert all(each["weights"] == first["weights"] for each in others)  # the same bits
+
+
+def test_the_first_process_alone_scores_and_writes(shard: Path, tmp_path: Path) -> None:
+    first, *others = run(2, "fast_electra", shard, tmp_path)
+    assert first["scored"] == [4, 6]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000006", "step-000000004"]
+    assert [each["scored"] for each in others] == [[]]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_stopped_group_resumes_to_the_same_bits(dropout: float, shard: Path, tmp_path: Path) -> None:
+    """The signal reaches the last of three processes only; all end with the step that they have in common. Sums of
+    three terms depend on their order, so the layout of what is exchanged must be the same from the first step on."""
+    run(3, "fast_electra", shard, tmp_path / "whole", dropout=dropout)
+    stopped = run(3, "fast_electra", shard, tmp_path / "parts", dropout=dropout, stop_after=2)
+    assert [each["steps"] for each in stopped] == [[1, 2, -1]] * 3
+    resumed = run(3, "fast_electra", shard, tmp_path / "parts", dropout=dropout)
+    assert [each["steps"] for each in resumed] == [[3, 4, 5, 6]] * 3
+    assert tensors_of(tmp_path / "parts") == tensors_of(tmp_path / "whole")
+
+
+def test_two_then_one_then_two_processes_end_as_one_would(shard: Path, tmp_path: Path) -> None:
+    """A seek: each attempt does the steps that are left, and no more; with another micro-batch besides."""
+    (alone,) = run(1, "electra", shard, tmp_path / "alone")
+    run(2, "electra", shard, tmp_path / "parts", stop_after=2)
+    (second,) = run(1, "electra", shard, tmp_path / "parts", stop_after=4)
+    first, _ = run(2, "electra", shard, tmp_path / "parts", micro_batch_size=1)
+    assert (second["steps"], first["steps"]) == ([3, 4, -1], [5, 6])
+    close(first["weights"], alone["weights"])
+    (row,) = [row for row in without_speed(first["rows"]) if row["step"] == 6]
+    (expected,) = [row for row in without_speed(alone["rows"]) if row["step"] == 6]
+    close(row, expected)
+
+
+def test_stored_replacements_go_to_the_rows_that_they_were_drawn_for(shard: Path) -> None:
+    dataset = TokenDataset([shard], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+    num_selected = int(batch_at(3, dataset, CONFIG).is_selected.sum())
+
+    def samples_at(step: int) -> torch.Tensor:
+        return torch.arange(num_selected) % 20 + 5
+
+    whole = batch_at(3, dataset, CONFIG, samples_at=samples_at)
+    parts = [batch_at(3, dataset, CONFIG, samples_at=samples_at, rows=Group(rank, 4).rows(6)) for rank in range(4)]
+    assert whole.corrupted_ids is not None
+    assert torch.equal(torch.cat([part.corrupted_ids for part in parts]), whole.corrupted_ids)
+    assert torch.equal(torch.cat([part.selected().pick(part.corrupted_ids) for part in parts]), samples_at(3))
+
+
+def test_rows_are_shared_out_without_gaps_and_evenly() -> None:
+    slices = [Group(rank, 4).rows(10) for rank in range(4)]
+    assert [list(range(10))[each] for each in slices] == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
+    assert ALONE.rows(10) == slice(0, 10)
+
+
+def test_more_processes_than_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size must be at least the number of processes, 4, got 3: .*Give a"):
+        Group(0, 4).rows(3)
