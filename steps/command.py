@@ -1,9 +1,10 @@
-"""The console command `fast-electra`: what is asked of the registry, beside the flows that fill it.
+"""The console command `fast-electra`: what is asked of the registry and the cloud, beside the flows.
 
     fast-electra lineage models:/fast-electra@champion
     fast-electra export models:/fast-electra@champion folder/
     fast-electra promote models:/fast-electra/7
     fast-electra rollback
+    fast-electra preflight
     fast-electra lineage --help
 
 Flows are started with `python flows/pretrain_flow.py run` and its like.
@@ -23,6 +24,7 @@ COMMANDS = {
     "export": ("steps.export", "a registered version as a folder for transformers and the Hugging Face hub"),
     "promote": ("steps.promote", "look at a version's gates again, and make it champion if it may be; or by force"),
     "rollback": ("steps.rollback", "the champion before the present one is champion again"),
+    "preflight": ("steps.preflight", "would flows run on the cluster? Each thing that is missing, with its remedy"),
 }
 """Command -> its module and one line for the list. The module's docstring is the command's help, examples included;
 its `add_arguments(parser)` adds what the command takes, its `run(arguments)` does the work and returns the exit code.

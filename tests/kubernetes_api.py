@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
-from kubernetes_pods import Pod, now, secret_object, validate_job
+from kubernetes_looks import Looks, Refused, found
+from kubernetes_pods import Pod, now, validate_job
 
 NAMESPACE, TOKEN = "training", "token-of-the-tests"
 JOBSETS = "jobset.x-k8s.io"
@@ -27,28 +28,20 @@ _ROUTE = re.compile(
 )
 
 
-class Refused(Exception):
-    """An answer that is not the thing asked for."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Cluster:
+class Cluster(Looks):
     """What the server knows. Tests set the public things; everything lies in the namespace `training`."""
 
     def __init__(self, folder: Path, *, image: Mapping[str, str]) -> None:
+        super().__init__()
         self.folder = folder
         self.image = dict(image)
         """The environment that every image brings."""
-        self.secrets: dict[str, dict[str, str]] = {}
-        self.service_accounts: set[str] = {"default"}
-        self.nodes: list[dict[str, Any]] = []
-        self.quotas: list[dict[str, Any]] = []
-        self.denied: set[tuple[str, str]] = set()
-        """(verb, resource) that may not be done, such as ("create", "jobs") or ("get", "pods/log")."""
+        self.version = "1.37"
         self.has_jobsets = True
+        self.jobset_trouble = ""
+        """What the JobSet controller's webhook says of every JobSet; empty: nothing."""
+        self.pod_trouble: dict[str, Any] = {}
+        """The status that every pod has, which then does not run; empty: they run."""
         self.jobs: dict[str, dict[str, Any]] = {}
         self.jobsets: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, Pod] = {}
@@ -71,11 +64,15 @@ class Cluster:
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Any:
         """What the server says."""
         if path in ("/version", "/version/"):
-            return {"major": "1", "minor": "37", "gitVersion": "v1.37.0", "gitCommit": "", "gitTreeState": "",
-                    "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}  # fmt: skip
+            major, minor = self.version.split(".")
+            return {"major": major, "minor": minor, "gitVersion": f"v{self.version}.0", "gitCommit": "",
+                    "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}  # fmt: skip
         if path == f"/apis/{JOBSETS}/" and self.has_jobsets:
             version = {"groupVersion": f"{JOBSETS}/v1alpha2", "version": "v1alpha2"}
             return {"kind": "APIGroup", "name": JOBSETS, "versions": [version], "preferredVersion": version}
+        if path == f"/apis/{JOBSETS}/v1alpha2" and self.has_jobsets:
+            jobsets = {"name": "jobsets", "singularName": "", "namespaced": True, "kind": "JobSet", "verbs": ["create"]}
+            return {"kind": "APIResourceList", "groupVersion": f"{JOBSETS}/v1alpha2", "resources": [jobsets]}
         route = _ROUTE.fullmatch(path)
         verb = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
         if route is None:
@@ -114,26 +111,30 @@ class Cluster:
         return body
 
     def _get_jobs(self, *, name: str, **_: Any) -> Any:
-        return _found(self.jobs, name, "jobs.batch")
+        return found(self.jobs, name, "jobs.batch")
 
     def _patch_jobs(self, *, name: str, body: Any, **_: Any) -> Any:
-        job = _found(self.jobs, name, "jobs.batch")
+        job = found(self.jobs, name, "jobs.batch")
         job["spec"] |= body["spec"]
         if job["spec"]["parallelism"] == 0:
             self._kill("job-name", name)
         return job
 
     def _delete_jobs(self, *, name: str, **_: Any) -> Any:
-        _found(self.jobs, name, "jobs.batch")
+        found(self.jobs, name, "jobs.batch")
         self._kill("job-name", name)
         return self.jobs.pop(name)
 
     # JobSets: one pod per job, which is what Metaflow asks for
 
-    def _create_jobsets(self, *, body: Any, **_: Any) -> Any:
+    def _create_jobsets(self, *, body: Any, query: Mapping[str, str], **_: Any) -> Any:
         name, subdomain = body["metadata"]["name"], body["metadata"]["name"]
         for replicated in body["spec"]["replicatedJobs"]:
             _must_be_valid({"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]})
+        if self.jobset_trouble:
+            raise Refused(500, self.jobset_trouble)
+        if query.get("dryRun") == "All":
+            return body
         body["status"] = {"replicatedJobsStatus": [], "conditions": []}
         self.jobsets[name] = body
         hosts = {
@@ -177,10 +178,10 @@ class Cluster:
                 jobset["status"]["conditions"] = [{"type": "Completed", "status": "True"}]
 
     def _get_jobsets(self, *, name: str, **_: Any) -> Any:
-        return _found(self.jobsets, name, "jobsets.jobset.x-k8s.io")
+        return found(self.jobsets, name, "jobsets.jobset.x-k8s.io")
 
     def _delete_jobsets(self, *, name: str, **_: Any) -> Any:
-        _found(self.jobsets, name, "jobsets.jobset.x-k8s.io")
+        found(self.jobsets, name, "jobsets.jobset.x-k8s.io")
         self._kill("jobset.sigs.k8s.io/jobset-name", name)
         return self.jobsets.pop(name)
 
@@ -191,6 +192,9 @@ class Cluster:
         pod.labels |= labels
         pod.annotations |= annotations or {}
         folder = self.folder / "pods" / name
+        if self.pod_trouble:
+            pod.status = self.pod_trouble
+            return
         pod.start(folder, image=self.image, secrets=self.secrets, hosts=hosts or {}, when_done=done)
 
     def _labelled(self, label: str, value: str) -> list[Pod]:
@@ -206,27 +210,7 @@ class Cluster:
         return {"kind": "PodList", "metadata": {}, "items": [pod.to_dict() for pod in items]}
 
     def _get_pods_log(self, *, name: str, **_: Any) -> Any:
-        return _found(self.pods, name, "pods").log.read_text()
-
-    # What the preflight asks
-
-    def _create_selfsubjectaccessreviews(self, *, body: Any, **_: Any) -> Any:
-        asked = body["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        return {**body, "status": {"allowed": (asked["verb"], resource) not in self.denied}}
-
-    def _get_secrets(self, *, name: str, **_: Any) -> Any:
-        return secret_object(name, _found(self.secrets, name, "secrets"))
-
-    def _get_serviceaccounts(self, *, name: str, **_: Any) -> Any:
-        _found(dict.fromkeys(self.service_accounts, True), name, "serviceaccounts")
-        return {"kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}}
-
-    def _list_nodes(self, **_: Any) -> Any:
-        return {"kind": "NodeList", "metadata": {}, "items": self.nodes}
-
-    def _list_resourcequotas(self, **_: Any) -> Any:
-        return {"kind": "ResourceQuotaList", "metadata": {}, "items": self.quotas}
+        return found(self.pods, name, "pods").log.read_text()
 
 
 @contextmanager
@@ -234,7 +218,7 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
     """Serve the cluster on the loopback interface; at the end no process of its pods is left."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster))
     cluster.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield cluster
@@ -251,6 +235,7 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
 def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # otherwise 40 ms per answer: the body waits for the headers' receipt
 
         def _serve(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
@@ -285,9 +270,3 @@ def _must_be_valid(job: Any) -> None:
         validate_job(job)
     except kubernetes_validate.ValidationError as error:
         raise Refused(422, f"{'.'.join(map(str, error.path))}: {error.message}") from error
-
-
-def _found(things: Mapping[str, Any], name: str, what: str) -> Any:
-    if name not in things:
-        raise Refused(404, f'{what} "{name}" not found')
-    return things[name]

@@ -44,6 +44,8 @@ class Pod:
         self.phase = "Pending"
         self.state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
         self.environment: dict[str, str] = {}
+        self.status: dict[str, Any] = {}
+        """What it says instead of the truth; empty: the truth."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Pod:
         }  # fmt: skip
         return {
             "apiVersion": "v1", "kind": "Pod", "metadata": self.metadata, "spec": self.spec,
-            "status": {"phase": self.phase, "hostIP": "127.0.0.1", "containerStatuses": [status]},
+            "status": self.status or {"phase": self.phase, "hostIP": "127.0.0.1", "containerStatuses": [status]},
         }  # fmt: skip
 
     def start(

@@ -19,6 +19,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from steps.probe import ask_mlflow
+
 KUBERNETES = ROOT / "infra" / "kubernetes"
 TERRAFORM = ROOT / "infra" / "terraform"
 OVERLAYS = ("local", "aws")
@@ -281,6 +283,7 @@ def test_the_server_starts_by_its_manifest_keeps_artifacts_in_s3_and_refuses_str
             assert answer(port, artifact, host=ours, data=b"kept") == 200
             assert answer(port, listing, host="attacker.example") == 403
             assert answer(port, listing, host=ours) == 200
+            assert ask_mlflow(f"http://127.0.0.1:{port}")[0] == "ok"  # the preflight's question is one that it knows
         finally:
             os.killpg(server.pid, 15)
             server.wait()

@@ -56,7 +56,7 @@ def on_kubernetes(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) ->
     client.upload_file(str(workspace.folder / "text.txt"), BUCKET, "corpus/text.txt")
     with running(Cluster(tmp_path_factory.mktemp("cluster"), image=image())) as cluster:
         cluster.secrets["fast-electra"] = dict(KEYS)
-        cluster.service_accounts.add("fast-electra")
+        cluster.service_accounts["fast-electra"] = {}
         yield OnKubernetes(workspace, cluster, client)
     client.close()
 

@@ -180,6 +180,7 @@ def test_every_library_that_is_imported_is_asked_for(project: dict[str, list[str
         "markupsafe": "jinja2",
         "sklearn": "scikit-learn",
         "sqlalchemy": "mlflow",
+        "urllib3": "kubernetes",
     }
     missing, ours = set(), set(PACKAGES)
     for path in [path for folder in (*PACKAGES, "flows") for path in (ROOT / folder).rglob("*.py")]:

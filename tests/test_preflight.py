@@ -1,0 +1,536 @@
+"""The preflight: each thing that can be missing is taken away, and the table says so, with the remedy."""
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from kubernetes_api import NAMESPACE, TOKEN, Cluster, running
+
+from steps import probe
+from steps.checks import Check, as_table
+from steps.cluster import TO_CHECK, TO_DEPLOY, TO_RUN
+from steps.command import main
+from steps.inside import image_of
+
+PROFILES = ROOT / "infra" / "profiles"
+GPU = {"cpu": "31850m", "memory": "127Gi", "ephemeral-storage": "300Gi", "nvidia.com/gpu": "1"}
+CPU = {"cpu": "3920m", "memory": "14Gi", "ephemeral-storage": "90Gi"}
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+
+
+def node(pool: str, allocatable: dict[str, str], *taints: dict[str, str]) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{pool}-node", "labels": {"fast-electra/pool": pool}},
+        "spec": {"taints": list(taints)},
+        "status": {"allocatable": allocatable},
+    }
+
+
+NOT_PULLED = {
+    "name": "preflight", "image": "none", "imageID": "", "ready": False, "restartCount": 0,
+    "state": {"waiting": {"reason": "ImagePullBackOff"}},
+}  # fmt: skip
+
+
+class Answering:
+    """An HTTP server that says the same to everybody."""
+
+    def __init__(self) -> None:
+        self.status, self.text, self.asked = 200, '{"experiments": []}', [("", "")]
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                outer.asked.append((self.path, self.headers.get("Authorization", "")))
+                data = outer.text.encode()
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = _answer
+            disable_nagle_algorithm = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def mlflow() -> Iterator[Answering]:
+    """In the tracking server's place (a real one is asked in test_kubernetes_manifests)."""
+    answering = Answering()
+    thread = threading.Thread(target=answering.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield answering
+    answering.server.shutdown()
+    answering.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cluster(
+    s3: Any, s3_endpoint: str, mlflow: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """A cluster on which nothing is wrong, and the settings that lead there."""
+    folders = os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"))
+    image = {"PATH": folders, "AWS_EC2_METADATA_DISABLED": "true"}
+    with running(Cluster(tmp_path / "cluster", image=image)) as cluster:
+        cluster.folder.mkdir()
+        keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+        cluster.secrets["fast-electra"] = keys
+        cluster.service_accounts["fast-electra"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/task"}
+        cluster.nodes = [node("cpu", CPU), node("cpu", CPU), node("gpu", GPU, GPU_TAINT)]
+        for name in [name for name in os.environ if name.startswith(("METAFLOW_", "MLFLOW_"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        settings = {
+            "KUBECONFIG": cluster.kubeconfig(),
+            "METAFLOW_HOME": str(tmp_path / "metaflow_home"),
+            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
+            "METAFLOW_DEFAULT_DATASTORE": "s3",
+            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
+            "METAFLOW_S3_ENDPOINT_URL": s3_endpoint,
+            "MLFLOW_TRACKING_URI": mlflow.url,
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        yield cluster
+
+
+@pytest.fixture
+def preflight(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command; returns the table in one line, after a look at the exit code."""
+
+    def run(*words: str, code: int = 0, profile: Path = PROFILES / "kubernetes.json") -> str:
+        returned = main(["preflight", "--profile", str(profile), *words])
+        shown = capsys.readouterr()
+        assert returned == code, shown
+        return re.sub(r"\s+", " ", shown.out + shown.err)
+
+    return run
+
+
+def test_where_nothing_is_missing_every_line_is_ok(preflight: Callable[..., str], cluster: Cluster, s3: Any) -> None:
+    shown = preflight("--num_nodes", "2")
+    assert "failed" not in shown and "note" not in shown
+    assert f"ok cluster Kubernetes 1.37 at {cluster.url}" in shown
+    assert "ok may jobs create, get, patch" in shown
+    assert "ok JobSet controller jobset.x-k8s.io/v1alpha2 takes a JobSet (rehearsed, not kept)" in shown
+    assert "ok service account fast-electra with the role arn:aws:iam::1:role/task" in shown
+    assert "Secret fast-electra keys: AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_SECRET_ACCESS_KEY" in shown
+    assert "nodes for light 2 of 3 would take cpu 2, memory 8192M, ephemeral-storage 10240M" in shown
+    assert "nodes for pretrain 1 of 3 would take" in shown
+    assert "s3://bucket/metaflow can be written, listed, read and deleted from" in shown
+    assert cluster.unknown == [] and cluster.jobsets == {} and cluster.jobs == {}
+    assert "Contents" not in s3.list_objects_v2(Bucket="bucket")  # what was written is gone
+
+
+def test_what_is_asked_of_the_api_is_what_the_document_lists() -> None:
+    text = (ROOT / "infra" / "kubernetes" / "permissions.md").read_text()
+    asked = [part for part in text.split("\n## ") if part.startswith(("Whoever", "The preflight"))]
+    listed = set().union(*(rows(part) for part in asked))
+    listed.discard(("authorization.k8s.io", "selfsubjectaccessreviews", ("create",)))  # the way of asking itself
+    ours = {(each.group or "core", each.resource, each.verbs) for each in (*TO_RUN, *TO_CHECK, *TO_DEPLOY)}
+    assert ours == listed
+
+
+def rows(part: str) -> set[tuple[str, str, tuple[str, ...]]]:
+    found = re.findall(
+        r"^\| (?:`([^|`]*)`|(core))(?: \(cluster\))? \| ([^|]*) \| ([a-z, ]+?)(?:,? \*?\*?\(?only.*?)? \|",
+        part,
+        re.MULTILINE,
+    )
+    return {
+        (group or core, resource, tuple(verbs.split(", ")))
+        for group, core, resources, verbs in found
+        for resource in re.findall(r"`([^`]+)`", resources)
+    }
+
+
+@pytest.mark.parametrize(
+    ("denied", "code", "message"),
+    [
+        (
+            ("create", "jobs"),
+            1,
+            r"failed may jobs create jobs is not allowed in training -> ask whoever runs the cluster",
+        ),
+        (("list", "pods"), 1, r"failed may pods list pods is not allowed in training"),
+        (
+            ("create", "jobsets"),
+            0,
+            r"note may jobsets create jobsets .*goes steps on several nodes \(--num_nodes above 1\)",
+        ),
+        (("create", "pods/exec"), 0, r"note may pods/exec create .*goes a gentle stop of running tasks"),
+        (("get", "secrets"), 0, r"note Secret fast-electra not looked at: secrets is forbidden"),
+        (("list", "nodes"), 0, r"note nodes not looked at: nodes is forbidden"),
+        (("list", "limitranges"), 0, r"note quotas not looked at: limitranges is forbidden"),
+    ],
+)
+def test_a_missing_permission_fails_where_nothing_runs_without_it(
+    denied: tuple[str, str], code: int, message: str, preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.denied.add(denied)
+    assert re.search(message, preflight(code=code))
+
+
+def test_with_several_nodes_jobsets_are_a_must(preflight: Callable[..., str], cluster: Cluster) -> None:
+    cluster.denied.add(("delete", "jobsets"))
+    assert "failed may jobsets delete jobsets is not allowed" in preflight("--num_nodes", "2", code=1)
+
+
+def test_exec_is_asked_by_the_verb_of_the_clusters_version(preflight: Callable[..., str], cluster: Cluster) -> None:
+    cluster.version = "1.34"
+    preflight()
+    assert {asked["verb"] for asked in cluster.reviewed if asked.get("subresource") == "exec"} == {"get"}
+    assert {asked["name"] for asked in cluster.reviewed if asked["resource"] == "secrets"} == {"fast-electra"}
+
+
+def no_jobsets(cluster: Cluster) -> None:
+    cluster.has_jobsets = False
+
+
+def dead_controller(cluster: Cluster) -> None:
+    cluster.jobset_trouble = (
+        'failed calling webhook "mjobset.kb.io": no endpoints available for service "jobset-webhook"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (no_jobsets, r"JobSet controller jobset.x-k8s.io/v1alpha2 is not served -> kubectl apply --server-side -k"),
+        (
+            dead_controller,
+            r"installed, and refuses: failed calling webhook .* -> is it running\? kubectl get pods -n jobset",
+        ),
+    ],
+)
+def test_a_jobset_controller_that_is_not_there_or_not_alive_is_told_apart(
+    trouble: Callable[[Cluster], None], message: str, preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    trouble(cluster)
+    assert re.search(
+        f"failed {message}" if "refuses" not in message else message, preflight("--num_nodes", "2", code=1)
+    )
+    assert re.search("note JobSet controller", preflight())  # one node needs none
+
+
+def test_secrets_and_accounts_that_are_missing_are_named_with_the_command(
+    preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.secrets.clear()
+    del cluster.service_accounts["fast-electra"]
+    shown = preflight(code=1)
+    assert 'failed Secret fast-electra secrets "fast-electra" not found -> kubectl create secret generic' in shown
+    assert 'failed service account fast-electra serviceaccounts "fast-electra" not found -> kubectl apply -k' in shown
+
+
+@pytest.mark.parametrize(
+    ("nodes", "code", "message"),
+    [
+        (
+            [node("cpu", CPU)],
+            0,
+            r"note nodes for pretrain none now is labelled fast-electra/pool=gpu; that is right where",
+        ),
+        (
+            [node("cpu", CPU), node("gpu", GPU | {"memory": "60Gi"}, GPU_TAINT)],
+            1,
+            r"failed nodes for pretrain none of the 1 labelled .* memory is 60Gi -> ask for less in the profile",
+        ),
+        (
+            [node("cpu", CPU), node("gpu", {**GPU, "nvidia.com/gpu": "0"}, GPU_TAINT)],
+            1,
+            r"nvidia.com/gpu is 0 -> .*is the device plugin there",
+        ),
+        (
+            [node("cpu", CPU), node("gpu", GPU, GPU_TAINT, {"key": "team", "value": "b", "effect": "NoExecute"})],
+            1,
+            r"the taint team=b:NoExecute is not tolerated",
+        ),
+        (
+            [node("cpu", CPU), node("gpu", GPU, {"key": "soft", "effect": "PreferNoSchedule"})],
+            0,
+            r"pretrain 1 of 2 would",
+        ),
+        (
+            [node("cpu", CPU, {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"})],
+            1,
+            r"failed nodes for light .*taint node.kubernetes.io/unschedulable=:NoSchedule is not tolerated",
+        ),
+    ],
+)
+def test_pods_that_no_node_would_take_are_told_apart_from_groups_at_zero(
+    nodes: list[dict[str, Any]], code: int, message: str, preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.nodes = nodes
+    assert re.search(message, preflight(code=code))
+
+
+def test_a_toleration_with_another_value_does_not_help(
+    preflight: Callable[..., str], cluster: Cluster, tmp_path: Path
+) -> None:
+    profile = json.loads((PROFILES / "kubernetes.json").read_text())
+    profile["steps"]["pretrain"]["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Equal", "value": "absent"}]
+    (tmp_path / "mine.json").write_text(json.dumps(profile))
+    shown = preflight(profile=tmp_path / "mine.json", code=1)
+    assert "the taint nvidia.com/gpu=present:NoSchedule is not tolerated" in shown
+
+
+def test_quotas_and_limits_that_refuse_the_pods_fail_and_those_that_are_used_up_are_noted(
+    preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    hard = {"requests.nvidia.com/gpu": "0", "limits.cpu": "16"}
+    cluster.quotas = [{"metadata": {"name": "team"}, "spec": {"hard": hard}, "status": {"used": {"limits.cpu": "13"}}}]
+    largest = {"type": "Container", "max": {"memory": "64Gi"}}
+    cluster.limits = [{"metadata": {"name": "small"}, "spec": {"limits": [largest]}}]
+    shown = preflight(code=1)
+    assert "failed quota for pretrain requests.nvidia.com/gpu 1, the quota team allows 0 -> ask for less" in shown
+    assert "note quota for pretrain limits.cpu 12 would wait: 13 of team's 16 are used" in shown
+    assert "failed quota for pretrain memory 98304M, small allows a container 68719476736" in shown
+    assert "quota for light" not in shown
+
+
+def other_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAFLOW_DATASTORE_SYSROOT_S3", "s3://nowhere/metaflow")
+
+
+def no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METAFLOW_DATASTORE_SYSROOT_S3")
+
+
+def local_datastore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METAFLOW_DEFAULT_DATASTORE")
+
+
+def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("METAFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+
+
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (
+            other_bucket,
+            r"failed s3, from here s3://nowhere/metaflow: s3:PutObject: .*NoSuchBucket.* -> make the bucket",
+        ),
+        (
+            no_bucket,
+            r"METAFLOW_DATASTORE_SYSROOT_S3 must be s3://BUCKET/PREFIX, got '' -> fast-electra metaflow-config",
+        ),
+        (local_datastore, r"METAFLOW_DEFAULT_DATASTORE must be s3 for steps in pods, got 'local'"),
+        (no_endpoint, r"s3:PutObject: Could not connect to the endpoint URL.* -> is the address right"),
+        (no_keys, r"s3:PutObject: Unable to locate credentials -> log in"),
+    ],
+)
+def test_s3_that_does_not_answer_or_is_not_set_fails_with_the_next_move(
+    trouble: Callable[[pytest.MonkeyPatch], None],
+    message: str,
+    preflight: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trouble(monkeypatch)
+    assert re.search(message, preflight(code=1))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [("AccessDenied", "lacks s3:PutObject there"), ("ExpiredToken", "not valid or no longer")]
+)
+def test_s3_that_refuses_says_which_action_is_lacking(
+    code: str, message: str, preflight: Callable[..., str], mlflow: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.status, mlflow.text = 403, f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    monkeypatch.setenv("METAFLOW_S3_ENDPOINT_URL", mlflow.url)
+    assert message in preflight(code=1)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "message"),
+    [
+        (401, "", r"answers 401 Unauthorized -> set MLFLOW_TRACKING_USERNAME"),
+        (500, "", r"answers 500 Internal Server Error -> look at the server's log"),
+        (200, "<html>", r"answers, but not as MLflow does -> give the server's own address"),
+    ],
+)
+def test_an_mlflow_server_that_refuses_or_is_none_fails(
+    status: int, text: str, message: str, preflight: Callable[..., str], mlflow: Answering
+) -> None:
+    mlflow.status, mlflow.text = status, text
+    assert re.search(f"failed mlflow, from here {mlflow.url} {message}", preflight(code=1))
+
+
+def test_mlflows_credentials_are_sent_and_not_shown(
+    preflight: Callable[..., str], mlflow: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-password")
+    assert "planted" not in preflight()
+    path, authorization = mlflow.asked[-1]
+    assert path.startswith("/api/2.0/mlflow/experiments/search")
+    assert authorization == "Basic bWU6cGxhbnRlZC1wYXNzd29yZA=="  # base64 of me:planted-password
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "message"),
+    [
+        (
+            "sqlite:///mlflow.db",
+            1,
+            "a server that every pod reaches is needed, http:// or https://; got sqlite:///mlflow.db",
+        ),
+        ("", 1, "got none -> set MLFLOW_TRACKING_URI"),
+        (
+            "http://mlflow.mlflow.svc.cluster.local:5000",
+            0,
+            "note mlflow, from here .* -> ask from inside: --from_inside",
+        ),
+    ],
+)
+def test_an_mlflow_address_is_looked_at_with_the_pods_eyes(
+    uri: str, code: int, message: str, preflight: Callable[..., str]
+) -> None:
+    assert re.search(message, preflight("--tracking_uri", uri, code=code))
+
+
+def test_from_inside_a_pod_asks_the_same_and_is_gone_afterwards(
+    preflight: Callable[..., str], cluster: Cluster, s3: Any
+) -> None:
+    shown = preflight("--from_inside")
+    assert "ok s3, from inside s3://bucket/metaflow can be written" in shown and "ok mlflow, from inside" in shown
+    (pod,) = cluster.pods.values()
+    (container,) = pod.spec["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and container["image"] == "fast-electra:cpu"
+    assert pod.environment["AWS_SECRET_ACCESS_KEY"] == "testing"
+    assert cluster.jobs == {} and cluster.unknown == []
+
+
+def test_from_inside_other_credentials_count_than_those_from_here(
+    preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.secrets["fast-electra"] = {"AWS_DEFAULT_REGION": "us-east-1"}
+    shown = preflight("--from_inside", code=1)
+    assert "ok s3, from here" in shown
+    assert re.search(
+        r"failed s3, from inside .*Unable to locate credentials -> .*inside a cluster: a role on the", shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (
+            {"phase": "Pending", "containerStatuses": [NOT_PULLED]},
+            "failed from inside ImagePullBackOff -> push the image",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}],
+            },
+            r"failed from inside no answer after 0.01 minutes: Unschedulable: -> wait longer \(--wait_minutes\)",
+        ),
+    ],
+)
+def test_a_pod_that_does_not_start_says_why_and_is_removed(
+    status: dict[str, Any], message: str, preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.pod_trouble = status
+    assert re.search(message, preflight("--from_inside", "--wait_minutes", "0.01", code=1))
+    assert cluster.jobs == {}
+
+
+def test_a_job_that_is_refused_and_an_image_without_python_are_said(
+    preflight: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "__file__", str(ROOT / "infra" / "README.md"))  # no program
+    assert "failed from inside the pod's last words: SyntaxError" in preflight("--from_inside", code=1)
+    cluster.denied.add(("create", "jobs"))
+    assert "failed from inside the Job is refused: jobs is forbidden" in preflight("--from_inside", code=1)
+
+
+def wrong_token(cluster: Cluster) -> str:
+    return Path(cluster.kubeconfig()).read_text().replace(TOKEN, "old")
+
+
+def dead_server(cluster: Cluster) -> str:
+    return Path(cluster.kubeconfig()).read_text().replace(cluster.url, "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (wrong_token, "does not know you (401): log in again"),
+        (dead_server, "http://127.0.0.1:9 does not answer"),
+        (lambda cluster: "{}", "no way to a cluster is known"),
+    ],
+)
+def test_a_cluster_that_cannot_be_asked_is_one_line_and_exit_code_2(
+    config: Callable[[Cluster], str],
+    message: str,
+    preflight: Callable[..., str],
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "other").write_text(config(cluster))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "other"))
+    shown = preflight(code=2)
+    assert shown.startswith("fast-electra preflight: ") and message in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--num_nodes", "0"), "num_nodes must be > 0, got 0"),
+        (("--profile", "nowhere.json"), "no profile can be read at nowhere.json"),
+        (("--profile", str(PROFILES / "local.json")), "runs every step on this machine, which needs no cluster"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], message: str, preflight: Callable[..., str]) -> None:
+    assert message in preflight(*words, code=2)
+
+
+def test_settings_come_from_metaflows_config_file_too(
+    preflight: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "metaflow_home"
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps({"METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/other"}))
+    monkeypatch.delenv("METAFLOW_DATASTORE_SYSROOT_S3")
+    assert "s3://bucket/other can be written" in preflight()
+    (home / "config.json").write_text("{")
+    assert f"Metaflow's config file {home}/config.json cannot be read" in preflight(code=2)
+
+
+def test_images_get_the_registry_that_is_set_unless_they_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAFLOW_DEFAULT_CONTAINER_REGISTRY", "registry.test/team/")
+    assert image_of({"image": "fast-electra:cpu"}) == "registry.test/team/fast-electra:cpu"
+    assert image_of({"image": "ghcr.io/x/y:1"}) == "ghcr.io/x/y:1"
+    assert image_of({"image": "localhost/y:1"}) == "localhost/y:1"
+
+
+def test_the_table_keeps_remedies_below_what_they_remedy() -> None:
+    shown = as_table([Check("a", "ok", "fine"), Check("longer", "failed", "broken", "mend it")])
+    assert shown == "ok      a       fine\nfailed  longer  broken\n                -> mend it"
