@@ -80,6 +80,10 @@ class Flops(NamedTuple):
     """total, and this run's share of the auxiliary's own training; None: what that has cost is not known."""
     joint_total: float | None
     """A run of the same models, the auxiliary's shape trained alongside; None where no detector or no auxiliary is."""
+    main_head: float
+    """Of main, what is above the encoder."""
+    auxiliary_head: float
+    """Of auxiliary, likewise."""
 
     @property
     def saving_fraction(self) -> float | None:
@@ -129,6 +133,8 @@ def plan_flops(
     reused = size.reused_fraction * frozen if work.auxiliary == "frozen" else 0.0
     ours = {"frozen": frozen, "trained": training * forward, "none": 0.0}[work.auxiliary] - reused
     own_training, has_joint = size.auxiliary_training_flops, bool(auxiliaries) and not work.predicts_tokens
+    heads = sum(auxiliary.head_flops for auxiliary in auxiliaries) * seen
+    drawn = 1.0 - size.reused_fraction
     return Flops(
         total=main_flops + ours,
         main=main_flops,
@@ -136,6 +142,8 @@ def plan_flops(
         auxiliary_reused=reused,
         charged=None if own_training is None else main_flops + ours + own_training / size.auxiliary_shared_by,
         joint_total=(main_flops + training * forward) / size.num_corruptions if has_joint else None,
+        main_head=training * main.head_flops * seen,
+        auxiliary_head={"frozen": drawn * heads, "trained": training * heads, "none": 0.0}[work.auxiliary],
     )
 
 

@@ -35,6 +35,8 @@ class ModelCost(NamedTuple):
     """Held at the widest place of a forward pass that keeps nothing, where the model is frozen."""
     logit_bytes: float
     """Of the vocabulary head's output; 0 for a detector."""
+    head_flops: float = 0.0
+    """Of forward_flops, what is above the encoder."""
 
 
 def cost_of(
@@ -63,6 +65,7 @@ def cost_of(
         activation_bytes=FLOAT_BYTES * (kept + fraction * head),
         passing_bytes=FLOAT_BYTES * _passing_numbers(model.config),
         logit_bytes=FLOAT_BYTES * fraction * vocab_size if predicts_tokens else 0.0,
+        head_flops=fraction * _head_flops(model),
     )
 
 
@@ -73,11 +76,15 @@ def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, hea
     language model's vocabulary head. A layer that attends to a window only counts as if it attended to all: without
     kernels of its own it computes, and then masks, all of it.
     """
-    encoder = {id(layer) for layer in _linears(model.base_model)}
-    in_encoder = sum(_flops(layer) for layer in _linears(model) if id(layer) in encoder)
-    in_head = sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
+    in_encoder = sum(_flops(layer) for layer in _linears(model.base_model))
     attention = 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
-    return in_encoder + attention + head_fraction * in_head
+    return in_encoder + attention + head_fraction * _head_flops(model)
+
+
+def _head_flops(model: PreTrainedModel) -> float:
+    """Per token that the head runs on."""
+    encoder = {id(layer) for layer in _linears(model.base_model)}
+    return sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:

@@ -1,14 +1,17 @@
-"""The charts of the report's pages: curves over progress and bars by task, as inline SVG."""
+"""The charts of the pages: curves over progress, bars by task, shares of a whole; as inline SVG or as a figure."""
 
 import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 Row = Mapping[str, Any]
 
-_BLUE, _RED, _GREEN, _GREY, _SOFT = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f"
+_BLUE, _RED, _GREEN, _GREY, _SOFT, _INK = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f", "#1f2933"
+_PARTS = (_BLUE, "#a9c3d6", _RED, "#e6b3a7", _GREEN, "#b5d3c5")
+_COLOURS = (_BLUE, _RED, _GREEN, _GREY)
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "fast-electra",  # the same chart gives the same bytes
@@ -29,13 +32,54 @@ _STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 _MAX_POINTS = 400  # per curve: more cannot be seen, and makes the page slow
+_NARROW, _WIDE = 4.6, 9.4  # inches: two beside each other, or one
+_DPI = 110
 
 
-class Chart(NamedTuple):
-    """A picture under its title; svg is markup that is safe to inline."""
+@dataclass(frozen=True)
+class Chart:
+    """A picture and its title, drawn when it is asked for."""
 
     title: str
-    svg: Any
+    width: float
+    """In inches; height likewise."""
+    height: float
+    paint: Callable[[Any], None]
+    """Draws on an empty matplotlib Figure."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes a row of a page by itself."""
+        return self.width > _NARROW
+
+    @property
+    def svg(self) -> Any:
+        """Inline markup without the title, safe to put into a page; matplotlib escapes the text that it writes."""
+        import matplotlib
+        from markupsafe import Markup
+
+        with matplotlib.rc_context(_STYLE):
+            stream = io.StringIO()
+            self._painted().savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        text = stream.getvalue()
+        return Markup(text[text.index("<svg") :])
+
+    def figure(self) -> Any:
+        """A matplotlib Figure with the title in it."""
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            figure = self._painted()
+            figure.suptitle(self.title, fontsize=10, x=0.01, ha="left")
+        figure.set_dpi(_DPI)
+        return figure
+
+    def _painted(self) -> Any:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(self.width, self.height), layout="constrained")  # no pyplot: nothing is kept
+        self.paint(figure)
+        return figure
 
 
 def curves(
@@ -53,8 +97,9 @@ def curves(
     if not any(lines.values()):
         return None
 
-    def paint(axes: Any) -> None:
-        colours = itertools.cycle((_BLUE, _RED, _GREEN, _GREY))
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        colours = itertools.cycle(_COLOURS)
         for name, label in names.items():
             if lines[name]:
                 _draw_line(axes, lines[name], label, next(colours))
@@ -71,44 +116,91 @@ def curves(
         if limits is not None:
             axes.set_ylim(*limits)
         axes.set(xlabel="progress", xlim=(0, 1))
-        handles = [line for side in axes.figure.axes for line in side.get_lines()]
+        handles = [line for side in figure.axes for line in side.get_lines()]
         handles = [line for line in handles if not str(line.get_label()).startswith("_")]
         if len(handles) > 1:
             axes.legend(handles=handles, loc="best")
 
-    return Chart(title, _svg(4.6, 2.5, paint))
+    return Chart(title, _NARROW, 2.5, paint)
 
 
-def bars(summary: Sequence[Row]) -> Chart:
-    """Bars of a task beside each other (rows of scores.summarise), with whiskers where there are several seeds."""
-    columns: list[tuple[str, str, Callable[[Row], Any]]] = [
-        ("pre-trained", _BLUE, lambda row: row.get("pretrained")),
-        ("untrained", "#a9c3d6", lambda row: row.get("untrained")),
-        ("majority class", "#d5dade", lambda row: {"mean": row["majority"]}),
-    ]
-    columns = [column for column in columns if any(column[2](row) for row in summary)]
+def panels(rows: Sequence[Row], num_steps: int, title: str, names: Mapping[str, Mapping[str, str]]) -> Chart | None:
+    """Panels under each other on one axis of progress, by the name of their own axis: what happens together is seen
+    together. A panel that no row has anything for is left out; None where that is all of them."""
+    lines = {axis: {name: _points(rows, name, num_steps) for name in of_axis} for axis, of_axis in names.items()}
+    shown = [axis for axis, of_axis in lines.items() if any(of_axis.values())]
+    if not shown:
+        return None
 
-    def paint(axes: Any) -> None:
-        for offset, (label, colour, value_of) in enumerate(columns):
-            places = [
-                index + 0.26 * (offset - (len(columns) - 1) / 2) for index, row in enumerate(summary) if value_of(row)
-            ]
-            values = [value_of(row) for row in summary if value_of(row)]
-            axes.bar(places, [value["mean"] for value in values], 0.24, color=colour, label=label)
-            whiskers = [
-                (place, value["mean"], value["std"])
-                for place, value in zip(places, values, strict=True)
-                if value.get("std") is not None
-            ]
-            for place, mean, std in whiskers:
-                axes.errorbar(place, mean, std, color="#1f2933", elinewidth=1.0, capsize=2.5)
+    def paint(figure: Any) -> None:
+        below = figure.subplots(len(shown), sharex=True, squeeze=False, height_ratios=[1.6] + [1] * (len(shown) - 1))
+        for colour, axis, (axes,) in zip(itertools.cycle(_COLOURS), shown, below, strict=False):
+            drawn = [name for name in names[axis] if lines[axis][name]]
+            for each, name in zip((colour, _INK, _GREY), drawn, strict=False):
+                _draw_line(axes, lines[axis][name], names[axis][name], each)
+            axes.set(ylabel=axis, xlim=(0, 1))
+            if len(drawn) > 1:
+                axes.legend(loc="upper right", ncols=len(drawn))
+        figure.align_ylabels()
+        below[-1][0].set_xlabel("progress")
+
+    return Chart(title, _WIDE, 1.0 + 1.15 * (len(shown) + 0.6), paint)
+
+
+def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None = None) -> Chart:
+    """Bars of a task beside each other (rows of scores.summarise), with the 95 % intervals of means over seeds.
+
+    others: name of another encoder -> task -> its statistics (scores.statistics_of), drawn beside the pre-trained one.
+    """
+    found: dict[str, tuple[str, list[Any]]] = {
+        "pre-trained": (_BLUE, [row.get("pretrained") for row in summary]),
+        **{name: (_RED, [of_tasks.get(row["task"]) for row in summary]) for name, of_tasks in (others or {}).items()},
+        "untrained": ("#a9c3d6", [row.get("untrained") for row in summary]),
+        "majority class": ("#d5dade", [{"mean": row["majority"]} for row in summary]),
+    }
+    columns = {name: column for name, column in found.items() if any(column[1])}
+
+    def paint(figure: Any) -> None:
+        axes, step = figure.subplots(), 0.82 / len(columns)
+        for offset, (label, (colour, values)) in enumerate(columns.items()):
+            places = [index + step * (offset - (len(columns) - 1) / 2) for index in range(len(values))]
+            known = [(place, value) for place, value in zip(places, values, strict=True) if value]
+            means = [value["mean"] for _, value in known]
+            axes.bar([place for place, _ in known], means, 0.92 * step, color=colour, label=label)
+            for place, value in known:
+                if value.get("low") is not None:
+                    axes.plot([place, place], [value["low"], value["high"]], color=_INK, linewidth=1.0)
         axes.axhline(0, color=_SOFT, linewidth=0.8)
         axes.set_xticks(range(len(summary)), [f"{row['task']}\n{row['metric']}" for row in summary])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, max(len(summary), 4) - 0.4)
-        axes.figure.legend(loc="outside upper right", ncols=3)
+        figure.legend(loc="outside upper right", ncols=len(columns))
 
-    return Chart("Scores by task (bars: mean over seeds; whiskers: standard deviation)", _svg(9.4, 2.9, paint))
+    return Chart("Scores by task (bars: mean over seeds; lines: its 95 % interval)", _WIDE, 2.9, paint)
+
+
+def shares(wholes: Mapping[str, Mapping[str, float]], title: str) -> Chart | None:
+    """One bar per whole, split into its parts, each with its share; what is 0 is left out. None where all is."""
+    rows = {name: {part: value for part, value in parts.items() if value > 0} for name, parts in wholes.items()}
+    rows = {name: parts for name, parts in rows.items() if parts}
+    if not rows:
+        return None
+
+    def paint(figure: Any) -> None:
+        below = figure.subplots(len(rows), squeeze=False)
+        for (axes,), (name, parts) in zip(below, rows.items(), strict=True):
+            total, done = sum(parts.values()), 0.0
+            for colour, (part, value) in zip(itertools.cycle(_PARTS), parts.items(), strict=False):
+                words = f"{part} {100 * value / total:.{0 if value >= 0.01 * total else 1}f} %"
+                axes.barh([0], [value / total], left=done, color=colour, label=words, edgecolor="white")
+                done += value / total
+            axes.set(xlim=(0, 1), xticks=[], yticks=[])
+            axes.set_title(name, loc="left", fontsize=9, color=_SOFT)
+            axes.spines[:].set_visible(False)
+            axes.grid(visible=False)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=4, borderaxespad=0.2, handlelength=1)
+
+    return Chart(title, _WIDE, 0.2 + sum(0.75 + 0.2 * math.ceil(len(parts) / 4) for parts in rows.values()), paint)
 
 
 def lines(
@@ -118,9 +210,10 @@ def lines(
     if not any(series.values()):
         return None
 
-    def paint(axes: Any) -> None:
+    def paint(figure: Any) -> None:
         from matplotlib import colormaps
 
+        axes = figure.subplots()
         colours = [*colormaps["tab10"].colors, *colormaps["Set2"].colors]  # type: ignore[attr-defined]
         for colour, (name, points) in zip(itertools.cycle(colours), series.items(), strict=False):
             if points:
@@ -128,9 +221,9 @@ def lines(
         if log_x:
             axes.set_xscale("log")
         axes.set(xlabel=x, ylabel=y)
-        axes.figure.legend(loc="outside right upper")
+        figure.legend(loc="outside right upper")
 
-    return Chart(title, _svg(9.4, 3.2, paint))
+    return Chart(title, _WIDE, 3.2, paint)
 
 
 def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], title: str) -> Chart | None:
@@ -138,7 +231,8 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], tit
     if not rows:
         return None
 
-    def paint(axes: Any) -> None:
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
         for place, (_, value, low, high) in enumerate(reversed(rows)):
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=_BLUE, linewidth=2.0, alpha=0.5)
@@ -148,7 +242,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], tit
         axes.grid(visible=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
 
-    return Chart(title, _svg(9.4, 0.8 + 0.32 * len(rows), paint))
+    return Chart(title, _WIDE, 0.8 + 0.32 * len(rows), paint)
 
 
 def _draw_line(
@@ -164,18 +258,3 @@ def _points(rows: Sequence[Row], name: str, num_steps: int) -> list[tuple[float,
     found = [(step / num_steps, values[step]) for step in sorted(values) if math.isfinite(values[step])]
     stride = math.ceil(len(found) / _MAX_POINTS) or 1
     return found[(len(found) - 1) % stride :: stride] if found else []
-
-
-def _svg(width: float, height: float, paint: Callable[[Any], None]) -> Any:
-    """Inline markup of one pair of axes, in inches; no pyplot and no change of matplotlib's settings."""
-    import matplotlib
-    from markupsafe import Markup
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure.subplots())
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = stream.getvalue()
-    return Markup(text[text.index("<svg") :])  # matplotlib escapes the text that it writes

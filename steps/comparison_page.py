@@ -6,11 +6,7 @@ from typing import Any
 
 from fast_electra_core.arms import COMPARISONS
 from steps.charts import Chart, intervals, lines
-from steps.report import Section, Table
-from steps.report import _interval as interval
-from steps.report import _number as number
-from steps.report import _page as render
-from steps.report import _spread as spread_text
+from steps.page import Section, Table, interval, number, render, spread
 
 Row = Mapping[str, Any]
 _AVERAGE = "average"
@@ -89,7 +85,7 @@ def _score_table(found: Row) -> Table:
             [
                 row["arm"],
                 str(score["n"]),
-                spread_text(score),
+                spread(score),
                 number(score["median"]),
                 number(score["best"]),
                 number(margin["mean"], signed=True) if margin else "–",
@@ -102,7 +98,7 @@ def _score_table(found: Row) -> Table:
 
 def _task_table(found: Row) -> Table:
     tasks = _tasks(found)
-    rows = [[row["arm"], *(spread_text(row["scores"].get(task)) for task in tasks)] for row in found["arms"]]
+    rows = [[row["arm"], *(spread(row["scores"].get(task)) for task in tasks)] for row in found["arms"]]
     return Table(["arm", *tasks], rows)
 
 

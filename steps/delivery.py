@@ -6,7 +6,8 @@ As in steps.lifecycle, each is one attempt.
 from collections.abc import Sequence
 
 from fast_electra_core.config import PretrainConfig, TrainingConfig
-from steps import tracking
+from steps import run_charts, tracking
+from steps.charts import Chart
 from steps.lifecycle import heldout_rows, indices_of
 from steps.trace import (
     Plain,
@@ -52,12 +53,12 @@ def register_auxiliary(plan: Plain, text: Plain, trained: Plain, *, pathspec: st
 @attempt
 def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     """End the MLflow run; returns the closing words."""
-    from steps import report
+    from steps.closing_table import closing_table
 
     connect(plan)
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
     finish(plan)
-    return report.closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
+    return closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
 
 
 @attempt
@@ -134,34 +135,36 @@ def close_pretrain(
 ) -> tuple[str, str]:
     """The closing table for the terminal and the whole report; ends the MLflow run."""
     from steps import report
+    from steps.closing_table import closing_table
+    from steps.promotion import rival_of
 
     connect(plan)
     run_id = plan["mlflow_run_id"]
     suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
+    rival, heldout = rival_of(version), heldout_rows(trained["curve"])
+    seconds = {"tokenizing": text["tokenizing_seconds"], **scores["seconds"]}
     page = report.final_page(
         {
             "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
             "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
             "link": plan["mlflow_url"],
             "registered": version,
-            "glue": {"scores": scores, "suite_name": suite_name},
-            "training": {
-                "rows": trained["curve"], "config": plan["config"], "heldout": heldout_rows(trained["curve"]),
-            },
+            "glue": {"scores": scores, "suite_name": suite_name, "rival": rival},
+            "training": {"rows": trained["curve"], "config": plan["config"], "heldout": heldout},
             "candidates": {
                 "candidates": list(candidates),
                 "chosen": indices_of(frozen, candidates),
                 "rule": frozen["rule"],
             },
-            "cost": trained["cost"],
+            "cost": {"cost": trained["cost"], "seconds": seconds},
             "text": {**plan["corpus"], **text},
             "lineage": lineage_tags(plan, plan["pathspec"])
             | method_tags(plan)
             | auxiliary_tags(frozen)
             | trained["corruption"],
         }
-    )  # fmt: skip
-    table = report.closing_table(
+    )
+    table = closing_table(
         auxiliary=frozen,
         heldout=trained["scores"],
         scores=scores,
@@ -171,6 +174,19 @@ def close_pretrain(
     )
     tracking.log_text(run_id, page, "report.html")
     tracking.log_text(run_id, table, "report.txt")
+    _log_charts(
+        run_id,
+        progress=run_charts.progress([*trained["curve"], *heldout], plan["config"]["num_steps"]),
+        scores=run_charts.scores([row for row in scores["rows"] if row["is_main"]], rival),
+        cost=run_charts.cost_split(trained["cost"], seconds),
+    )
     tracking.log_metrics(run_id, [{"step": 0, **trained["scores"], **costs(trained)}])
     finish(plan)
     return table, page
+
+
+def _log_charts(run_id: str, **charts: Chart | None) -> None:
+    """Each an image among the run's artifacts, `charts/NAME.png`."""
+    for name, chart in charts.items():
+        if chart is not None:
+            tracking.log_figure(run_id, chart.figure(), f"charts/{name}.png")

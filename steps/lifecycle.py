@@ -5,6 +5,7 @@ Each is one attempt (steps.trace): an error in it marks the flow's MLflow run FA
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,16 +40,20 @@ def list_tokenizings(plan: Plain) -> list[list[Plain]]:
 
 @attempt
 def tokenize(plan: Plain, shards: Sequence[Plain]) -> list[Plain]:
-    """Tokenize some shards; returns the manifest of each, with its key."""
+    """Tokenize some shards; returns the manifest of each, with its key and the seconds that it took."""
     from steps.tokenization import tokenize_shard
 
-    store, key = Store(plan["config"]["store"]), plan["tokenizer_key"]
-    return [tokenize_shard(shard, plan["config"], tokenizer_key=key, store=store) for shard in shards]
+    store, key, manifests = Store(plan["config"]["store"]), plan["tokenizer_key"], []
+    for shard in shards:
+        started = time.perf_counter()
+        manifest = tokenize_shard(shard, plan["config"], tokenizer_key=key, store=store)
+        manifests.append({**manifest, "seconds": time.perf_counter() - started})
+    return manifests
 
 
 @attempt
 def gather_tokens(plan: Plain, tokenized: Sequence[Sequence[Plain]]) -> Plain:
-    """Counts over the shards of all tasks, and their keys in order.
+    """Counts over the shards of all tasks, the seconds that they took, and their keys in order.
 
     Raises:
         DataError: the text is not enough, or not for this tokenizer.
@@ -58,6 +63,7 @@ def gather_tokens(plan: Plain, tokenized: Sequence[Sequence[Plain]]) -> Plain:
     connect(plan)
     manifests = [manifest for task in tokenized for manifest in task]
     text = summarise(manifests, plan["config"])
+    text["tokenizing_seconds"] = sum(manifest["seconds"] for manifest in manifests)
     numbers = {f"text.{name}": value for name, value in text.items()}
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **numbers}])
     tracking.set_tags(plan["mlflow_run_id"], text_tags(plan))

@@ -17,6 +17,8 @@ from steps.score_sheet import Sheet
 
 CHALLENGER = "challenger"
 REASON_TAG = "promotion.reason"
+AGAINST_TAG = "promotion.against"
+"""The number of the champion that a version was judged against."""
 WAIVED_TAG = "gates.waived"
 """What PretrainFlow's waive_gates was, for those who look at the gates again."""
 _PARENT_TAG = "mlflow.parent_run_id"
@@ -41,7 +43,7 @@ def decided(version: Mapping[str, Any]) -> Plain | None:
 
 def settle(version: Plain, gates: Sequence[Gate], rule: Rule) -> Plain:
     """The version (model_version_info) has the aliases and tags that its gates and the champion's rule give it;
-    returns it with aliases, reason and gates.
+    returns it as it is then, with reason and gates.
 
     Several may do so at once: each decides anew when another has become champion meanwhile, and says so.
 
@@ -125,15 +127,38 @@ def compare(version: Mapping[str, Any], champion: Mapping[str, Any], margin: flo
     """Whether the version beats the champion, and why, in words with the numbers."""
     number = champion["version"]
     ours, theirs = _sheet_runs(version["tags"]), _sheet_runs(champion["tags"])
-    shared = sorted(set(ours) & set(theirs))
-    if shared:
-        own = [key for key in shared if ours[key] == version["tags"].get(_PARENT_TAG)]
-        key = (own or shared)[0]
+    key = _shared_key(version, champion)
+    if key:
         sheets = _read(ours[key]), _read(theirs[key])
         verdict = judge(*(score_sheet.values_of(each) for each in sheets), margin=margin)
         wanted = "" if verdict.is_better else f"; needed: p < {LEVEL:g} and at least {margin:+g}"
         return verdict.is_better, f"against version {number}: {verdict.reason}{wanted}"
     return False, f"not comparable with version {number}: {_why_not(version, champion)}"
+
+
+def rival_of(version: Mapping[str, Any]) -> Plain | None:
+    """The champion that a settled version was judged against: its name and its scores {task: {seed: score}}; None where
+    there was none, or the two were not scored alike.
+
+    Raises:
+        TrackingError: its scores are gone, or the server does not answer.
+    """
+    number = version["tags"].get(AGAINST_TAG)
+    if number is None:
+        return None
+    champion = tracking.model_version_info(f"models:/{version['name']}/{number}")
+    key = _shared_key(version, champion)
+    if key is None:
+        return None
+    sheet = _read(_sheet_runs(champion["tags"])[key])
+    return {"name": f"champion, version {number}", "scores": score_sheet.values_of(sheet)}
+
+
+def _shared_key(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str | None:
+    """Of the sheets that both have the version's own, if it is among them."""
+    ours, theirs = _sheet_runs(version["tags"]), _sheet_runs(champion["tags"])
+    shared = sorted(set(ours) & set(theirs), key=lambda key: (ours[key] != version["tags"].get(_PARENT_TAG), key))
+    return shared[0] if shared else None
 
 
 def _why_not(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
@@ -162,6 +187,7 @@ def _contend(version: Plain, rule: Rule) -> str:
         else:
             champion = tracking.model_version_info(f"models:/{name}/{seen.champion}")
             wins, why = compare(version, champion, rule.margin)
+            tracking.set_version_tags(name, number, {AGAINST_TAG: seen.champion})
             if rule.promote == "always":
                 wins, why = True, f"promote always; {why}"
         if not wins:
@@ -176,9 +202,9 @@ def _settled(version: Plain, reason: str, gates: Sequence[Gate]) -> Plain:
     name, number = version["name"], str(version["version"])
     tracking.set_version_tags(name, number, {REASON_TAG: reason})
     task_models.follow(name)
-    aliases = tracking.model_version_info(f"models:/{name}/{number}")["aliases"]
     _logger.info("%s version %s: %s", name, number, reason)
-    return {**version, "aliases": aliases, "reason": reason, "gates": [gate._asdict() for gate in gates]}
+    now = tracking.model_version_info(f"models:/{name}/{number}")
+    return {**version, **now, "reason": reason, "gates": [gate._asdict() for gate in gates]}
 
 
 def _waivers(failed: Sequence[Gate]) -> str:

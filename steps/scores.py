@@ -74,6 +74,21 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     return rows
 
 
+def statistics_of(values: Sequence[float]) -> dict[str, Any]:
+    """n, median, mean, std, best, and Student's 95 % interval of the mean (low, high), of one value or more; std, low
+    and high are None of one."""
+    mean, half = statistics.fmean(values), _half_interval(values)
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "mean": mean,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "best": max(values),
+        "low": None if half is None else mean - half,
+        "high": None if half is None else mean + half,
+    }
+
+
 def averages(results: Sequence[Result], *, untrained: bool = False) -> dict[str, dict[str, Any]]:
     """ELECTRA's and the leaderboard's average of the seeds' mean scores: {name: {value, tasks, is_complete}}.
 
@@ -211,6 +226,11 @@ def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def average_hint(average: Mapping[str, Any]) -> str:
+    """What one of `averages` is of: `over 4 tasks, incomplete`."""
+    return f"over {len(average['tasks'])} tasks{'' if average['is_complete'] else ', incomplete'}"
+
+
 def failure_text(failure: Mapping[str, Any]) -> str:
     """`rte seed 2 untrained (reason)`."""
     start = " untrained" if failure["untrained"] else ""
@@ -229,15 +249,8 @@ def _statistics(results: Sequence[Result], metric: str) -> dict[str, Any] | None
     values = _values(results, metric)
     if not values:
         return None
-    mean, half = statistics.fmean(values), _half_interval(values)
     return {
-        "n": len(values),
-        "median": statistics.median(values),
-        "mean": mean,
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "best": max(values),
-        "low": None if half is None else mean - half,
-        "high": None if half is None else mean + half,
+        **statistics_of(values),
         "num_degenerate": sum(result["degenerate"] for result in results),
         "learning_rate": results[0]["learning_rate"],
         "epochs": results[0]["epochs"],

@@ -104,7 +104,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     Raises:
         DataError: every one of them failed.
     """
-    from steps import report
+    from steps import report, run_charts
     from steps.scores import as_markdown, failure_text, failures
 
     store = connect(plan)
@@ -121,6 +121,8 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     tracking.log_text(run_id, page, "pages/scores.html")
     tracking.log_dict(run_id, scores, "scores.json")
     tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")
+    main = [row for row in scores["rows"] if row["is_main"]]
+    tracking.log_figure(run_id, run_charts.scores(main).figure(), "charts/scores.png")
     tracking.log_metrics(run_id, [{"step": 0, **_as_metrics(scores, results)}])
     return scores, page
 
@@ -143,6 +145,16 @@ def _summary(plan: Plain, results: Sequence[Plain], store: Store) -> Plain:
         "failures": failures(results),
         "optimism": optimism(plan["config"]),
         "task_models": task_models.pick(results, store, plan["run_key"]),
+        "seconds": _seconds(results),
+    }
+
+
+def _seconds(results: Sequence[Plain]) -> dict[str, float]:
+    """Of all fine-tunings that ended, by what they started from."""
+    ended = [result for result in results if not result.get("failed")]
+    return {
+        "fine-tuning": sum(each["seconds"] for each in ended if not each["untrained"]),
+        "fine-tuning, untrained": sum(each["seconds"] for each in ended if each["untrained"]),
     }
 
 
@@ -225,10 +237,11 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
 def close_evaluate(plan: Plain, scores: Plain) -> str:
     """End the MLflow run of an evaluation; returns the closing words."""
     from steps import report
+    from steps.closing_table import closing_table
 
     connect(plan)
     run_id = plan["mlflow_run_id"]
-    table = report.closing_table(
+    table = closing_table(
         auxiliary=None, scores=scores, suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"])
     )
     tracking.log_text(run_id, table, "report.txt")

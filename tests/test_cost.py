@@ -97,10 +97,11 @@ def test_the_last_layer_at_selected_positions_saves_another_1_4_points() -> None
 
 
 def test_a_frozen_run_by_hand() -> None:
-    """Main model 4 forward, 8 backward; auxiliary 2 forward; 100 tokens. Its own training, 3000, is for 5 runs."""
+    """Main model 4 forward, 8 backward, of which the head 1 and 2; auxiliary 2 forward, its head 0.5; 100 tokens. Its
+    own training, 3000, is for 5 runs."""
     size = sized(auxiliary_training_flops=3000.0, auxiliary_shared_by=5)
-    plan = plan_flops(priced(4.0), [priced(2.0)], work=FROZEN, size=size)
-    assert plan == (1400.0, 1200.0, 200.0, 0.0, 2000.0, 1800.0)
+    plan = plan_flops(priced(4.0, head_flops=1.0), [priced(2.0, head_flops=0.5)], work=FROZEN, size=size)
+    assert plan == (1400.0, 1200.0, 200.0, 0.0, 2000.0, 1800.0, 300.0, 50.0)
     assert plan.saving_fraction == pytest.approx(400 / 1800)
     assert plan.charged_saving_fraction == pytest.approx(-200 / 1800)
 
@@ -108,22 +109,24 @@ def test_a_frozen_run_by_hand() -> None:
 def test_a_joint_run_by_hand() -> None:
     """The generator goes backward, too: 6 per token; there is no training of before to charge."""
     for work in (JOINT, APART, METHOD_WORK["electra_gdes"]):
-        plan = plan_flops(priced(4.0), [priced(2.0)], work=work, size=sized())
-        assert plan == (1800.0, 1200.0, 600.0, 0.0, 1800.0, 1800.0)
+        plan = plan_flops(priced(4.0, head_flops=1.0), [priced(2.0, head_flops=0.5)], work=work, size=sized())
+        assert plan == (1800.0, 1200.0, 600.0, 0.0, 1800.0, 1800.0, 300.0, 150.0)
         assert plan.saving_fraction == plan.charged_saving_fraction == 0.0
 
 
 def test_runs_without_an_auxiliary_by_hand() -> None:
     for name in ("mlm", "uniform", "unigram", "bigram"):
-        plan = plan_flops(priced(4.0), [], work=METHOD_WORK[name], size=sized())
-        assert plan == (1200.0, 1200.0, 0.0, 0.0, 1200.0, None)
+        plan = plan_flops(priced(4.0, head_flops=1.0), [], work=METHOD_WORK[name], size=sized())
+        assert plan == (1200.0, 1200.0, 0.0, 0.0, 1200.0, None, 300.0, 0.0)
         assert plan.saving_fraction is plan.charged_saving_fraction is None
 
 
 def test_a_second_corruption_of_every_sequence_costs_a_second_pass_of_both_models() -> None:
     """2 × (12 + 2) per token; the joint run that it is set beside has one pass, 12 + 6."""
-    plan = plan_flops(priced(4.0), [priced(2.0)], work=FROZEN, size=sized(num_corruptions=2))
-    assert plan == (2800.0, 2400.0, 400.0, 0.0, 2800.0, 1800.0)
+    plan = plan_flops(
+        priced(4.0, head_flops=1.0), [priced(2.0, head_flops=0.5)], work=FROZEN, size=sized(num_corruptions=2)
+    )
+    assert plan == (2800.0, 2400.0, 400.0, 0.0, 2800.0, 1800.0, 600.0, 100.0)
     main = priced(1.0, activation_bytes=10.0)
     assert plan_memory(main, [], work=FROZEN, size=sized(num_corruptions=2)).activations == 20.0
 
@@ -140,12 +143,13 @@ def test_an_auxiliary_whose_training_is_not_known_is_charged_as_unknown_and_not_
 
 def test_corruption_that_an_earlier_run_has_drawn_costs_nothing_again() -> None:
     """Main model 12 per token, auxiliary 2: 1200 and 200 for 100 tokens, of which three quarters are there already."""
-    models: tuple[ModelCost, list[ModelCost]] = (priced(4.0), [priced(2.0)])
+    models: tuple[ModelCost, list[ModelCost]] = (priced(4.0, head_flops=1.0), [priced(2.0, head_flops=0.5)])
     ahead = {"work": FROZEN, "size": sized(is_drawn_ahead=True, reused_fraction=0.75)}
-    assert plan_flops(*models, **ahead) == (1250.0, 1200.0, 50.0, 150.0, 1250.0, 1800.0)  # type: ignore[arg-type]
+    plan = plan_flops(*models, **ahead)  # type: ignore[arg-type]
+    assert plan == (1250.0, 1200.0, 50.0, 150.0, 1250.0, 1800.0, 300.0, 12.5)
     ahead["size"] = sized(is_drawn_ahead=True, reused_fraction=1.0)
     whole = plan_flops(*models, **ahead)  # type: ignore[arg-type]
-    assert whole == (1200.0, 1200.0, 0.0, 200.0, 1200.0, 1800.0)
+    assert whole == (1200.0, 1200.0, 0.0, 200.0, 1200.0, 1800.0, 300.0, 0.0)
     assert whole.saving_fraction == pytest.approx(600 / 1800)
 
 

@@ -6,7 +6,8 @@ import pytest
 from toy_costs import cost_of
 
 from fast_electra_core.config import PretrainConfig
-from steps import cost_words, report
+from steps import cost_words
+from steps.closing_table import closing_table
 
 
 def squeezed(text: str) -> list[str]:
@@ -114,7 +115,7 @@ def test_the_closing_lines_fit_the_terminal() -> None:
         "flops": {"auxiliary_reused": 5e7}, "measured": {"money": 1234.5, "money_charged": 2345.6, "seconds": 1e6},
         "price_per_hour": 2.125, "auxiliary_shared_by": 100, "is_drawn_ahead": True,
     }  # fmt: skip
-    table = report.closing_table(auxiliary=None, cost=cost_of(**dear))
+    table = closing_table(auxiliary=None, cost=cost_of(**dear))
     assert "…" not in table
 
 

@@ -222,6 +222,16 @@ def test_a_step_shows_its_page_on_the_card_and_in_mlflow(
     assert Path(client.download_artifacts(run_id, file, str(tmp_path))).read_text() == page
 
 
+def test_the_first_charts_are_images_in_mlflow(finished: Finished, client: Any, tmp_path: Path) -> None:
+    parent = finished.pretrain["start"].task["plan"].data["mlflow_run_id"]
+    folder = Path(client.download_artifacts(parent, "charts", str(tmp_path)))
+    assert {path.name for path in folder.iterdir()} == {"progress.png", "scores.png", "cost.png"}
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in folder.iterdir())
+    page = finished.pretrain["end"].task["page"].data
+    for words in ("Loss, temperature and replaced share", "What the cost is made of", "tokenizing", "fine-tuning"):
+        assert words in page
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 

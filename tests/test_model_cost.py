@@ -54,6 +54,7 @@ def test_a_detectors_flops_by_hand() -> None:
     """Two layers of width 8: 2 × (24·8² + 4·10·8); a head of 8×8 and 8×1, two operations per weight."""
     model = electra(ElectraForPreTraining, layers=2, width=8, embedding=8, feed_forward=32, vocab_size=50)
     assert forward_flops_per_token(model, sequence_length=10) == 2 * (24 * 64 + 4 * 10 * 8) + 2 * 64 + 2 * 8
+    assert cost_of(model, sequence_length=10, head_fraction=0.15).head_flops == 2 * 64 + 2 * 8
 
 
 def test_a_masked_lms_flops_by_hand() -> None:
@@ -63,6 +64,7 @@ def test_a_masked_lms_flops_by_hand() -> None:
     head = 2 * 8 * 4 + 2 * 4 * 50
     assert forward_flops_per_token(model, sequence_length=16) == encoder + head
     assert forward_flops_per_token(model, sequence_length=16, head_fraction=0.25) == encoder + head / 4
+    assert cost_of(model, sequence_length=16, head_fraction=0.25).head_flops == head / 4
 
 
 def test_a_gated_feed_forward_counts_as_the_layers_it_has() -> None:

@@ -69,7 +69,7 @@ def test_the_package_holds_the_flows_and_both_packages_whole(package: Package) -
     ours = {path for path in code if not path.startswith("metaflow")}
     mutators = {"profiles.py"}  # Metaflow ships their modules here, and beside the flow file besides
     assert ours == sources_of("steps") | sources_of("fast_electra_core") | mutators
-    assert "steps/report_template.html" in ours
+    assert "steps/page_template.html" in ours
     flows = {path.name for path in package.folder.glob("*.py")}
     assert flows == {path.name for path in (ROOT / "flows").glob("*.py")}
 

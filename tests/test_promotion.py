@@ -83,6 +83,15 @@ def test_a_better_version_takes_the_championship_and_the_reason_has_the_numbers(
     )
 
 
+def test_a_version_leads_to_the_champion_that_it_was_judged_against_and_its_scores(registry: Registry) -> None:
+    assert promotion.rival_of(settled(registry.version(OLD))) is None
+    assert promotion.rival_of(settled(registry.version(BETTER))) == {"name": "champion, version 1", "scores": OLD}
+    assert promotion.rival_of(settled(registry.version(LIKE_OLD))) == {"name": "champion, version 2", "scores": BETTER}
+    other = settled(registry.version({"cola": {0: 0.5, 1: 0.6}}))
+    assert tag(other, "promotion.against") == "2"
+    assert promotion.rival_of(other) is None  # not scored alike
+
+
 def test_a_version_that_is_not_better_stays_challenger_and_the_reason_has_the_numbers(registry: Registry) -> None:
     settled(registry.version(OLD))
     found = settled(registry.version(LIKE_OLD))

@@ -1,4 +1,4 @@
-"""Claims about steps/report.py and its charts: what pages and closing table say, and what they never let through."""
+"""Claims about steps/report.py and steps/page.py: what pages say, and what they never let through."""
 
 import re
 import xml.etree.ElementTree
@@ -7,69 +7,16 @@ from typing import Any
 
 import pytest
 from toy_costs import cost_of
+from toy_scores import HELDOUT, candidate, scores_of, statistics, task_row
 
-from steps import charts, report
+from steps import charts, page, report
+from steps.closing_table import closing_table
 
 NASTY = '<script>alert("x")</script>'
 
 
-def statistics(mean: float, std: float | None = 0.01, *, num_degenerate: int = 0) -> dict[str, Any]:
-    ends = {"low": mean - std, "high": mean + std} if std is not None else {"low": None, "high": None}
-    best = mean + (std or 0.0)
-    recipe = {"learning_rate": 3e-4, "epochs": 10.0}
-    found = {"n": 3, "median": mean, "mean": mean, "std": std, "best": best, "num_degenerate": num_degenerate}
-    return {**found, **ends, **recipe}
-
-
-def task_row(task: str = "sst2", metric: str = "accuracy", **changes: Any) -> dict[str, Any]:
-    row = {
-        "task": task,
-        "metric": metric,
-        "is_main": True,
-        "majority": 0.5,
-        "pretrained": statistics(0.75),
-        "untrained": statistics(0.625, 0.02),
-        "margin": 0.125,
-        "margin_low": 0.0625,
-        "margin_high": 0.1875,
-        "is_outside_noise": True,
-    }
-    return {**row, **changes}
-
-
-def scores_of(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    nothing = {"averages": {}, "failures": [], "optimism": [], "submission": {"files": [], "missing": [], "seeds": {}}}
-    said = {
-        "subject": "models:/fast-electra@champion",
-        "protocol": "recipe electra; seeds 0 to 2",
-        "skipped": {},
-        "own_answers": [],
-    }
-    return {"rows": list(rows), **nothing, **said, **changes}
-
-
 def page_of(*rows: dict[str, Any], suite_name: str = "GLUE") -> str:
     return report.glue_page(scores_of(*rows), suite_name, run="EvaluateFlow/1")
-
-
-def candidate(**changes: Any) -> dict[str, Any]:
-    row = {
-        "address": "models:/fast-electra-auxiliary@champion",
-        "ok": True,
-        "reason": "",
-        "num_layers": 2,
-        "hidden_size": 128,
-        "num_parameters": 1_543_680,
-        "flops_per_token": 1.2e6,
-        "flops_fraction": 0.31,
-        "seconds_per_1k_tokens": 0.0213,
-        "masked_loss": 4.41,
-        "masked_accuracy": 0.251,
-        "unigram_loss": 6.62,
-        "unigram_accuracy": 0.046,
-        "digest": "0123456789abcdef",
-    }
-    return {**row, **changes}
 
 
 def training_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -87,14 +34,6 @@ def training_rows(count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-HELDOUT = {
-    "step": 10,
-    "heldout_rtd_loss": 0.21,
-    "heldout_majority_loss": 0.34,
-    "heldout_auc": 0.87,
-    "heldout_recall_replaced": 0.6,
-    "heldout_precision_replaced": 0.72,
-}
 MANIFEST = {
     "num_documents": 21_734,
     "num_characters": 9_876_543,
@@ -109,7 +48,7 @@ EVERYTHING = {
     "registered": {"name": "fast-electra", "version": "3", "aliases": ["champion"], "reason": "there was none"},
     "glue": {"scores": scores_of(task_row()), "suite_name": "sample tasks"},
     "training": {"rows": training_rows(), "config": {"num_steps": 10}, "heldout": [HELDOUT]},
-    "cost": cost_of(),
+    "cost": {"cost": cost_of(), "seconds": {"fine-tuning": 30.0}},
     "candidates": {"candidates": [candidate()], "chosen": [0], "rule": "lowest masked loss"},
     "text": MANIFEST,
     "lineage": {"corpus.digest": "abc"},
@@ -192,7 +131,7 @@ def test_charts_are_well_formed_and_small() -> None:
     page = report.training_page(training_rows(20_000), {"num_steps": 20_000})
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
 
-    assert len(charts) == 4
+    assert len(charts) == 3
     for chart in charts:
         xml.etree.ElementTree.fromstring(chart)
     assert len(page) < 200_000
@@ -243,8 +182,7 @@ def test_the_training_page_of_a_discriminator_shows_the_curriculum_and_the_detec
     page = report.training_page(training_rows(), {"num_steps": 10}, [HELDOUT])
 
     assert titles(page) == [
-        "Loss",
-        "Curriculum",
+        "Loss, temperature and replaced share",
         "Accuracy by class",
         "Detection on held-out text (dashes: AUC by chance)",
         "Learning rate",
@@ -316,7 +254,7 @@ def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_termin
         submission={"files": ["RTE.tsv"], "missing": ["CoLA.tsv", "AX.tsv"], "seeds": {"rte": 0}},
     )
     page = report.glue_page(scores, "GLUE", run="EvaluateFlow/1")
-    table = report.closing_table(auxiliary=None, scores=scores)
+    table = closing_table(auxiliary=None, scores=scores)
     for words in ("failed and left out: rte seed 1 untrained (no memory)", "the scores flatter: best epoch on dev"):
         assert words in table
         assert words[1:] in page
@@ -327,7 +265,7 @@ def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_termin
 def test_seeds_that_collapsed_to_one_class_are_counted_by_start_on_the_page_and_in_the_terminal() -> None:
     row = task_row(pretrained=statistics(0.5, num_degenerate=2), untrained=statistics(0.5, num_degenerate=1))
 
-    for text in (page_of(row), report.closing_table(auxiliary=None, scores=scores_of(row))):
+    for text in (page_of(row), closing_table(auxiliary=None, scores=scores_of(row))):
         assert "ne class only is predicted by 2 of 3 fine-tunings of sst2, 1 of 3 untrained" in text
 
 
@@ -342,12 +280,12 @@ def test_a_page_of_scores_names_the_model_the_run_and_how_it_was_fine_tuned() ->
 def test_without_a_baseline_nothing_speaks_of_one() -> None:
     row = task_row(untrained=None, is_outside_noise=None)
 
-    for text in (page_of(row), report.closing_table(auxiliary=None, scores=scores_of(row))):
+    for text in (page_of(row), closing_table(auxiliary=None, scores=scores_of(row))):
         assert "untrained" not in text
 
 
 def test_broken_rows_that_were_left_out_are_counted() -> None:
-    assert "broken rows left out: 3 of qqp" in report.closing_table(
+    assert "broken rows left out: 3 of qqp" in closing_table(
         auxiliary=None, scores=scores_of(task_row("qqp"), skipped={"qqp": 3})
     )
 
@@ -368,70 +306,6 @@ def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
     assert ">pearson<" not in chart
 
 
-# The closing table
-
-
-def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
-    table = report.closing_table(
-        auxiliary=candidate(),
-        heldout=HELDOUT,
-        scores=scores_of(task_row(), task_row("cola", "matthews_correlation", is_outside_noise=False, majority=0.0)),
-        suite_name="sample tasks",
-        cost=cost_of(),
-        registered={"name": "fast-electra", "version": "3", "aliases": ["champion", "challenger"]},
-    )
-
-    lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
-    assert lines[1:-4] == [
-        "auxiliary: held-out masked loss  4.4100  unigram 6.6200",
-        "auxiliary: masked accuracy  0.2510  unigram 0.0460",
-        "main model: held-out RTD loss  0.2100  majority class 0.3400",
-        "main model: AUC, replaced tokens  0.8700  chance 0.5",
-        "main model: recall, replaced  0.6000",
-        "main model: precision, replaced  0.7200",
-        "sst2: accuracy  0.750 ± 0.010 *  untrained 0.625 ± 0.020, majority 0.500",
-        "cola: matthews  0.750 ± 0.010  untrained 0.625 ± 0.020, majority 0.000",
-        "cost: FLOPs of this run  1.400e+09  1.40e+06 per token; auxiliary 2.000e+08, 14 %",
-        "cost: FLOPs, auxiliary charged  1.650e+09  its training 1.000e+09, shared by 4 runs",
-        "cost: FLOPs of joint ELECTRA  1.800e+09  this run 22 % less; charged 8 % less",
-        "cost: time in training steps  14.0 s  1.00e+08 FLOP/s; scores, checkpoints 6.0 s",
-        "cost: memory, measured  5.0 MB  planned 4.4 MB",
-        "registered  fast-electra 3  @champion @challenger",
-    ]
-    assert lines[-2] == "models:/fast-electra@champion: recipe electra; seeds 0 to 2"
-    assert lines[-1] == "browse runs and lineage: make ui"
-    assert "sample tasks: mean ± std over seeds" in lines[-3]
-    assert "GLUE" not in table
-
-
-def test_the_closing_table_of_a_main_model_that_fills_masks_speaks_of_no_detection() -> None:
-    heldout = {"heldout_masked_loss": 3.25, "heldout_unigram_loss": 6.5, "heldout_masked_accuracy": 0.375}
-    table = report.closing_table(auxiliary=None, heldout=heldout | {"heldout_unigram_accuracy": 0.0625})
-
-    lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
-    assert lines[1:-2] == [
-        "main model: held-out masked loss  3.2500  unigram 6.5000",
-        "main model: masked accuracy  0.3750  unigram 0.0625",
-    ]
-
-
-def test_the_closing_table_of_an_auxiliary_leaves_the_rest_out() -> None:
-    table = report.closing_table(
-        auxiliary=candidate(), registered={"name": "fast-electra-auxiliary", "version": "1", "aliases": []}
-    )
-
-    assert "main model" not in table
-    assert "mean ± std" not in table
-    assert "no alias" in table
-
-
-def test_the_closing_table_is_at_most_100_columns_wide() -> None:
-    registered = {"name": "n" * 60, "version": "3", "aliases": ["a" * 60]}
-    table = report.closing_table(auxiliary=None, scores=scores_of(task_row()), registered=registered)
-
-    assert max(len(line) for line in table.splitlines()) == 100
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -448,4 +322,4 @@ def test_the_closing_table_is_at_most_100_columns_wide() -> None:
     ],
 )
 def test_numbers_are_short_and_readable(value: Any, text: str) -> None:
-    assert report._number(value) == text
+    assert page.number(value) == text

@@ -8,7 +8,7 @@ def cost_of(**changes: Any) -> dict[str, Any]:
     flops = {
         "total": 1.4e9, "main": 1.2e9, "auxiliary": 0.2e9, "auxiliary_reused": 0.0, "charged": 1.65e9,
         "joint_total": 1.8e9, "per_token": 1.4e6, "auxiliary_training": 1e9, "saving_fraction": 4 / 18,
-        "charged_saving_fraction": 1.5 / 18, "by_google": 9e8,
+        "charged_saving_fraction": 1.5 / 18, "by_google": 9e8, "main_head": 0.2e9, "auxiliary_head": 0.05e9,
     }  # fmt: skip
     memory = {
         "weights": 6e5, "gradients": 4e5, "optimizer_state": 8e5, "activations": 3e6, "logits": 1e4, "peak": 4.4e6,
