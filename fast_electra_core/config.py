@@ -40,7 +40,8 @@ class RunConfig:
     store: str = ".fast_electra"
     """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
     tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking server or database. Without a password, which would be kept with every run: a server's is read
+    """MLflow tracking server or database; not given, MLFLOW_TRACKING_URI where that is set, in the environment or in
+    Metaflow's config file. Without a password, which would be kept with every run: a server's is read
     from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PostgreSQL's from PGPASSWORD."""
     experiment: str = "fast-electra"
     """MLflow experiment."""

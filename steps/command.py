@@ -4,6 +4,7 @@
     fast-electra export models:/fast-electra@champion folder/
     fast-electra promote models:/fast-electra/7
     fast-electra rollback
+    fast-electra metaflow-config infra/terraform
     fast-electra preflight
     fast-electra lineage --help
 
@@ -18,12 +19,14 @@ from collections.abc import Sequence
 from fast_electra_core.config import RunConfig
 from fast_electra_core.errors import FastElectraError
 from steps.console import console
+from steps.metaflow_settings import setting
 
 COMMANDS = {
     "lineage": ("steps.lineage", "what a registered version was made from, checked; how to make it again"),
     "export": ("steps.export", "a registered version as a folder for transformers and the Hugging Face hub"),
     "promote": ("steps.promote", "look at a version's gates again, and make it champion if it may be; or by force"),
     "rollback": ("steps.rollback", "the champion before the present one is champion again"),
+    "metaflow-config": ("steps.metaflow_config", "Metaflow's config file out of terraform's outputs"),
     "preflight": ("steps.preflight", "would flows run on the cluster? Each thing that is missing, with its remedy"),
 }
 """Command -> its module and one line for the list. The module's docstring is the command's help, examples included;
@@ -50,7 +53,7 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     """`--tracking_uri`, by the flows' name and default."""
     parser.add_argument(
         "--tracking_uri",
-        default=RunConfig.tracking_uri,
+        default=setting("MLFLOW_TRACKING_URI", RunConfig.tracking_uri),
         help="the MLflow server, or the database file that the flows wrote to [%(default)s]",
     )
 

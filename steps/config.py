@@ -1,4 +1,7 @@
-"""Preset and given parameters become one checked config. The only merge there is."""
+"""Preset and given parameters become one checked config. The only merge there is.
+
+What is given comes first, then MLFLOW_TRACKING_URI, then the preset, then the fields' defaults.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,6 +13,7 @@ from fast_electra_core.errors import ConfigError
 from fast_electra_core.method_knobs import check_is_read
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
 from fast_electra_core.retraining import RetrainConfig
+from steps.metaflow_settings import setting
 
 _OF_A_RECIPE = ("finetune_learning_rate", "finetune_epochs", "layer_decay")
 
@@ -75,6 +79,8 @@ def _merge(
     if unknown:
         raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
     values = {name: value for name, value in given.items() if value is not None}
+    if server := setting("MLFLOW_TRACKING_URI"):
+        values.setdefault("tracking_uri", server)
     preset = values.pop("preset", config_class.preset)
     base = preset_values(preset, presets)
     if "finetune_recipe" in values:  # a recipe that was asked for is not to be overridden by the preset
