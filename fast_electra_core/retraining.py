@@ -40,9 +40,6 @@ class RetrainConfig(PretrainConfig):
     More than a task of the cluster may have to wait for its machine. >= 0.05."""
     wait_for_lock_seconds: float = 0.0
     """How long to wait for a run that holds the lock; 0: end at once, and say who holds it. >= 0."""
-    webhook: str = ""
-    """Where the end of a run is posted to, as JSON: a URL, or env:NAME: the environment variable that holds it, for
-    URLs that are secrets. Empty: nowhere."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +54,6 @@ class RetrainConfig(PretrainConfig):
         parts = self.replay_fraction * REPLAY_PARTS
         if not 0 <= self.replay_fraction < 1 or abs(parts - round(parts)) > 1e-6:
             raise ConfigError(f"replay_fraction must be a multiple of 0.0001 in [0, 1), got {self.replay_fraction}")
-        if self.webhook and not self.webhook.startswith(("http://", "https://", "env:")):
-            raise ConfigError("webhook must be an http:// or https:// URL, or env:NAME; what was given is not shown")
         self._check_what_cannot_be_continued()
 
     def _check_what_cannot_be_continued(self) -> None:

@@ -4,6 +4,7 @@ As in steps.lifecycle, each is one attempt.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fast_electra_core.config import PretrainConfig, TrainingConfig
 from steps import run_charts, tracking
@@ -22,6 +23,9 @@ from steps.trace import (
     note_use,
     task_dataset,
 )
+
+if TYPE_CHECKING:
+    from steps.page import Section
 
 
 @attempt
@@ -132,8 +136,11 @@ def close_pretrain(
     trained: Plain,
     scores: Plain,
     version: Plain,
+    *,
+    first: Sequence["Section"] = (),
 ) -> tuple[str, str]:
-    """The closing table for the terminal and the whole report; ends the MLflow run."""
+    """The closing table for the terminal and the whole report, which begins with the sections in first; ends the MLflow
+    run."""
     from steps import report
     from steps.closing_table import closing_table
     from steps.promotion import rival_of
@@ -148,6 +155,7 @@ def close_pretrain(
             "title": f"Fast-ELECTRA: {version['name']} version {version['version']}",
             "subtitle": f"{plan['pathspec']} · method {plan['config']['method']} · MLflow run {run_id}",
             "link": plan["mlflow_url"],
+            "first": first,
             "registered": version,
             "glue": {"scores": scores, "suite_name": suite_name, "rival": rival},
             "training": {"rows": trained["curve"], "config": plan["config"], "heldout": heldout},

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from steps import tracking
@@ -81,18 +80,6 @@ def text_page(plan: Plain, text: Plain) -> str:
     return page
 
 
-def _training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> Any:
-    from steps.pretrain import TrainingRun
-
-    return TrainingRun(
-        store=connect(plan),
-        run_key=plan["run_key"],
-        mlflow_run_id=mlflow_run_id,
-        shard_keys=text["shard_keys"],
-        tokenizer_key=plan["tokenizer_key"],
-    )
-
-
 def _watched(plan: Plain, run_id: str) -> contextlib.AbstractContextManager[None]:
     """The machine's load is logged to the run meanwhile."""
     spill = Store(plan["config"]["store"]).path(f"{plan['run_key']}/unsent_system_metrics.jsonl")
@@ -116,7 +103,9 @@ def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
         log_corpus(plan, run_id)
         meter = MemoryMeter(pretrain.device().type)
         with _watched(plan, run_id):
-            result = pretrain.train_auxiliary(config, _training_run(plan, text, run_id), teacher=plan["teacher"])
+            result = pretrain.train_auxiliary(
+                config, pretrain.training_run(plan, text, run_id), teacher=plan["teacher"]
+            )
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
@@ -198,8 +187,9 @@ def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain) -> Plain:
     if task["first_step"] == task["end_step"]:
         return {}
     from steps.corrupt import corrupt as draw
+    from steps.pretrain import training_run
 
-    run = _training_run(plan, text, plan["mlflow_run_id"])
+    run = training_run(plan, text, plan["mlflow_run_id"])
     return draw(PretrainConfig.from_dict(plan["config"]), run, task, auxiliary=frozen)
 
 
@@ -237,7 +227,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
         with _watched(plan, run_id):
             result = training.train_discriminator(
                 config,
-                _training_run(plan, text, run_id),
+                training.training_run(plan, text, run_id),
                 auxiliary=frozen,
                 corruption=corrupted,
                 initial_model=plan["initial_model"],

@@ -1,7 +1,7 @@
 """What `start` does: check everything before it costs anything, make the run's plan, open its MLflow run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import PretrainConfig, RunConfig, TrainingConfig
@@ -36,10 +36,10 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     tokenizer = str(store.get_folder(teacher["key"])) if teacher else config.tokenizer
     tokenizer_key = prepare_tokenizer(tokenizer, config.to_dict(), corpus.shards, store)
     check_masking(config.masking, store.get_folder(tokenizer_key))
-    plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
+    plan = plan_of(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     plan["teacher"] = teacher
     plan["costs"] = [ledger.plan_auxiliary(config, store, tokenizer_key=tokenizer_key, teacher=teacher)]
-    _open_run(plan, given, params=plan["config"])
+    open_run(plan, given, params=plan["config"])
     _say_costs(plan)
     return plan
 
@@ -49,22 +49,28 @@ def begin_pretrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
 
     Raises: as begin_auxiliary.
     """
+    plan = training_plan(resolve_pretrain(given), flow=flow, run_id=run_id)
+    open_training_run(plan, given, params=plan["config"])
+    return plan
+
+
+def open_training_run(plan: Plain, given: Mapping[str, Any], *, params: Mapping[str, Any]) -> None:
+    """Open the MLflow run of a plan that trains a main model, with its costs, and say what it will cost; params are
+    the run's in MLflow."""
     from steps import ledger
 
-    plan = _training_plan(resolve_pretrain(given), flow=flow, run_id=run_id)
     config, store = PretrainConfig.from_dict(plan["config"]), Store(plan["config"]["store"])
     plan["costs"] = [
         ledger.plan_pretraining(config, candidate, store, initial_model=plan["initial_model"])
         for candidate in plan["candidates"]
     ]
-    _open_run(plan, given, params=plan["config"])
+    open_run(plan, given, params=params)
     _say_costs(plan, ensemble_size=config.ensemble_size)
     if not config.licence() and "licence" not in config.waived_gates():
         _logger.warning(
             "the licence of %s is not stated: the model will be registered, but without alias. State it with "
             "--corpus_licence 'CC BY-SA 4.0', or waive it with --corpus_licence unstated", config.corpus,
         )  # fmt: skip
-    return plan
 
 
 def begin_compare(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
@@ -77,14 +83,26 @@ def begin_compare(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
     from steps.compare import check_arms
 
     config = resolve_compare(given)
-    plan = _training_plan(PretrainConfig.part_of(config.to_dict()), flow=flow, run_id=run_id)
+    plan = training_plan(PretrainConfig.part_of(config.to_dict()), flow=flow, run_id=run_id)
     plan |= {"comparison": config.to_dict(), "config_digest": config.digest()}
     check_arms(plan)
-    _open_run(plan, given, params=plan["comparison"])
+    open_run(plan, given, params=plan["comparison"])
     return plan
 
 
-def _training_plan(config: PretrainConfig, *, flow: str, run_id: str) -> Plain:
+def training_plan(
+    config: PretrainConfig,
+    *,
+    flow: str,
+    run_id: str,
+    corpus: "Corpus | None" = None,
+    candidates: Sequence[Plain] | None = None,
+) -> Plain:
+    """The plan of a run that trains main models: everything about it is checked, what it needs is in the store. corpus
+    and candidates are config's, unless they are given.
+
+    Raises: as begin_auxiliary.
+    """
     from steps.auxiliary import fetch_candidates
     from steps.initial_model import fetch_initial_model
     from steps.tasks import check_tasks
@@ -99,12 +117,12 @@ def _training_plan(config: PretrainConfig, *, flow: str, run_id: str) -> Plain:
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)
-    candidates = fetch_candidates(config, store)
+    candidates = fetch_candidates(config, store) if candidates is None else list(candidates)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     check_masking(config.masking, store.get_folder(tokenizer_key))
     initial_model = fetch_initial_model(config, store, candidates=candidates)
-    corpus = _readable_corpus(config, store)
-    plan = _plan(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
+    corpus = corpus or _readable_corpus(config, store)
+    plan = plan_of(config, flow=flow, run_id=run_id, corpus=corpus.to_dict(), tokenizer_key=tokenizer_key)
     return plan | {"candidates": candidates, "tasks": tasks, "initial_model": initial_model}
 
 
@@ -119,9 +137,9 @@ def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     config = resolve_evaluate(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
-    plan = _plan(config, flow=flow, run_id=run_id)
+    plan = plan_of(config, flow=flow, run_id=run_id)
     plan |= {"tasks": check_tasks(config), "model": fetch_model(config, store)}
-    _open_run(plan, given, params=plan["config"])
+    open_run(plan, given, params=plan["config"])
     _logger.info("%s: model %s; MLflow run %s", plan["pathspec"], plan["model"]["address"], plan["mlflow_run_id"])
     return plan
 
@@ -137,7 +155,8 @@ def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
     return corpus
 
 
-def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
+def plan_of(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
+    """What every plan has, and more."""
     return {
         "config": config.to_dict(),
         "config_digest": config.digest(),
@@ -147,7 +166,8 @@ def _plan(config: RunConfig, *, flow: str, run_id: str, **more: Any) -> Plain:
     }
 
 
-def _open_run(plan: Plain, given: Mapping[str, Any], *, params: Mapping[str, Any]) -> None:
+def open_run(plan: Plain, given: Mapping[str, Any], *, params: Mapping[str, Any]) -> None:
+    """Open the plan's MLflow run: parameters, lineage, what it reads."""
     from steps.provenance import LINEAGE_FILE, code_version, record_of
 
     config = plan["config"]

@@ -43,6 +43,7 @@ from fast_electra_core.models import (
     warm_start,
 )
 from fast_electra_core.proposals import Proposal
+from fast_electra_core.replay import MixedDataset
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
@@ -55,6 +56,7 @@ from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tokenization import open_dataset
+from steps.trace import Plain, connect
 
 _logger = logging.getLogger(__name__)
 _SHOWN = {
@@ -76,6 +78,10 @@ class TrainingRun:
     mlflow_run_id: str
     shard_keys: Sequence[str]
     tokenizer_key: str
+    old_shard_keys: Sequence[str] = ()
+    """Text that the main model has seen before this training; replayed, where replay_fraction says so."""
+    replay_fraction: float = 0.0
+    """Share of the sequences trained on that are drawn from it."""
     samples: StoredSamples | None = None
     """Replacements drawn ahead of training."""
 
@@ -85,10 +91,31 @@ class TrainingRun:
         return f"{self.run_key}/checkpoints"
 
     def dataset(self, part: str, config: TrainingConfig) -> TokenDataset:
-        """The `train` or `heldout` sequences."""
-        return open_dataset(
-            part, config, shard_keys=self.shard_keys, tokenizer_key=self.tokenizer_key, store=self.store
-        )
+        """The `train` or `heldout` sequences; those to train on with the replayed ones among them."""
+        new = self._open(part, config, self.shard_keys)
+        if part == "heldout" or not self.replay_fraction:
+            return new
+        return MixedDataset(new, self.old_dataset(part, config), replay_fraction=self.replay_fraction)
+
+    def old_dataset(self, part: str, config: TrainingConfig) -> TokenDataset:
+        """The same of the text that was seen before."""
+        return self._open(part, config, self.old_shard_keys)
+
+    def _open(self, part: str, config: TrainingConfig, shard_keys: Sequence[str]) -> TokenDataset:
+        return open_dataset(part, config, shard_keys=shard_keys, tokenizer_key=self.tokenizer_key, store=self.store)
+
+
+def training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> TrainingRun:
+    """Where the training of a flow's plan reads and writes; this process talks to its tracking server."""
+    return TrainingRun(
+        store=connect(plan),
+        run_key=plan["run_key"],
+        mlflow_run_id=mlflow_run_id,
+        shard_keys=text["shard_keys"],
+        tokenizer_key=plan["tokenizer_key"],
+        old_shard_keys=plan.get("old_shard_keys", ()),
+        replay_fraction=plan.get("replay_fraction", 0.0),
+    )
 
 
 def train_auxiliary(
@@ -144,8 +171,8 @@ def train_discriminator(
         config = replace(config, initial_model=initial_model["digest"])
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
 
-    def method_on(partner: Proposal | PreTrainedModel | None) -> AnyMethod:
-        return build_method(config, main_model, partner, mask_token_id=dataset.special_ids.mask).to(device())
+    def method_on(drawn_from: Proposal | PreTrainedModel | None) -> AnyMethod:
+        return build_method(config, main_model, drawn_from, mask_token_id=dataset.special_ids.mask).to(device())
 
     is_offline = config.corruption == "offline"
     if is_offline:
@@ -155,12 +182,12 @@ def train_discriminator(
     initial = load_initial_model(initial_model, config, run.store).model if initial_model else None
     members = load_members(auxiliary, run.store)
     main_model = _start_main_model(config, members[0], dataset.special_ids, counts=counts, initial_model=initial)
-    partner_of = functools.partial(_partner, config, run, dataset=dataset, counts=counts)
-    method = method_on(None if is_offline else partner_of(members=members))
+    partner = functools.partial(partner_of, config, run, dataset=dataset, counts=counts)
+    method = method_on(None if is_offline else partner(members=members))
     del members
 
     def evaluate() -> Row:
-        scored = method_on(partner_of(members=load_members(auxiliary, run.store))) if is_offline else method
+        scored = method_on(partner(members=load_members(auxiliary, run.store))) if is_offline else method
         if isinstance(scored, MaskedLanguageModel):
             return heldout_masked_scores(scored, heldout, counts=counts(main_model.config.vocab_size))
         corrupt = corrupt_for_scoring(scored)
@@ -194,7 +221,7 @@ def _start_main_model(
     return main_model
 
 
-def _partner(
+def partner_of(
     config: PretrainConfig,
     run: TrainingRun,
     *,

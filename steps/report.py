@@ -57,9 +57,10 @@ def suite_name(glue: str, tasks: Iterable[str]) -> str:
 
 
 def final_page(everything: Mapping[str, Any]) -> str:
-    """All of a run on one page. Optional keys: title, subtitle, link (the run's page in MLflow), and one per section:
-    registered and lineage (dicts), glue {scores, suite_name, rival}, training {rows, config, heldout}, cost {cost:
-    ledger.account, seconds: of other work}, candidates {candidates, chosen, rule}, text (a manifest)."""
+    """All of a run on one page. Optional keys: title, subtitle, link (the run's page in MLflow), first (Sections that
+    the page begins with), and one per section: registered and lineage (dicts), glue {scores, suite_name, rival},
+    training {rows, config, heldout}, cost {cost: ledger.account, seconds: of other work}, candidates {candidates,
+    chosen, rule}, text (a manifest)."""
     makers: dict[str, Callable[[Any], Section]] = {
         "registered": _registered_section,
         "glue": lambda given: _glue_section(**given),
@@ -70,6 +71,7 @@ def final_page(everything: Mapping[str, Any]) -> str:
         "lineage": lambda given: Section("Lineage", tables=[prose_table("Made from", given)]),
     }
     sections = [make(everything[key]) for key, make in makers.items() if everything.get(key) is not None]
+    sections = [*everything.get("first", ()), *sections]
     words = (str(everything.get(key, "")) for key in ("subtitle", "link"))
     return render(str(everything.get("title", "Fast-ELECTRA")), sections, *words)
 

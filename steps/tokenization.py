@@ -20,6 +20,7 @@ from fast_electra_core.tokenizer import (
     train_tokenizer,
     word_continuations,
 )
+from steps.console import ProgressBar
 from steps.corpus import local_piece
 from steps.store import Store
 
@@ -108,6 +109,25 @@ def _make_shard(shard: dict[str, Any], config: dict[str, Any], *, tokenizer_key:
             heldout_fraction=config["heldout_fraction"],
         )
         store.put_folder(Path(folder), key)
+
+
+def count_tokens(
+    shards: Sequence[dict[str, Any]], config: dict[str, Any], *, tokenizer_key: str, store: Store, at_most: int
+) -> int:
+    """How many tokens the shards' text has, separators included; reading ends where there are at_most.
+
+    Raises:
+        DataError: text that cannot be read.
+    """
+    tokenizer, count = load_tokenizer(store.get_folder(tokenizer_key)), 0
+    with ProgressBar(at_most, label="counting new tokens", unit="token") as bar:
+        for shard in shards:
+            for ids in encode_documents(tokenizer, _documents(shard, config, store)):
+                count += len(ids) + 1 if len(ids) else 0
+                if count >= at_most:
+                    return at_most
+                bar.update(count)
+    return count
 
 
 def special_ids(tokenizer_folder: Path) -> SpecialIds:

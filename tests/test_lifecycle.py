@@ -129,5 +129,5 @@ def test_an_error_in_start_after_the_run_was_opened_marks_it_failed(
         "corpus": {"address": "a", "digest": "d", "num_bytes": 1, "num_files": 1, "shards": []},
     }
     with pytest.raises(TrackingError, match="no inputs here"):
-        planning._open_run(plan, {}, params={})
+        planning.open_run(plan, {}, params={})
     assert status(plan) == "FAILED"

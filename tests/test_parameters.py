@@ -13,7 +13,8 @@ import pytest
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
-from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
+from fast_electra_core.retraining import RetrainConfig
+from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain, resolve_retrain
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {
@@ -115,6 +116,15 @@ EVALUATE = {
     "untrained_baseline": True,
     "keep_task_models": True,
 }
+RETRAIN = {
+    "min_new_tokens": 5,
+    "continue_steps": 8,
+    "replay_fraction": 0.5,
+    "curriculum": "continued",
+    "max_auxiliary_drift": 0.5,
+    "lock_minutes": 5.0,
+    "wait_for_lock_seconds": 9.0,
+}
 NEEDED_WITH: dict[str, dict[str, Any]] = {
     # A modernbert, which the demo preset is, wants both alike.
     "hidden_size": {"embedding_size": 256},
@@ -156,6 +166,7 @@ FLOWS = [
     pytest.param("pretrain_flow", "PretrainFlow", PretrainConfig, id="pretrain"),
     pytest.param("auxiliary_flow", "AuxiliaryFlow", AuxiliaryConfig, id="auxiliary"),
     pytest.param("evaluate_flow", "EvaluateFlow", EvaluateConfig, id="evaluate"),
+    pytest.param("retrain_flow", "RetrainFlow", RetrainConfig, id="retrain"),
 ]
 
 
@@ -166,7 +177,8 @@ def test_a_parameter_has_its_fields_type_and_words_and_no_default(file: str, nam
     types = {name: kind.removesuffix(" | None") for name, kind in types.items()}
     assert {key: each["type"].__name__ for key, each in given.items()} == types
     assert [key for key, each in given.items() if each["default"] is not None] == []
-    source = "".join((ROOT / "fast_electra_core/config.py").read_text(encoding="utf-8").split())
+    files = (ROOT / "fast_electra_core" / name for name in ("config.py", "retraining.py"))
+    source = "".join("".join(file.read_text(encoding="utf-8").split()) for file in files)
     for key, each in given.items():
         assert len(each["help"]) > 10, key
         assert f'"""{"".join(each["help"].split())}"""' in source, key
@@ -215,6 +227,7 @@ def test_a_field_without_a_docstring_is_refused() -> None:
         *(pytest.param(resolve_pretrain, PRETRAIN, name, id=f"pretrain-{name}") for name in PRETRAIN),
         *(pytest.param(resolve_auxiliary, AUXILIARY, name, id=f"auxiliary-{name}") for name in AUXILIARY),
         *(pytest.param(resolve_evaluate, EVALUATE, name, id=f"evaluate-{name}") for name in EVALUATE),
+        *(pytest.param(resolve_retrain, RETRAIN, name, id=f"retrain-{name}") for name in RETRAIN),
     ],
 )
 def test_every_parameter_changes_the_config(resolve: Resolve, values: dict[str, Any], name: str) -> None:
@@ -233,6 +246,7 @@ def test_every_parameter_changes_the_config(resolve: Resolve, values: dict[str, 
 )
 def test_the_values_above_cover_every_field(config: Config, values: dict[str, Any]) -> None:
     assert set(values) == {field.name for field in fields(config)}
+    assert {*PRETRAIN, *RETRAIN} == {field.name for field in fields(RetrainConfig)}
 
 
 def test_an_explicit_zero_is_an_answer() -> None:
@@ -267,11 +281,11 @@ def readers_of_configs() -> Iterator[tuple[str, str]]:
                 yield path.name, node.slice.value
 
 
-@pytest.mark.parametrize("config", [PretrainConfig, AuxiliaryConfig, EvaluateConfig])
+@pytest.mark.parametrize("config", [PretrainConfig, AuxiliaryConfig, EvaluateConfig, RetrainConfig])
 def test_every_field_of_a_config_is_read_somewhere(config: Config) -> None:
     read = {field for _, field in readers_of_configs()}
-    through_a_method = {"auxiliary", "tasks", "finetune_grid", "corpus_licence"}
-    assert {"auxiliary_list", "task_list", "grid", "licence"} <= read
+    through_a_method = {"auxiliary", "tasks", "finetune_grid", "corpus_licence", "continue_steps", "curriculum"}
+    assert {"auxiliary_list", "task_list", "grid", "licence", "continued"} <= read
     label = {"preset"}  # its effect is in the other fields
     by_tuple = {"schedule", "temperature_start", "temperature_decay", "temperature_end"}  # also model version tags
     unread = {field.name for field in fields(config)} - read - through_a_method - label

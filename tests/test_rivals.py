@@ -18,7 +18,7 @@ from steps import delivery, lifecycle, planning, scoring
 from steps.auxiliary import load_masked_lm
 from steps.config import resolve_pretrain
 from steps.gates import SCHEDULE_TAGS
-from steps.pretrain import _start_main_model
+from steps.pretrain import _start_main_model, training_run
 from steps.store import Store
 
 # Of the three without a model one will do here: where they draw from is tests/test_frozen.py's.
@@ -111,7 +111,7 @@ def client() -> Any:
 def test_a_rival_trains_on_the_sequences_masks_and_numbers_of_fast_electra(method: str, runs: dict[str, Ran]) -> None:
     ran = runs[method]
     config = resolve_pretrain({**GIVEN, "method": "fast_electra"})
-    dataset = lifecycle._training_run(ran.plan, ran.text, "none").dataset("train", config)
+    dataset = training_run(ran.plan, ran.text, "none").dataset("train", config)
     assert len(ran.batches) == NUM_STEPS
     for step, batch in enumerate(ran.batches):
         expected = trainer.batch_at(step, dataset, config)

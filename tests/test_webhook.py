@@ -1,0 +1,143 @@
+"""Claims about steps/webhook.py and the exit hooks, on a real HTTP server: what is posted, how often, never where."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fast_electra_core.errors import ConfigError
+from steps import retrain_hook, webhook
+
+
+class Receiver:
+    """Answers with the statuses given, one after the other, the last one for ever; keeps what it got."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = [200]
+        self.got: list[tuple[str, str, Any]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append((self.path, self.headers["Content-Type"], json.loads(body)))
+                status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", f"{receiver.url}/elsewhere")
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/T0KEN"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setattr(webhook, "PAUSES", (0.01, 0.01, 0.01))
+    made = Receiver()
+    monkeypatch.setenv(webhook.WEBHOOK, made.url)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+OUTCOME = {"way": "continue", "words": "RetrainFlow/7: the champion was continued"}
+DONE = SimpleNamespace(pathspec="RetrainFlow/7", data=SimpleNamespace(outcome=OUTCOME))
+
+
+def test_a_run_that_has_succeeded_is_told_with_its_outcome(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retrain_hook.tell_success(DONE)
+    ((path, kind, content),) = receiver.got
+    assert (path, kind) == ("/T0KEN", "application/json")
+    assert content == {
+        "flow": "RetrainFlow", "run": "RetrainFlow/7", "status": "succeeded", "outcome": OUTCOME,
+        "text": "RetrainFlow/7: the champion was continued",
+    }  # fmt: skip
+    assert capsys.readouterr().out == "told the webhook (200, attempt 1)\n"
+
+
+def test_a_run_that_has_failed_is_told_with_its_error(receiver: Receiver) -> None:
+    class Failed(list[Any]):
+        pathspec = "RetrainFlow/8"
+
+    tasks = [SimpleNamespace(exception=None), SimpleNamespace(exception=ValueError("may.txt is not UTF-8"))]
+    retrain_hook.tell_failure(Failed([tasks]))
+    content = receiver.got[0][2]
+    assert (content["status"], content["outcome"]) == ("failed", None)
+    assert content["text"] == "RetrainFlow/8 failed: may.txt is not UTF-8; the champion is as it was"
+
+
+def test_without_metadata_the_end_is_told_without_details(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_PATHSPEC", "RetrainFlow/argo-retrainflow-x1")
+    retrain_hook.tell_success(None)
+    retrain_hook.tell_success(SimpleNamespace(pathspec="RetrainFlow/9"))  # it has no data
+    assert [content["run"] for _, _, content in receiver.got] == ["RetrainFlow/argo-retrainflow-x1", "RetrainFlow/9"]
+    assert all(content["outcome"] is None and "succeeded" in content["text"] for _, _, content in receiver.got)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "attempts", "words"),
+    [
+        ([503, 500, 200], 3, "told the webhook (200, attempt 3)"),
+        ([429, 204], 2, "told the webhook (204, attempt 2)"),
+        ([500], 4, "not told: it answered 500, after 4 attempts"),
+        ([404], 1, "not told: it answered 404, after 1 attempt"),
+    ],
+)
+def test_only_what_may_pass_is_tried_again_and_not_for_ever(
+    receiver: Receiver, statuses: list[int], attempts: int, words: str
+) -> None:
+    receiver.statuses = statuses
+    assert webhook.post(receiver.url, {}) == words
+    assert len(receiver.got) == attempts
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(receiver: Receiver, status: int) -> None:
+    receiver.statuses = [status, 200]
+    assert webhook.post(receiver.url, {}) == f"not told: it answered {status}, after 1 attempt"
+    assert [path for path, _, _ in receiver.got] == ["/T0KEN"]
+
+
+def test_the_url_is_in_nothing_that_is_said(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    assert webhook.post(receiver.url, {}) == "not told: no answer (URLError), after 4 attempts"
+    for url in (
+        "ftp://hooks.example/T0KEN",
+        "hooks.example/T0KEN",
+        "http://[T0KEN",
+        "http://a b/T0KEN",
+        "http:///T0KEN",
+    ):
+        monkeypatch.setenv(webhook.WEBHOOK, url)
+        with pytest.raises(
+            ConfigError, match="must be an http:// or https:// URL; what it holds is not shown"
+        ) as caught:
+            webhook.url_given()
+        assert "T0KEN" not in str(caught.value)
+        retrain_hook.tell_success(DONE)
+    assert "T0KEN" not in "".join(capsys.readouterr())
+
+
+def test_without_a_url_nothing_is_sent_and_nothing_said(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(webhook.WEBHOOK)
+    retrain_hook.tell_success(DONE)
+    retrain_hook.tell_failure(None)
+    assert receiver.got == [] and capsys.readouterr().out == ""
