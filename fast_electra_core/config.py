@@ -137,6 +137,9 @@ class TrainingConfig(RunConfig):
     """Sequences per optimiser step. >= 1."""
     micro_batch_size: int | None = None
     """Sequences per forward pass; a divisor of batch_size. None: the whole batch at once."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass, and compute the layer again there: less memory, about a
+    third more computing, the same numbers. A generator that is trained alongside keeps all of its own."""
     learning_rate: float = 5e-4
     """Peak learning rate. > 0."""
     warmup_fraction: float = 0.01

@@ -119,7 +119,7 @@ def plan_flops(
 
     auxiliaries: the models that draw replacements: one, several of an ensemble, or none.
 
-    >>> main, auxiliary = (ModelCost(flops, 0.0, 0, (0, 0), 0.0, 0.0, 0.0) for flops in (3.0, 1.0))
+    >>> main, auxiliary = (ModelCost(flops, 0.0, 0.0, 0, (0, 0), 0.0, 0.0, 0.0) for flops in (3.0, 1.0))
     >>> size = RunSize(num_tokens=10, tokens_per_pass=10, auxiliary_training_flops=60.0, auxiliary_shared_by=2)
     >>> plan = plan_flops(main, [auxiliary], work=METHOD_WORK["fast_electra"], size=size)
     >>> plan.total, plan.auxiliary, plan.charged, plan.joint_total
@@ -127,7 +127,7 @@ def plan_flops(
     """
     training = 1.0 + backward
     seen = size.num_tokens * size.num_corruptions
-    main_flops = training * main.forward_flops * seen
+    main_flops = (training * main.forward_flops + main.recomputed_flops) * seen
     forward = sum(auxiliary.forward_flops for auxiliary in auxiliaries) * seen
     frozen = forward - sum(auxiliary.skipped_flops for auxiliary in auxiliaries) * seen
     reused = size.reused_fraction * frozen if work.auxiliary == "frozen" else 0.0

@@ -112,6 +112,14 @@ class Method(nn.Module, ABC):
     def finish(self) -> None:
         """Training is over: the main model becomes what is to be saved, where it is not that already."""
 
+    def checkpoint_activations(self) -> None:
+        """From now on each layer's activations are computed again in the backward pass, wherever a model is in training
+        mode. Dropout's random numbers, too, are those of the first time."""
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel) and module.base_model is not module:
+                module.activation_checkpointing_enable()
+                module.config.use_cache = False  # an encoder has none, but transformers would warn that it goes
+
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
         """The micro-batch's share of the whole batch's loss, (); adds to stats."""

@@ -25,6 +25,8 @@ class ModelCost(NamedTuple):
     forward_flops: float
     skipped_flops: float
     """Of forward_flops, what a frozen model leaves out: most of its last layer, for tokens that are not selected."""
+    recomputed_flops: float
+    """What the backward pass computes a second time, where only the inputs of layers are kept; otherwise 0."""
     num_parameters: int
     """Of the model, shared ones once."""
     embedding_shape: tuple[int, int]
@@ -46,20 +48,25 @@ def cost_of(
     head_fraction: float,
     drops: bool = False,
     is_fused: bool = True,
+    recomputes: bool = False,
 ) -> ModelCost:
     """The price of a masked language model, whose head runs on head_fraction of the tokens, or of a detector.
 
     drops: it is trained with its config's dropout (an electra or modernbert). is_fused: with dropout, too, attention
-    keeps no probabilities, as on GPUs. Numbers count as float32: under bf16 autocast fewer bytes are kept.
+    keeps no probabilities, as on GPUs. recomputes: it is trained with activation checkpointing (likewise), and keeps what
+    one layer keeps and the inputs of all. Numbers count as float32: under bf16 autocast fewer bytes are kept.
     """
     predicts_tokens = model.get_output_embeddings() is not None
     fraction = head_fraction if predicts_tokens else 1.0
     vocab_size, embedding_size = model.get_input_embeddings().weight.shape
-    kept = _kept_numbers(model.config, sequence_length, drops=drops, is_fused=is_fused)
+    outside, layer, first = _kept_numbers(model.config, sequence_length, drops=drops, is_fused=is_fused)
+    num_layers, width = int(model.config.num_hidden_layers), int(model.config.hidden_size)
+    kept = outside + ((num_layers - 1) * width + layer if recomputes else (num_layers - 1) * layer + first)
     head = _kept_by_vocabulary_head(model.config, vocab_size) if predicts_tokens else _kept_by_detector(model.config)
     return ModelCost(
         forward_flops=forward_flops_per_token(model, sequence_length=sequence_length, head_fraction=fraction),
         skipped_flops=(1.0 - fraction) * last_layer_flops(model, sequence_length=sequence_length),
+        recomputed_flops=_layer_flops(model, sequence_length=sequence_length) if recomputes else 0.0,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_shape=(vocab_size, embedding_size),
         activation_bytes=FLOAT_BYTES * (kept + fraction * head),
@@ -77,14 +84,28 @@ def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, hea
     kernels of its own it computes, and then masks, all of it.
     """
     in_encoder = sum(_flops(layer) for layer in _linears(model.base_model))
-    attention = 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
-    return in_encoder + attention + head_fraction * _head_flops(model)
+    return in_encoder + _attention_flops(model, sequence_length) + head_fraction * _head_flops(model)
 
 
 def _head_flops(model: PreTrainedModel) -> float:
     """Per token that the head runs on."""
     encoder = {id(layer) for layer in _linears(model.base_model)}
     return sum(_flops(layer) for layer in _linears(model) if id(layer) not in encoder)
+
+
+def _attention_flops(model: PreTrainedModel, sequence_length: int) -> float:
+    return 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
+
+
+def _layer_flops(model: PreTrainedModel, *, sequence_length: int) -> float:
+    """Of the forward pass, what activation checkpointing repeats: the layers, in ModernBERT without each one's last
+    product, which nothing that is kept comes behind."""
+    projected = getattr(model.base_model, "embeddings_project", None)  # ELECTRA's, where the widths differ
+    linears = [layer for layer in _linears(model.base_model) if layer is not projected]
+    if model.config.model_type not in POST_NORM_TYPES:
+        last = [layer.mlp.Wo for layer in model.base_model.layers]
+        linears = [layer for layer in linears if all(layer is not each for each in last)]
+    return sum(map(_flops, linears)) + _attention_flops(model, sequence_length)
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
@@ -95,14 +116,15 @@ def _flops(layer: nn.Linear) -> float:
     return 2.0 * layer.in_features * layer.out_features
 
 
-def _kept_numbers(config: PretrainedConfig, length: int, *, drops: bool, is_fused: bool) -> float:
-    """Numbers of FLOAT_BYTES per token that autograd keeps of the encoder, the ids of its input included.
+def _kept_numbers(config: PretrainedConfig, length: int, *, drops: bool, is_fused: bool) -> tuple[float, float, float]:
+    """Numbers of FLOAT_BYTES per token that autograd keeps of the encoder: outside its layers, the ids of its input
+    included, of a layer, and of the first layer.
 
     Every tensor counts once, however many operations keep it. A norm keeps its input and two numbers, a linear layer
     its input, GELU its input, dropout a mask: of bytes in fused kernels, of numbers elsewhere. Left out is what does
     not grow with the batch: positions and rotary tables.
     """
-    width, layers, heads = int(config.hidden_size), int(config.num_hidden_layers), int(config.num_attention_heads)
+    width, heads = int(config.hidden_size), int(config.num_attention_heads)
     ids = 2.0
     dropout = _dropout_of(config) if drops else 0.0
     mask = (0.25 if is_fused else 1.0) if dropout else 0.0
@@ -114,12 +136,13 @@ def _kept_numbers(config: PretrainedConfig, length: int, *, drops: bool, is_fuse
         # The layer's input, what each of its two norms sees, the first one's output, GELU's input and output.
         layer = attention + 4 * width + 4 + 2 * inner + 2 * mask * width
         projected = embedding if embedding != width else 0
-        return ids + (1 + mask) * embedding + 2 + projected + layers * layer
+        return ids + (1 + mask) * embedding + 2 + projected, layer, layer
     inner = int(config.intermediate_size)
     # Query and key also as they were before the rotation, in one block with the value.
     rotated = 2 * width if is_fused or not dropout else 0
     layer = attention + rotated + 4 * width + 4 + 4 * inner + mask * (width + inner)
-    return ids + layers * layer + width + 2 + mask * width
+    norm = width + 2  # after the embeddings, and after the layers; the first layer begins without one
+    return ids + 2 * norm + mask * width, layer, layer - norm
 
 
 def _passing_numbers(config: PretrainedConfig) -> float:

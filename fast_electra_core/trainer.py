@@ -37,7 +37,7 @@ Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
     | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes"}
-    | {"price_per_hour", "auxiliary_shared_by"}
+    | {"price_per_hour", "auxiliary_shared_by", "activation_checkpointing"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
     | {"corruption"}
@@ -101,6 +101,8 @@ def train(
     """
     device = next(method.parameters()).device
     bf16 = uses_bf16(config.precision, device)
+    if config.activation_checkpointing:
+        method.checkpoint_activations()
     optimizer = build_optimizer(method, config)
     first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints, group)
     replica = group.replicate(method.train())

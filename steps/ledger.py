@@ -163,7 +163,8 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
     drops = config.dropout > 0
     is_fused = device.startswith("cuda") or not drops
     kept = {"sequence_length": config.sequence_length, "head_fraction": config.mask_fraction}
-    main = cost_of(models.main, **kept, drops=drops, is_fused=is_fused)  # type: ignore[arg-type]
+    again = config.activation_checkpointing
+    main = cost_of(models.main, **kept, drops=drops, is_fused=is_fused, recomputes=again)  # type: ignore[arg-type]
     auxiliaries = [cost_of(model, **kept) for model in models.auxiliaries]  # type: ignore[arg-type]
     flops = plan_flops(main, auxiliaries, work=work, size=size)
     once = replace(size, num_corruptions=1)

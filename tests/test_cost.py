@@ -24,7 +24,7 @@ FROZEN, JOINT, APART, MLM = (METHOD_WORK[name] for name in ("fast_electra", "ele
 
 
 def priced(forward_flops: float, **changes: Any) -> ModelCost:
-    nothing = ModelCost(forward_flops, 0.0, 0, (0, 0), 0.0, 0.0, 0.0)
+    nothing = ModelCost(forward_flops, 0.0, 0.0, 0, (0, 0), 0.0, 0.0, 0.0)
     return nothing._replace(**changes)
 
 

@@ -27,6 +27,7 @@ from transformers import (
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.losses import masked_lm_loss_sum, rtd_loss_sum
+from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.model_cost import cost_of, forward_flops_per_token
 from fast_electra_core.models import (
     build_discriminator,
@@ -200,6 +201,30 @@ def test_activations_of_embeddings_of_another_width_are_what_autograd_keeps(drop
     drops = dropout > 0
     assert kept_bytes(detector, loss_of(detector)) == planned_bytes(detector, drops=drops) + L * 8
     assert kept_bytes(masked_lm, loss_of(masked_lm)) == planned_bytes(masked_lm, drops=drops) + L * 8 + LOSS
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["detector", "masked_lm"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("architecture", ["electra", "modernbert"])
+def test_with_checkpointing_the_layers_inputs_are_kept_and_their_operations_done_again(
+    architecture: str, dropout: float, index: int
+) -> None:
+    model = main_models(architecture, dropout=dropout)[index]
+    work = loss_of(model)
+    MaskedLanguageModel(model, mask_token_id=0).checkpoint_activations()
+    plan = cost_of(model, sequence_length=L, head_fraction=N / L, drops=dropout > 0, is_fused=False, recomputes=True)
+    # Per token: ids, the norm behind the embeddings and in ModernBERT that behind the layers, a mask of dropout, the
+    # inputs of three layers; then the heads as above.
+    encoder = 2 + (34 if architecture == "electra" else 2 * 34) + 32 * (dropout > 0) + 3 * 32
+    detector = 3 * 32 + 2 if architecture == "electra" else 4 * 32 + 4
+    head = detector if index == 0 else (2 + 4 * 32 + 2 + V + 2) * N / L
+    rest = (L * 8 if architecture == "electra" else 0) + LOSS * index
+    assert kept_bytes(model, work) == 4 * (encoder + head) * B * L + rest
+    # While one layer is computed again, what it keeps comes on top: for the plan alone, its size is tested above.
+    layer = cost_of(model, sequence_length=L, head_fraction=N / L, drops=dropout > 0, is_fused=False).activation_bytes
+    assert 4 * (encoder + head) < plan.activation_bytes < layer
+    model.set_attn_implementation("eager")
+    assert counted_flops(lambda: work().backward()) == (3 * plan.forward_flops + plan.recomputed_flops) * B * L
 
 
 SHAPE = {

@@ -39,6 +39,7 @@ SHARED = {
     "num_steps": 7,
     "batch_size": 6,
     "micro_batch_size": 2,
+    "activation_checkpointing": True,
     "learning_rate": 1e-5,
     "warmup_fraction": 0.5,
     "weight_decay": 0.2,
@@ -255,7 +256,7 @@ def test_an_explicit_zero_is_an_answer() -> None:
 
 
 def test_an_unknown_parameter_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown parameter 'vocab_size'; known are architecture, auxiliary"):
+    with pytest.raises(ConfigError, match="unknown parameter 'vocab_size'; known are activation_checkpointing, architecture, auxiliary"):
         resolve_pretrain({"vocab_size": 512})
 
 

@@ -198,7 +198,14 @@ def test_another_micro_batch_size_gives_the_same_run(
         assert found[step] == [{key: pytest.approx(value, rel=1e-4) for key, value in row.items()}]
 
 
-@pytest.mark.parametrize("changes", [{"log_every_steps": 1}, {"checkpoint_every_steps": 100}, {"store": "elsewhere"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_every_steps": 1}, {"checkpoint_every_steps": 100}, {"store": "elsewhere"},
+        {"activation_checkpointing": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_settings_without_effect_on_training_have_none(
     changes: dict[str, Any], dataset: TokenDataset, uninterrupted: Any, tmp_path: Path
 ) -> None:
