@@ -53,8 +53,8 @@ def cost_of(
     """The price of a masked language model, whose head runs on head_fraction of the tokens, or of a detector.
 
     drops: it is trained with its config's dropout (an electra or modernbert). is_fused: with dropout, too, attention
-    keeps no probabilities, as on GPUs. recomputes: it is trained with activation checkpointing (likewise), and keeps what
-    one layer keeps and the inputs of all. Numbers count as float32: under bf16 autocast fewer bytes are kept.
+    keeps no probabilities, as on GPUs. recomputes: it is trained with activation checkpointing (likewise), and keeps
+    what one layer keeps and the inputs of all. Numbers count as float32: under bf16 autocast fewer bytes are kept.
     """
     predicts_tokens = model.get_output_embeddings() is not None
     fraction = head_fraction if predicts_tokens else 1.0

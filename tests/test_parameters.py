@@ -256,7 +256,9 @@ def test_an_explicit_zero_is_an_answer() -> None:
 
 
 def test_an_unknown_parameter_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown parameter 'vocab_size'; known are activation_checkpointing, architecture, auxiliary"):
+    with pytest.raises(
+        ConfigError, match="unknown parameter 'vocab_size'; known are activation_checkpointing, architecture, auxiliary"
+    ):
         resolve_pretrain({"vocab_size": 512})
 
 
