@@ -2,15 +2,18 @@
 
 import contextlib
 import functools
+import http.server
+import json
 import os
 import random
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +28,7 @@ TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--corpus_licence", "CC0-1.0
 TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1")
 LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "200", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
 
-FLOW_FILES = ("test_flow.py", "test_flow_offline.py", "test_flow_resume.py")
+FLOW_FILES = ("test_flow.py", "test_flow_offline.py", "test_flow_reproduce.py", "test_flow_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -130,6 +133,37 @@ def new_database(folder: Path) -> str:
     uri = f"sqlite:///{folder}/mlflow.db"
     tracking.check_server(uri, "tests")
     return uri
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[str], tuple[int, str]]) -> Iterator[str]:
+    """The address of an HTTP server on the loopback interface that answers a GET of a path by status and body."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def denying_server() -> Iterator[str]:
+    """An MLflow server that lets nobody in."""
+    refusal = json.dumps({"error_code": "PERMISSION_DENIED", "message": "Permission denied"})
+    with answering(lambda path: (403, refusal)) as address:
+        yield address
 
 
 def write_text(path: Path, *, num_documents: int = 400) -> Path:

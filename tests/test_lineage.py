@@ -1,10 +1,8 @@
 """Claims about `fast-electra lineage`, on models of a real SQLite registry, with faults put into what they name."""
 
-import http.server
 import json
 import shlex
 import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,42 +306,27 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "cannot be used as MLflow's database" in line and "file is not a database" in line
 
 
-def test_a_database_of_an_older_mlflow_says_how_to_upgrade_it(
-    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("revision", "what_to_do"),
+    [
+        ("bd07f7e963c5", "an older MLflow. Keep a copy of it, then bring it up to date: mlflow db upgrade sqlite:///"),
+        ("ffffffffffff", "a newer MLflow than the 3."),
+    ],
+)
+def test_a_database_of_another_mlflow_is_left_as_it_is_and_what_to_do_is_said(
+    revision: str, what_to_do: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = tmp_path / "old.db"
-    old.write_bytes(Path(uri.removeprefix("sqlite:///")).read_bytes())
-    with sqlite3.connect(old) as database:
-        database.execute("update alembic_version set version_num = 'bd07f7e963c5'")
+    uri = new_database(tmp_path)
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.execute(f"update alembic_version set version_num = '{revision}'")
+        database.execute("drop table logged_model_tags")  # MLflow by itself would now make the missing tables
     database.close()
-    line = refused([CHAMPION, "--tracking_uri", f"sqlite:///{old}"], capsys)
-    assert (
-        f"was made by an older MLflow. Keep a copy of it, then bring it up to date: mlflow db upgrade sqlite:///{old}"
-        in line
-    )
-
-
-@pytest.fixture
-def denying_server() -> Iterator[str]:
-    """An MLflow server that lets nobody in."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = json.dumps({"error_code": "PERMISSION_DENIED", "message": "Permission denied"}).encode()
-            self.send_response(403)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    before = path.read_bytes()
+    connection._check_schema.cache_clear()  # the experiment was made by a process that has since ended
+    line = refused([CHAMPION, "--tracking_uri", uri], capsys)
+    assert f"the database {uri} was made by {what_to_do}" in line
+    assert path.read_bytes() == before
 
 
 def test_a_server_that_denies_access_says_which_account_to_give(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import new_database
 
 from fast_electra_core.errors import ConfigError, TrackingError
 from steps import tracking
@@ -37,9 +38,7 @@ def history(run_id: str, key: str) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/new/mlflow.db"
-    tracking.check_server(uri, "tests")
-    return uri
+    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture
@@ -95,94 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[
     server.stop()
 
 
-# The server's address
-
-
-def test_check_server_creates_database_experiment_and_artifact_folder_beside_it(database: str) -> None:
-    folder = Path(database.removeprefix("sqlite:///")).parent
-
-    assert client().get_experiment_by_name("tests").artifact_location == str(folder / "mlartifacts")
-    assert (folder / "mlartifacts").is_dir()
-
-
-def test_a_relative_database_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    assert tracking.connect("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-def test_a_database_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-
-    with pytest.raises(TrackingError, match=r"cannot write to the MLflow database .*file/mlflow\.db"):
-        tracking.check_server(f"sqlite:///{tmp_path}/file/mlflow.db", "tests")
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("plain text, longer than a header of sixteen bytes " * 30)
-
-    with pytest.raises(TrackingError, match="file is not a database"):
-        tracking.check_server(f"sqlite:///{tmp_path}/notes.txt", "tests")
-
-
-@pytest.mark.parametrize("uri", ["mlruns", "ftp://host/x", "file:///tmp/mlruns"])
-def test_an_unknown_scheme_is_refused(uri: str) -> None:
-    with pytest.raises(TrackingError, match=r"tracking_uri must start with one of http://.* got"):
-        tracking.check_server(uri, "tests")
-
-
-@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
-def test_a_database_in_memory_is_refused(uri: str) -> None:
-    with pytest.raises(TrackingError, match="must name a file"):
-        tracking.check_server(uri, "tests")
-
-
-def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused
-        start = time.monotonic()
-        with pytest.raises(TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1.*tracking_uri"):
-            tracking.check_server(f"http://127.0.0.1:{probe.getsockname()[1]}", "tests")
-    assert time.monotonic() - start < 10
-
-
-def test_a_server_that_accepts_and_stays_silent_is_refused_in_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connection, "_CHECK_SECONDS", 1)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        start = time.monotonic()
-        with pytest.raises(TrackingError, match="no MLflow server answers"):
-            tracking.check_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "tests")
-    assert time.monotonic() - start < 5
-
-
-def test_a_database_server_that_is_not_there_is_refused_in_seconds() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        with pytest.raises(TrackingError, match="no database answers at 127"):
-            tracking.check_server(f"postgresql://u:p@127.0.0.1:{probe.getsockname()[1]}/mlflow", "tests")
-
-
-def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(database: str) -> None:
-    tracking.check_server(database, "gone")
-    client().delete_experiment(client().get_experiment_by_name("gone").experiment_id)
-
-    with pytest.raises(TrackingError, match="mlflow experiments restore"):
-        tracking.check_server(database, "gone")
-
-
-def test_the_check_leaves_the_request_limits_of_the_process_as_they_were(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-
-    tracking.check_server(database, "tests")
-
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+# Runs
 
 
 def check_and_log(uri: str, number: int, barrier: Any, queue: Any) -> None:
@@ -209,9 +121,6 @@ def test_three_processes_on_one_new_database_at_once_lose_nothing(tmp_path: Path
     for number, run_id in runs.items():
         assert history(run_id, "loss") == [(step, float(step + number)) for step in range(300)]
     assert len(client().search_experiments(filter_string="name = 'raced'")) == 1
-
-
-# Runs
 
 
 def test_a_process_that_named_no_server_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

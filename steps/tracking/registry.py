@@ -120,7 +120,7 @@ def no_such_model(name: str) -> TrackingError:
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     return TrackingError(
         f"no registered model {name!r} at {connected_uri()}; registered: {', '.join(names) or 'none'}. {hint}"
-        "Run flows/auxiliary_flow.py to make an auxiliary"
+        "flows/auxiliary_flow.py makes an auxiliary, flows/pretrain_flow.py a main model"
     )
 
 
