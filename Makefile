@@ -8,7 +8,7 @@ READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | c
 export MLFLOW_DISABLE_TELEMETRY = true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test bench lint ui lock clean
+.PHONY: help demo test bench lint ui server lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +29,9 @@ demo: $(READY)  ## an auxiliary and a Fast-ELECTRA model on text that is on this
 
 ui: $(READY)  ## browse runs, lineage and models at http://127.0.0.1:5000
 	@mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
+
+server:  ## a tracking server with PostgreSQL and S3, in containers: infra/compose.yaml says what must be set
+	@docker compose --project-name fast-electra -f infra/compose.yaml up --build
 
 test: $(READY)  ## the tests
 	@python -m pytest -n 2 --dist loadgroup
