@@ -34,7 +34,8 @@ class on_profile(FlowMutator):
         profile = dict(flow.configs)["profile"]
         for name, step in flow.steps:
             kind = self._kinds.get(name, "light")
-            for decorator, arguments in decorators(profile, kind, step=name).items():
+            on_argo = "argo-workflows" in sys.argv
+            for decorator, arguments in decorators(profile, kind, step=name, on_argo=on_argo).items():
                 step.add_decorator(decorator, deco_kwargs=arguments, duplicates=step.OVERRIDE)
 
 

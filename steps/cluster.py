@@ -1,5 +1,5 @@
 """A Kubernetes cluster as this user sees it: what it answers, and what one may do there. Nothing here changes anything
-but `create_job` and `delete_job`."""
+but `create_job`, `delete_job`, `keep` and `remove`."""
 
 import json
 import os
@@ -85,6 +85,7 @@ class Cluster:
                 "let KUBECONFIG name your cluster's file"
             ) from error
         self._kubernetes, self._api = client, client.ApiClient(configuration)
+        self._objects = client.CustomObjectsApi(self._api)
         self.address = configuration.host
 
     def version(self) -> tuple[int, int]:
@@ -126,21 +127,52 @@ class Cluster:
     def resources_of(self, group: str, version: str) -> dict[str, Any]:
         """What the group serves, by plural name; empty if there is no such group."""
         try:
-            found = self._ask(self._kubernetes.CustomObjectsApi(self._api).get_api_resources, group, version)
+            found = self._ask(self._objects.get_api_resources, group, version)
         except Refused as refused:
             if refused.status != 404:
                 raise
             return {}
         return {resource["name"]: resource for resource in found["resources"]}
 
-    def rehearse(self, group: str, version: str, plural: str, *, namespace: str, body: Mapping[str, Any]) -> None:
-        """Create an object and keep nothing: the server, and who else has a say there, go through all of it.
+    def rehearse(
+        self, group: str, version: str, plural: str, *, namespace: str, body: Mapping[str, Any], strict: bool = False
+    ) -> dict[str, Any]:
+        """Create an object and keep nothing: the server, and who else has a say there, go through all of it. Returns
+        what would be kept. With strict, fields that the server does not know are refused instead of dropped.
 
         Raises:
             Refused: one of them says no.
         """
-        call = self._kubernetes.CustomObjectsApi(self._api).create_namespaced_custom_object
-        self._ask(call, group, version, namespace, plural, dict(body), dry_run="All")
+        call = self._objects.create_namespaced_custom_object
+        validation = "Strict" if strict else "Ignore"
+        return dict(
+            self._ask(call, group, version, namespace, plural, dict(body), dry_run="All", field_validation=validation)
+        )
+
+    def read(self, group: str, version: str, plural: str, name: str, *, namespace: str) -> dict[str, Any] | None:
+        """An object by its name, or None."""
+        try:
+            return dict(self._ask(self._objects.get_namespaced_custom_object, group, version, namespace, plural, name))
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    def keep(self, group: str, version: str, plural: str, body: Mapping[str, Any], *, namespace: str) -> None:
+        """Create the object, or replace the one of its name."""
+        name = body["metadata"]["name"]
+        there = self.read(group, version, plural, name, namespace=namespace)
+        metadata = {key: body["metadata"][key] for key in ("name", "labels", "annotations") if key in body["metadata"]}
+        if there is None:
+            call, words = self._objects.create_namespaced_custom_object, [group, version, namespace, plural]
+        else:
+            call, words = self._objects.replace_namespaced_custom_object, [group, version, namespace, plural, name]
+            metadata["resourceVersion"] = there["metadata"]["resourceVersion"]
+        self._ask(call, *words, {**body, "metadata": metadata})
+
+    def remove(self, group: str, version: str, plural: str, name: str, *, namespace: str) -> None:
+        """Delete an object."""
+        self._ask(self._objects.delete_namespaced_custom_object, group, version, namespace, plural, name)
 
     def secret_keys(self, name: str, *, namespace: str) -> list[str]:
         """The keys of a Secret; the values are dropped."""

@@ -10,6 +10,7 @@ from steps.profile import KINDS, options_of
 from steps.room import check_nodes, check_quotas, pod_of
 
 _PEOPLE = "infra/kubernetes/base/jobs/people.yaml binds it to the groups fast-electra-users and fast-electra-deployers"
+_TRACKING = "MLFLOW_TRACKING_URI"
 _EXEC_BY_CREATE = (1, 35)  # from this version on pods/exec asks for `create`, before it for `get`
 
 
@@ -88,11 +89,31 @@ def check_secrets(cluster: Cluster, profile: Mapping[str, Any], namespace: str) 
     return checks
 
 
-def check_service_accounts(cluster: Cluster, profile: Mapping[str, Any], namespace: str) -> list[Check]:
+def check_reaches_mlflow(cluster: Cluster, profile: Mapping[str, Any], namespace: str, given: str | None) -> Check:
+    """Will the pods know the tracking server, by a parameter or a Secret? This machine's settings do not reach them."""
+    what = "mlflow, for the pods"
+    if given is not None:
+        return Check(what, "ok", f"{given}, a parameter")
+    try:
+        for name in _names(profile, "secrets"):
+            if _TRACKING in cluster.secret_keys(name, namespace=namespace):
+                return Check(what, "ok", f"the Secret {name} holds {_TRACKING}")
+    except Refused as refused:
+        return Check(what, "note", f"not looked at: {refused}", _PEOPLE)
+    remedy = "fast-electra metaflow-config infra/terraform --pods gives the Secret's lines (docs/cloud.md)"
+    return Check(what, "failed", f"no Secret of the profile holds {_TRACKING}, and no parameter tracking_uri", remedy)
+
+
+def check_service_accounts(
+    cluster: Cluster, profile: Mapping[str, Any], namespace: str, *, deploys: bool
+) -> list[Check]:
     """Are the service accounts there, and do they have a role of AWS?"""
     checks = []
     default = setting("METAFLOW_KUBERNETES_SERVICE_ACCOUNT")
-    for name in _names(profile, "service_account") or list(filter(None, [default])):
+    names = _names(profile, "service_account") or [default]
+    if deploys:
+        names = [profile.get("argo_service_account", ""), *([] if "argo_service_account" in profile else names)]
+    for name in filter(None, names):
         what = f"service account {name}"
         try:
             found = cluster.service_account(name, namespace=namespace)

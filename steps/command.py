@@ -6,6 +6,7 @@
     fast-electra rollback
     fast-electra metaflow-config infra/terraform
     fast-electra preflight
+    fast-electra deploy flows/retrain_flow.py --to argo-workflows --defaults weekly.json
     fast-electra lineage --help
 
 Flows are started with `python flows/pretrain_flow.py run` and its like.
@@ -27,6 +28,7 @@ COMMANDS = {
     "promote": ("steps.promote", "look at a version's gates again, and make it champion if it may be; or by force"),
     "rollback": ("steps.rollback", "the champion before the present one is champion again"),
     "metaflow-config": ("steps.metaflow_config", "Metaflow's config file out of terraform's outputs"),
+    "deploy": ("steps.deploy", "put a flow on Argo Workflows or AWS Step Functions, whole or not at all"),
     "preflight": ("steps.preflight", "would flows run on the cluster? Each thing that is missing, with its remedy"),
 }
 """Command -> its module and one line for the list. The module's docstring is the command's help, examples included;

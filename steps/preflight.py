@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra_core.errors import ConfigError
+from steps import cluster_checks as ask
 from steps import probe
 from steps.checks import Check, as_table, failed
+from steps.cluster import Cluster
+from steps.inside import ask_from_inside
 from steps.metaflow_settings import setting
 from steps.profile import parse_profile
 
@@ -55,10 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: no such profile, or one that needs no cluster; a number out of range.
         ClusterError: the cluster cannot be asked.
     """
-    from steps.cluster import Cluster
-    from steps.cluster_checks import namespaces_of
-    from steps.inside import ask_from_inside
-
     for name in ("num_nodes", "wait_minutes"):
         if getattr(arguments, name) <= 0:
             raise ConfigError(f"{name} must be > 0, got {getattr(arguments, name)}")
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     checks += [check_s3(addresses["s3"]), check_mlflow(addresses["mlflow"])]
     if arguments.from_inside:
         asked = {name: address for name, address in addresses.items() if address.startswith(("s3://", "http"))}
-        for namespace in namespaces_of(profile):
+        for namespace in ask.namespaces_of(profile):
             seconds = 60 * arguments.wait_minutes
             checks += ask_from_inside(cluster, profile, namespace, asked, wait_seconds=seconds)
     print(as_table(checks))
@@ -100,17 +99,15 @@ def tracking_uri(given: str | None) -> str:
 
 
 def check_cluster(
-    cluster: Any, profile: Mapping[str, Any], *, needs_jobsets: bool, deploys: bool = False
+    cluster: Cluster, profile: Mapping[str, Any], *, needs_jobsets: bool, deploys: bool = False
 ) -> list[Check]:
     """All that is asked of the cluster itself."""
-    from steps import cluster_checks as ask
-
     version = cluster.version()
     checks = [Check("cluster", "ok", f"Kubernetes {version[0]}.{version[1]} at {cluster.address}")]
     for namespace in ask.namespaces_of(profile):
         checks += ask.check_permissions(cluster, profile, namespace, needs_jobsets=needs_jobsets, deploys=deploys)
         checks.append(ask.check_jobsets(cluster, namespace, needed=needs_jobsets))
-        checks += ask.check_service_accounts(cluster, profile, namespace)
+        checks += ask.check_service_accounts(cluster, profile, namespace, deploys=deploys)
         checks += ask.check_secrets(cluster, profile, namespace)
         checks += ask.check_room(cluster, profile, namespace)
     return checks

@@ -4,7 +4,8 @@
      "every_step": {"service_account": "fast-electra", "secrets": ["fast-electra"]},
      "steps": {"light": {"cpu": 1, "memory": 4096}, "pretrain": {"gpu": 8, "timeout_minutes": 2880}}}
 
-What a kind does not say, `every_step` says; what neither says is Metaflow's default.
+What a kind does not say, `every_step` says; what neither says is Metaflow's default. Pods that Argo Workflows starts
+report to the Kubernetes API, and others do not: `argo_service_account` is whom they are there.
 """
 
 import json
@@ -102,10 +103,15 @@ def check_profile(profile: Any) -> dict[str, Any]:
 
     Raises: as parse_profile.
     """
-    _check_object("the profile", profile, ("runs_on", "every_step", "steps"))
+    _check_object("the profile", profile, ("runs_on", "argo_service_account", "every_step", "steps"))
     if "runs_on" not in profile:
         raise ConfigError(f"the profile must say runs_on, one of {', '.join(PLACES)}")
     check_choice("the profile's runs_on", profile["runs_on"], PLACES)
+    account = profile.get("argo_service_account", "default")
+    if not isinstance(account, str) or not account:
+        raise ConfigError(f"the profile's argo_service_account must be the name of a service account; got {account!r}")
+    if "argo_service_account" in profile and profile["runs_on"] != "kubernetes":
+        raise ConfigError(f"the profile's argo_service_account has no effect with runs_on {profile['runs_on']!r}")
     allowed = OPTIONS if profile["runs_on"] == "kubernetes" else _ANYWHERE
     steps = profile.get("steps", {})
     _check_object("the profile's steps", steps, KINDS)
@@ -127,9 +133,11 @@ def options_of(profile: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return options
 
 
-def decorators(profile: Mapping[str, Any], kind: str, *, step: str) -> dict[str, dict[str, Any]]:
-    """Metaflow's decorators for a step, by name, with their arguments."""
+def decorators(profile: Mapping[str, Any], kind: str, *, step: str, on_argo: bool = False) -> dict[str, dict[str, Any]]:
+    """Metaflow's decorators for a step, by name, with their arguments; on_argo: for Argo Workflows to start."""
     options = options_of(profile, kind)
+    if on_argo and "argo_service_account" in profile:
+        options["service_account"] = profile["argo_service_account"]
     found: dict[str, dict[str, Any]] = {}
     if profile["runs_on"] == "kubernetes":
         found["kubernetes"] = {name: value for name, value in options.items() if name in _ON_KUBERNETES}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+from kubernetes_argo import GROUP as ARGO
+from kubernetes_argo import Argo
 from kubernetes_looks import Looks, Refused, found
 from kubernetes_pods import Pod, now, validate_job
 
@@ -28,7 +30,7 @@ _ROUTE = re.compile(
 )
 
 
-class Cluster(Looks):
+class Cluster(Argo, Looks):
     """What the server knows. Tests set the public things; everything lies in the namespace `training`."""
 
     def __init__(self, folder: Path, *, image: Mapping[str, str]) -> None:
@@ -73,8 +75,10 @@ class Cluster(Looks):
         if path == f"/apis/{JOBSETS}/v1alpha2" and self.has_jobsets:
             jobsets = {"name": "jobsets", "singularName": "", "namespaced": True, "kind": "JobSet", "verbs": ["create"]}
             return {"kind": "APIResourceList", "groupVersion": f"{JOBSETS}/v1alpha2", "resources": [jobsets]}
+        if path == f"/apis/{ARGO}/v1alpha1" and self.argo_resources:
+            return self.argo_served()
         route = _ROUTE.fullmatch(path)
-        verb = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[method]
+        verb = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}[method]
         if route is None:
             self.unknown.append(f"{method} {path}")
             raise Refused(404, f"the server could not find the requested resource {path}")
@@ -83,6 +87,9 @@ class Cluster(Looks):
         resource = "/".join(filter(None, (route["resource"], route["subresource"])))
         if (verb, resource) in self.denied:
             raise Refused(403, f'{resource} is forbidden: User "tester" cannot {verb} resource "{resource}"')
+        if route["group"] == ARGO and resource in self.argo_kept:
+            with self._lock:
+                return self.argo_answer(verb, resource, route["name"], query, body)
         handler = getattr(self, f"_{verb}_{resource.replace('/', '_')}", None)
         if handler is None or (resource == "jobsets" and not self.has_jobsets):
             self.unknown.append(f"{method} {path}")
@@ -243,10 +250,9 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             try:
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     raise Refused(401, "Unauthorized")
-                code, answer = (
-                    200,
-                    cluster.answer(self.command, url.path, dict(urllib.parse.parse_qsl(url.query)), body),
-                )
+                query = dict(urllib.parse.parse_qsl(url.query))
+                answer = cluster.answer(self.command, url.path, query, body)
+                code = 201 if self.command == "POST" else 200
             except Refused as refused:
                 code, answer = refused.code, {"kind": "Status", "status": "Failure", "message": str(refused)}
             is_text = isinstance(answer, str)
@@ -257,7 +263,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -208,7 +208,7 @@ def test_the_pools_accounts_and_taints_of_the_profiles_exist() -> None:
     accounts = {thing["metadata"]["name"] for thing in overlay("aws") if thing["kind"] == "ServiceAccount"}
     for path in (ROOT / "infra" / "profiles").glob("kubernetes*.json"):
         profile = json.loads(path.read_text())
-        assert profile["every_step"]["service_account"] in accounts
+        assert {profile["every_step"]["service_account"], profile["argo_service_account"]} <= accounts
         for step in profile["steps"].values():
             assert step["node_selector"]["fast-electra/pool"] in pools
             assert {toleration["key"] for toleration in step.get("tolerations", [])} <= taints

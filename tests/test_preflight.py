@@ -1,19 +1,18 @@
 """The preflight: each thing that can be missing is taken away, and the table says so, with the remedy."""
 
 import json
-import os
 import re
 import socket
-import sys
-import threading
+import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from conftest import ROOT
-from kubernetes_api import NAMESPACE, TOKEN, Cluster, running
+from kubernetes_api import TOKEN, Cluster
+from ready_cluster import CPU, GPU, GPU_TAINT, Answering, answering, node, ready_cluster
 
 from steps import probe
 from steps.checks import Check, as_table
@@ -22,91 +21,39 @@ from steps.command import main
 from steps.inside import image_of
 
 PROFILES = ROOT / "infra" / "profiles"
-GPU = {"cpu": "31850m", "memory": "127Gi", "ephemeral-storage": "300Gi", "nvidia.com/gpu": "1"}
-CPU = {"cpu": "3920m", "memory": "14Gi", "ephemeral-storage": "90Gi"}
-GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
-
-
-def node(pool: str, allocatable: dict[str, str], *taints: dict[str, str]) -> dict[str, Any]:
-    return {
-        "metadata": {"name": f"{pool}-node", "labels": {"fast-electra/pool": pool}},
-        "spec": {"taints": list(taints)},
-        "status": {"allocatable": allocatable},
-    }
-
-
 NOT_PULLED = {
     "name": "preflight", "image": "none", "imageID": "", "ready": False, "restartCount": 0,
     "state": {"waiting": {"reason": "ImagePullBackOff"}},
 }  # fmt: skip
 
 
-class Answering:
-    """An HTTP server that says the same to everybody."""
-
-    def __init__(self) -> None:
-        self.status, self.text, self.asked = 200, '{"experiments": []}', [("", "")]
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                outer.asked.append((self.path, self.headers.get("Authorization", "")))
-                data = outer.text.encode()
-                self.send_response(outer.status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_PUT = _answer
-            disable_nagle_algorithm = True
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def mlflow() -> Iterator[Answering]:
-    """In the tracking server's place (a real one is asked in test_kubernetes_manifests)."""
-    answering = Answering()
-    thread = threading.Thread(target=answering.server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield answering
-    answering.server.shutdown()
-    answering.server.server_close()
-    thread.join()
+    with answering() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> Iterator[Any]:
+    """A client of S3 with an empty bucket; nothing here leaves anything there."""
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/moto-api/reset", method="POST")).close()
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **keys)
+    client.create_bucket(Bucket="bucket")
+    yield client
+    client.close()
 
 
 @pytest.fixture
 def cluster(
-    s3: Any, s3_endpoint: str, mlflow: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Any, s3_endpoint: str, mlflow: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Cluster]:
-    """A cluster on which nothing is wrong, and the settings that lead there."""
-    folders = os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"))
-    image = {"PATH": folders, "AWS_EC2_METADATA_DISABLED": "true"}
-    with running(Cluster(tmp_path / "cluster", image=image)) as cluster:
-        cluster.folder.mkdir()
-        keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-        cluster.secrets["fast-electra"] = keys
-        cluster.service_accounts["fast-electra"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/task"}
-        cluster.nodes = [node("cpu", CPU), node("cpu", CPU), node("gpu", GPU, GPU_TAINT)]
-        for name in [name for name in os.environ if name.startswith(("METAFLOW_", "MLFLOW_"))]:
-            monkeypatch.delenv(name)
-        monkeypatch.delenv("AWS_ENDPOINT_URL")
-        settings = {
-            "KUBECONFIG": cluster.kubeconfig(),
-            "METAFLOW_HOME": str(tmp_path / "metaflow_home"),
-            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
-            "METAFLOW_DEFAULT_DATASTORE": "s3",
-            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
-            "METAFLOW_S3_ENDPOINT_URL": s3_endpoint,
-            "MLFLOW_TRACKING_URI": mlflow.url,
-        }
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        yield cluster
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with ready_cluster(tmp_path, monkeypatch, s3=s3_endpoint, mlflow=mlflow.url) as found:
+        yield found
 
 
 @pytest.fixture
@@ -122,19 +69,24 @@ def preflight(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> Callable[
     return run
 
 
-def test_where_nothing_is_missing_every_line_is_ok(preflight: Callable[..., str], cluster: Cluster, s3: Any) -> None:
+def test_where_nothing_is_missing_every_line_is_ok(
+    preflight: Callable[..., str], cluster: Cluster, bucket: Any
+) -> None:
     shown = preflight("--num_nodes", "2")
     assert "failed" not in shown and "note" not in shown
     assert f"ok cluster Kubernetes 1.37 at {cluster.url}" in shown
     assert "ok may jobs create, get, patch" in shown
     assert "ok JobSet controller jobset.x-k8s.io/v1alpha2 takes a JobSet (rehearsed, not kept)" in shown
     assert "ok service account fast-electra with the role arn:aws:iam::1:role/task" in shown
-    assert "Secret fast-electra keys: AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_SECRET_ACCESS_KEY" in shown
+    assert (
+        "Secret fast-electra keys: AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI"
+        in shown
+    )
     assert "nodes for light 2 of 3 would take cpu 2, memory 8192M, ephemeral-storage 10240M" in shown
     assert "nodes for pretrain 1 of 3 would take" in shown
     assert "s3://bucket/metaflow can be written, listed, read and deleted from" in shown
     assert cluster.unknown == [] and cluster.jobsets == {} and cluster.jobs == {}
-    assert "Contents" not in s3.list_objects_v2(Bucket="bucket")  # what was written is gone
+    assert "Contents" not in bucket.list_objects_v2(Bucket="bucket")  # what was written is gone
 
 
 def test_what_is_asked_of_the_api_is_what_the_document_lists() -> None:
@@ -415,7 +367,7 @@ def test_an_mlflow_address_is_looked_at_with_the_pods_eyes(
 
 
 def test_from_inside_a_pod_asks_the_same_and_is_gone_afterwards(
-    preflight: Callable[..., str], cluster: Cluster, s3: Any
+    preflight: Callable[..., str], cluster: Cluster, bucket: Any
 ) -> None:
     shown = preflight("--from_inside")
     assert "ok s3, from inside s3://bucket/metaflow can be written" in shown and "ok mlflow, from inside" in shown

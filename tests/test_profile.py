@@ -77,6 +77,13 @@ def test_retries_timeout_and_environment_become_decorators_of_their_own() -> Non
     }
 
 
+def test_pods_that_argo_starts_are_somebody_else() -> None:
+    profile = {"runs_on": "kubernetes", "argo_service_account": "reports", "every_step": {"service_account": "silent"}}
+    ours = decorators(check_profile(profile), "light", step="end")
+    argos = decorators(check_profile(profile), "light", step="end", on_argo=True)
+    assert ours["kubernetes"]["service_account"] == "silent" and argos["kubernetes"]["service_account"] == "reports"
+
+
 def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
     profile = {"runs_on": "local", "every_step": {"retries": 2}}
     assert "retry" not in decorators(profile, "light", step="start")
@@ -90,7 +97,7 @@ def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
         ({"runs_on": "kubernets"}, "Did you mean 'kubernetes'"),
         (
             {"runs_on": "local", "step": {}},
-            "a key of the profile must be one of runs_on, every_step, steps; got 'step'",
+            "a key of the profile must be one of runs_on, argo_service_account, every_step, steps; got 'step'",
         ),
         ({"runs_on": "local", "steps": {"train": {}}}, "must be one of light, tokenize, corrupt, finetune, pretrain"),
         (on_kubernetes(gpus=1), "a key of the profile's pretrain must be one of .*got 'gpus'. Did you mean 'gpu'"),
@@ -105,6 +112,8 @@ def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
         (on_kubernetes(security_context={"runAsNonRoot": True}), "Did you mean 'run_as_non_root'"),
         (on_kubernetes(qos="BestEffort"), "pretrain.qos must be one of Guaranteed, Burstable; got 'BestEffort'"),
         (on_kubernetes(environment={"AWS_SECRET_ACCESS_KEY": "x"}), "put it into a Kubernetes Secret"),
+        ({"runs_on": "kubernetes", "argo_service_account": ""}, "argo_service_account must be the name of a service"),
+        ({"runs_on": "local", "argo_service_account": "x"}, "argo_service_account has no effect with runs_on 'local'"),
         ({"runs_on": "local", "every_step": {"gpu": 1}}, "every_step.gpu has no effect with runs_on 'local'"),
     ],
 )

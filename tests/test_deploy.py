@@ -1,0 +1,408 @@
+"""Deploying a flow: Argo of either form of schedules, Step Functions on a mock of AWS; whole, or not at all."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+import kubernetes_validate
+import pytest
+from conftest import ROOT
+from kubernetes_api import NAMESPACE, Cluster
+from kubernetes_pods import SCHEMAS
+from ready_cluster import answering, ready_cluster
+
+from steps import argo, step_functions
+from steps.cluster import Cluster as Connection
+from steps.command import main
+
+FLOW = """
+from metaflow import Config, FlowSpec, schedule, step, trigger
+DECORATOR
+class TinyFlow(FlowSpec):
+    profile = Config("profile", default_value="{}")
+    defaults = Config("defaults", default_value="{}")
+
+    @step
+    def start(self):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+if __name__ == "__main__":
+    TinyFlow()
+"""
+BY_EVENT = '@trigger(event="new-text")'
+WEEKLY, WEEKLY_ON_AWS = '@schedule(cron="0 3 * * 1")', '@schedule(cron="0 3 ? * 2 *")'
+METAFLOWS_OWN = "error-msg-capture-hook"  # a pod after a failed run, which no profile can say anything of
+WHERE = {"corpus": "s3://bucket/text/", "store": "s3://bucket/store"}
+
+
+@pytest.fixture
+def cluster(s3: Any, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    with answering() as mlflow, ready_cluster(tmp_path, monkeypatch, s3=s3_endpoint, mlflow=mlflow.url) as found:
+        monkeypatch.setenv("METAFLOW_USER", "tester")
+        monkeypatch.setenv("METAFLOW_DEFAULT_METADATA", "local")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "weekly.json").write_text(json.dumps(WHERE))
+        yield found
+
+
+@pytest.fixture
+def deploy(cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Deploy the tiny flow with a decorator; returns all that was printed, in one line."""
+
+    def run(decorator: str, *words: str, to: str = "argo-workflows", code: int = 0) -> str:
+        (tmp_path / "tiny_flow.py").write_text(FLOW.replace("DECORATOR", decorator))
+        profile = ("--profile", str(ROOT / "infra" / "profiles" / "kubernetes.json"))
+        returned = main(["deploy", "tiny_flow.py", "--to", to, *profile, "--defaults", "weekly.json", *words])
+        shown = capfd.readouterr()
+        assert returned == code, shown
+        return re.sub(r"\s+", " ", shown.out + shown.err)
+
+    return run
+
+
+def kept(cluster: Cluster) -> dict[str, list[str]]:
+    return {plural: sorted(objects) for plural, objects in cluster.argo_kept.items()}
+
+
+def test_on_argo_4_the_schedule_is_a_list_and_an_event_can_take_its_place(
+    deploy: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = deploy(WEEKLY, "--create=--max-workers=7")
+    assert "ok schedule 0 3 * * 1 taken as a list, `schedules`, which Argo Workflows 4 wants" in shown
+    assert "failed" not in shown and cluster.unknown == []
+    assert kept(cluster) == {"workflowtemplates": ["tinyflow"], "cronworkflows": ["tinyflow"], "sensors": []}
+    assert cluster.argo_kept["cronworkflows"]["tinyflow"]["spec"]["schedules"] == ["0 3 * * 1"]
+    assert cluster.argo_kept["workflowtemplates"]["tinyflow"]["spec"]["parallelism"] == 7
+    set_events(monkeypatch)
+    deploy(BY_EVENT)
+    assert kept(cluster)["sensors"] == ["tinyflow"]
+    assert cluster.argo_kept["cronworkflows"]["tinyflow"]["spec"]["suspend"] is True
+
+
+def set_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EVENT", "EVENT_SOURCE", "SERVICE_ACCOUNT"):
+        monkeypatch.setenv(f"METAFLOW_ARGO_EVENTS_{name}", "metaflow")
+
+
+def test_a_schedule_that_is_refused_leaves_no_template_behind(deploy: Callable[..., str], cluster: Cluster) -> None:
+    cluster.argo_trouble["cronworkflows"] = "admission webhook denied the request: no schedules on holidays"
+    shown = deploy(WEEKLY, code=1)
+    assert "no schedules on holidays" in shown  # Metaflow's own words
+    assert "stopped half-way: workflowtemplates/tinyflow in training, which was not there before, is removed" in shown
+    assert kept(cluster) == {"workflowtemplates": [], "cronworkflows": [], "sensors": []}
+
+
+def test_what_was_deployed_before_comes_back_when_the_next_one_is_refused(
+    deploy: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = {
+        "metaflow/owner": "tester",
+        "metaflow/production_token": "tinyflow-0-abcd",
+        "metaflow/flow_name": "TinyFlow",
+    }
+    metadata = {"name": "tinyflow", "annotations": notes, "resourceVersion": "0"}
+    before = {"workflowtemplates": {"entrypoint": "old"}, "cronworkflows": {"schedules": ["0 3 * * 1"]}}
+    for plural, spec in before.items():
+        cluster.argo_kept[plural]["tinyflow"] = {"metadata": dict(metadata), "spec": dict(spec)}
+    cluster.argo_trouble["sensors"] = "sensors are closed today"
+    set_events(monkeypatch)
+    shown = deploy(BY_EVENT, code=1)
+    assert "sensors are closed today" in shown
+    for plural, spec in before.items():
+        assert f"{plural}/tinyflow in training is again what it was" in shown
+        assert cluster.argo_kept[plural]["tinyflow"]["spec"] == spec
+
+
+def test_nothing_is_submitted_where_something_is_missing(
+    deploy: Callable[..., str], cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.denied.add(("create", "cronworkflows"))
+    cluster.argo_resources = {"workflowtemplates"}
+    del cluster.secrets["fast-electra"]["MLFLOW_TRACKING_URI"]
+    shown = deploy(WEEKLY, code=1)
+    assert "failed may cronworkflows create cronworkflows is not allowed" in shown
+    assert (
+        "failed Argo cronworkflows of argoproj.io/v1alpha1 are not served; a deployment needs them -> kubectl" in shown
+    )
+    assert "failed mlflow, for the pods no Secret of the profile holds MLFLOW_TRACKING_URI" in shown
+    assert shown.endswith("nothing was deployed ") and "Deploying" not in shown
+    (tmp_path / "weekly.json").write_text('{"store": ".fast_electra"}')
+    shown = deploy(WEEKLY, code=1)
+    assert (
+        "failed store must start with one of s3://, which every machine reaches; got .fast_electra -> name it" in shown
+    )
+    assert "failed corpus must start with one of s3://, hub:, pydocs" in shown
+    assert kept(cluster) == {"workflowtemplates": [], "cronworkflows": [], "sensors": []}
+
+
+def test_a_flow_that_cannot_be_described_and_files_that_cannot_be_read_are_said(
+    deploy: Callable[..., str], tmp_path: Path
+) -> None:
+    assert "cannot be described for argo-workflows" in (shown := deploy("@nobody", code=2)) and "nobody" in shown
+    assert "no flow can be read at nowhere.py" in run_main("nowhere.py", "--to", "argo-workflows")
+    words = ("tiny_flow.py", "--to", "step-functions", "--defaults", "nowhere.json")
+    assert "no parameters can be read at nowhere.json" in run_main(*words)
+
+
+def run_main(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "steps.command", "deploy", *words], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 2
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "setting", "state", "is_list", "message"),
+    [
+        (4, "False", "ok", True, "which Argo Workflows 4 wants"),
+        (3, "True", "ok", False, "as Argo Workflows before 3.6 wants it"),
+        (36, "True", "ok", True, "METAFLOW_ARGO_WORKFLOWS_USE_SCHEDULES is True"),
+        (36, "False", "ok", False, "METAFLOW_ARGO_WORKFLOWS_USE_SCHEDULES is False"),
+        (36, None, "failed", False, "does not say which its Argo reads"),
+    ],
+)
+def test_the_form_of_schedules_is_the_clusters_to_say_and_never_guessed(
+    version: int,
+    setting: str | None,
+    state: str,
+    is_list: bool,
+    message: str,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster.argo = version
+    if setting is not None:
+        monkeypatch.setenv("METAFLOW_ARGO_WORKFLOWS_USE_SCHEDULES", setting)
+    (_, check), found = argo.check_argo(Connection(), NAMESPACE, template(cron="0 3 * * 1"))
+    assert (check.state, found) == (state, is_list) and message in check.found
+    assert kept(cluster)["cronworkflows"] == []
+
+
+def test_a_template_is_rehearsed_strictly_and_unknown_fields_are_named(cluster: Cluster) -> None:
+    cluster.argo_is_strict_on.add("parallelism")
+    ((check, *_), _) = argo.check_argo(Connection(), NAMESPACE, template(parallelism=3))
+    assert check.state == "note" and 'unknown field "spec.parallelism"' in check.found
+    cluster.denied.add(("create", "workflowtemplates"))
+    ((check, *_), _) = argo.check_argo(Connection(), NAMESPACE, template())
+    assert check.state == "failed" and "workflowtemplates is forbidden" in check.found
+
+
+def template(cron: str = "", **spec: Any) -> dict[str, Any]:
+    notes = {"metaflow/cron": json.dumps({"schedule": cron, "tz": None})} if cron else {}
+    metadata = {"name": "some", "annotations": notes}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "WorkflowTemplate", "metadata": metadata, "spec": spec}
+
+
+def test_every_pod_of_the_main_flow_on_argo_is_valid_bounded_and_unprivileged(
+    cluster: Cluster, s3: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flow, profile = ROOT / "flows" / "pretrain_flow.py", ROOT / "infra" / "profiles" / "kubernetes.json"
+    words = ["deploy", str(flow), "--to", "argo-workflows", "--profile", str(profile), "--only_json"]
+    assert main([*words, "--defaults", "weekly.json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    pods = {each["name"]: each for each in found["spec"]["templates"] if "container" in each}
+    ours = {name: each for name, each in pods.items() if not name.startswith(METAFLOWS_OWN)}
+    assert {"start", "tokenize", "pretrain", "finetune", "register", "end"} <= set(ours)
+    for name, each in ours.items():
+        pod = {
+            "containers": [each["container"]],
+            "serviceAccountName": each["serviceAccountName"],
+            "nodeSelector": each["nodeSelector"],
+            "tolerations": each.get("tolerations", []),
+            "volumes": each.get("volumes", []),
+            "activeDeadlineSeconds": each["activeDeadlineSeconds"],
+        }
+        metadata = {"name": "some", **{key: each["metadata"][key] for key in ("labels", "annotations")}}
+        kubernetes_validate.validate(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": without_nulls(pod)}, SCHEMAS, strict=True
+        )
+        security = each["container"]["securityContext"]
+        assert security["runAsNonRoot"] and not security["allowPrivilegeEscalation"], name
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(each["container"]["resources"]["limits"]), name
+        assert each["serviceAccountName"] == "fast-electra-argo", name  # it may report to Argo; the others' may not
+    assert configs_kept(pods["start"], s3)["defaults"][0] == WHERE  # what the runs of a schedule are given
+
+
+def without_nulls(value: Any) -> Any:
+    """As the API server reads it: a null is a field that is not there."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def configs_kept(pod: Any, s3: Any) -> Any:
+    """The values of the flow's Configs in the code package that a pod is sent."""
+    values = {each["name"]: each.get("value", "") for each in pod["container"]["env"]}
+    bucket, _, key = values["METAFLOW_CODE_URL"].removeprefix("s3://").partition("/")
+    package = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(package)) as archive:
+        file = archive.extractfile(".mf_meta/CONFIG")
+        assert file is not None
+        return json.load(file)["user_configs"]
+
+
+# AWS Step Functions
+
+
+@pytest.fixture
+def aws(cluster: Cluster, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A queue, a table and roles on the mock of AWS, and Metaflow's settings for them; makes clients."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("MOTO_IAM", "")
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+
+    def client(service: str) -> Any:
+        return boto3.client(service, endpoint_url=s3_endpoint, **keys)
+
+    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+    role = client("iam").create_role(RoleName="all", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    instance = client("iam").create_instance_profile(InstanceProfileName="all")["InstanceProfile"]["Arn"]
+    subnet = client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    group = client("ec2").describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    resources = {
+        "type": "EC2", "minvCpus": 0, "maxvCpus": 4, "instanceTypes": ["m5.large"], "instanceRole": instance,
+        "subnets": [subnet], "securityGroupIds": [group],
+    }  # fmt: skip
+    batch, place = client("batch"), {"computeEnvironmentName": "compute", "type": "MANAGED", "serviceRole": role}
+    made = batch.create_compute_environment(**place, state="ENABLED", computeResources=resources)
+    order = [{"order": 1, "computeEnvironment": made["computeEnvironmentArn"]}]
+    batch.create_job_queue(jobQueueName="queue", state="ENABLED", priority=1, computeEnvironmentOrder=order)
+    client("dynamodb").create_table(
+        TableName="table",
+        AttributeDefinitions=[{"AttributeName": "pathspec", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pathspec", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    settings = dict.fromkeys(("ECS_S3_ACCESS_IAM_ROLE", "SFN_IAM_ROLE", "EVENTS_SFN_ACCESS_IAM_ROLE"), role)
+    settings |= {
+        "BATCH_JOB_QUEUE": "queue",
+        "SFN_DYNAMO_DB_TABLE": "table",
+        "BATCH_CONTAINER_IMAGE": "fast-electra:cpu",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"METAFLOW_{name}", value)
+    return client
+
+
+def test_on_step_functions_a_flow_is_created_triggered_and_unscheduled(
+    deploy: Callable[..., str], aws: Callable[[str], Any], tmp_path: Path
+) -> None:
+    shown = deploy(WEEKLY_ON_AWS, to="step-functions")
+    assert "ok AWS Batch the queue queue takes jobs" in shown and "ok DynamoDB the table table is there" in shown
+    (machine,) = aws("stepfunctions").list_state_machines()["stateMachines"]
+    rule = aws("events").describe_rule(Name="TinyFlow")
+    assert (machine["name"], rule["ScheduleExpression"], rule["State"]) == ("TinyFlow", "cron(0 3 ? * 2 *)", "ENABLED")
+    (target,) = aws("events").list_targets_by_rule(Rule="TinyFlow")["Targets"]
+    assert target["Arn"] == machine["stateMachineArn"]
+
+    trigger = [sys.executable, "tiny_flow.py", "step-functions", "trigger"]
+    done = subprocess.run(trigger, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    (execution,) = aws("stepfunctions").list_executions(stateMachineArn=machine["stateMachineArn"])["executions"]
+    assert f"sfn-{execution['name']}" in done.stdout + done.stderr
+
+    deploy("", to="step-functions")
+    assert aws("events").describe_rule(Name="TinyFlow")["State"] == "DISABLED"
+
+
+def test_on_step_functions_a_refused_schedule_leaves_no_state_machine_behind(
+    deploy: Callable[..., str], aws: Callable[[str], Any], s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refusing(s3_endpoint, "AWSEvents.PutRule") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        shown = deploy(WEEKLY_ON_AWS, to="step-functions", code=1)
+    assert "no rules today" in shown and "the state machine TinyFlow is removed" in shown
+    assert aws("stepfunctions").list_state_machines()["stateMachines"] == []
+    assert aws("events").list_rules()["Rules"] == []
+
+
+def test_on_step_functions_a_changed_machine_and_its_rule_are_put_back(aws: Callable[[str], Any]) -> None:
+    states, events = aws("stepfunctions"), aws("events")
+    role = os.environ["METAFLOW_SFN_IAM_ROLE"]
+    old, new = (json.dumps({"StartAt": name, "States": {name: {"Type": "Succeed"}}}) for name in ("old", "new"))
+    address = states.create_state_machine(name="flow", definition=old, roleArn=role)["stateMachineArn"]
+    events.put_rule(Name="flow", ScheduleExpression="cron(0 3 ? * 2 *)", State="ENABLED")
+    events.put_targets(Rule="flow", Targets=[{"Id": "flow", "Arn": address, "RoleArn": role}])
+    before = step_functions.present("flow")
+    states.update_state_machine(stateMachineArn=address, definition=new)
+    events.put_rule(Name="flow", ScheduleExpression="cron(0 4 ? * 2 *)", State="DISABLED")
+    events.put_targets(Rule="flow", Targets=[{"Id": "flow", "Arn": address + "-other", "RoleArn": role}])
+    done = step_functions.restore("flow", before)
+    assert done == ["the rule flow is again what it was", "the state machine flow is again what it was"]
+    after = step_functions.present("flow")
+    assert after.machine is not None and after.machine["definition"] == old
+    assert after.rule is not None and after.rule["ScheduleExpression"] == "cron(0 3 ? * 2 *)"
+    assert after.rule["State"] == "ENABLED" and after.targets == before.targets
+
+
+def test_on_step_functions_what_is_missing_is_said_before_anything_is_made(
+    deploy: Callable[..., str], aws: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAFLOW_BATCH_JOB_QUEUE", "elsewhere")
+    monkeypatch.setenv("METAFLOW_SFN_DYNAMO_DB_TABLE", "nowhere")
+    shown = deploy(WEEKLY_ON_AWS, to="step-functions", code=1)
+    assert "failed AWS Batch there is no queue elsewhere -> terraform apply" in shown
+    assert "failed DynamoDB there is no table nowhere" in shown and shown.endswith("nothing was deployed ")
+    monkeypatch.delenv("METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE")
+    shown = deploy(WEEKLY_ON_AWS, to="step-functions", code=1)
+    assert "failed settings not set: METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE -> fast-electra metaflow-config" in shown
+
+
+@contextmanager
+def refusing(behind: str, action: str) -> Iterator[str]:
+    """An endpoint that hands everything on to the one behind it but calls of one action, which it refuses."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("X-Amz-Target") == action:
+                error = b'{"__type": "LimitExceededException", "message": "no rules today"}'
+                return self._say(400, {}, error)
+            request = urllib.request.Request(behind + self.path, body or None, dict(self.headers), method=self.command)
+            try:
+                with urllib.request.urlopen(request) as response:
+                    self._say(response.status, dict(response.headers), response.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    self._say(error.code, dict(error.headers), error.read())
+
+        def _say(self, status: int, headers: dict[str, str], data: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in ("content-length", "connection", "date", "server", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
