@@ -27,9 +27,10 @@ from steps.checks import Check, as_table, failed
 from steps.cluster import Cluster
 from steps.cluster_checks import check_reaches_mlflow
 from steps.metaflow_settings import setting
-from steps.preflight import add_profile, check_cluster, check_mlflow, check_s3, read_profile, tracking_uri
+from steps.preflight import check_cluster, check_mlflow, check_s3, read_profile, tracking_uri
 
-SCHEDULERS = ("argo-workflows", "step-functions")
+PLACES = {"argo-workflows": "kubernetes", "step-functions": "batch"}
+"""Where the schedulers start their tasks."""
 
 
 class Flow(NamedTuple):
@@ -52,8 +53,10 @@ class Flow(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `fast-electra deploy` takes."""
     parser.add_argument("flow", help="the flow's file")
-    parser.add_argument("--to", required=True, choices=SCHEDULERS, help="where to")
-    add_profile(parser)
+    parser.add_argument("--to", required=True, choices=PLACES, help="where to")
+    parser.add_argument(
+        "--profile", default=None, help="where each kind of step runs [infra/profiles/kubernetes.json, or batch.json]"
+    )
     parser.add_argument("--defaults", default=None, help="file with the parameters of runs that give none, as JSON")
     parser.add_argument("--name", default="", help="of the deployment; two of one flow need two [the flow's own]")
     for option, value in (("--config", "FILE"), ("--config_value", "JSON")):
@@ -84,15 +87,15 @@ def run(arguments: argparse.Namespace) -> int:
     configs += [("--config-value", *pair) for pair in arguments.config_value]
     if arguments.defaults is not None:
         configs.append(("--config", "defaults", arguments.defaults))
-    if arguments.to == "argo-workflows":
-        configs.append(("--config", "profile", arguments.profile))
+    path = arguments.profile or f"infra/profiles/{PLACES[arguments.to]}.json"
+    configs.append(("--config", "profile", path))
     flow = Flow(arguments.flow, tuple(sum(configs, ())), arguments.name, tuple(arguments.create))
-    profile = read_profile(arguments.profile) if arguments.to == "argo-workflows" else {}
+    profile = read_profile(path, PLACES[arguments.to])
     places = [check_s3(setting("METAFLOW_DATASTORE_SYSROOT_S3"))]  # where `create` puts the code
     if not arguments.only_json:
         places += [*_check_places(defaults), check_mlflow(tracking_uri(defaults.get("tracking_uri")))]
     if arguments.to == "step-functions":
-        places += aws.check_aws()  # Metaflow makes job definitions even for --only-json
+        places += aws.check_aws(profile)  # Metaflow makes job definitions even for --only-json
     if failed(places):
         return _stop(places)
     described = _describe(flow, arguments.to)
@@ -101,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.to == "argo-workflows":
         return _to_argo(flow, described, profile, defaults, places)
+    places.append(aws.check_reaches_mlflow(profile, defaults.get("tracking_uri")))
     return _to_step_functions(flow, described, places)
 
 

@@ -26,7 +26,9 @@ from steps.profile import parse_profile
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `fast-electra preflight` takes."""
-    add_profile(parser)
+    parser.add_argument(
+        "--profile", default="infra/profiles/kubernetes.json", help="where each kind of step runs [%(default)s]"
+    )
     parser.add_argument(
         "--num_nodes", type=int, default=1, help="nodes of a training; above 1 JobSets must work [%(default)s]"
     )
@@ -41,13 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=15.0,
         help="how long that pod may take, its node's start included [%(default)g]",
-    )
-
-
-def add_profile(parser: argparse.ArgumentParser) -> None:
-    """`--profile`, the file that the flow's `--config profile` will be given."""
-    parser.add_argument(
-        "--profile", default="infra/profiles/kubernetes.json", help="where each kind of step runs [%(default)s]"
     )
 
 
@@ -75,11 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed(checks) else 0
 
 
-def read_profile(path: str) -> dict[str, Any]:
-    """A profile that runs on Kubernetes.
+def read_profile(path: str, place: str = "kubernetes") -> dict[str, Any]:
+    """A profile that runs there.
 
     Raises:
-        ConfigError: it cannot be read or used, or every step of it runs on this machine.
+        ConfigError: it cannot be read or used, or runs elsewhere.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -88,8 +83,8 @@ def read_profile(path: str) -> dict[str, Any]:
             f"no profile can be read at {path}: {error.strerror}. Those of infra/profiles are some"
         ) from error
     profile = parse_profile(text)
-    if profile["runs_on"] != "kubernetes":
-        raise ConfigError(f"{path} runs every step on this machine, which needs no cluster; give another --profile")
+    if profile["runs_on"] != place:
+        raise ConfigError(f"{path} has runs_on {profile['runs_on']!r}, and {place!r} is needed; give another --profile")
     return profile
 
 

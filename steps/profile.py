@@ -23,7 +23,7 @@ KINDS = {
     "pretrain": "training, of either model",
 }
 """The kinds of step, and what they do."""
-PLACES = ("local", "kubernetes")
+PLACES = ("local", "kubernetes", "batch")
 LOCAL: dict[str, Any] = {"runs_on": "local"}
 """The profile of a flow that is given none; the same as infra/profiles/local.json."""
 
@@ -66,8 +66,16 @@ _ON_KUBERNETES = {
     "qos": _Option(str, "Guaranteed or Burstable"),
     "security_context": _Option(dict, "an object"),
 }
-OPTIONS = {**_ANYWHERE, **_ON_KUBERNETES}
+_ON_BATCH = {
+    "queue": _Option(str, "the name of a job queue of AWS Batch"),
+    **{
+        name: _ON_KUBERNETES[name]
+        for name in ("image", "cpu", "gpu", "memory", "shared_memory", "tmpfs_size", "tmpfs_path")
+    },
+}
+OPTIONS = {**_ANYWHERE, **_ON_KUBERNETES, **_ON_BATCH}
 """What may be said of a kind of step."""
+_OF_PLACE: dict[str, dict[str, _Option]] = {"local": {}, "kubernetes": _ON_KUBERNETES, "batch": _ON_BATCH}
 
 _CHOICES = {
     "image_pull_policy": ("Always", "IfNotPresent", "Never"),
@@ -112,7 +120,7 @@ def check_profile(profile: Any) -> dict[str, Any]:
         raise ConfigError(f"the profile's argo_service_account must be the name of a service account; got {account!r}")
     if "argo_service_account" in profile and profile["runs_on"] != "kubernetes":
         raise ConfigError(f"the profile's argo_service_account has no effect with runs_on {profile['runs_on']!r}")
-    allowed = OPTIONS if profile["runs_on"] == "kubernetes" else _ANYWHERE
+    allowed = {**_ANYWHERE, **_OF_PLACE[profile["runs_on"]]}
     steps = profile.get("steps", {})
     _check_object("the profile's steps", steps, KINDS)
     for where, options in (("every_step", profile.get("every_step", {})), *steps.items()):
@@ -139,8 +147,9 @@ def decorators(profile: Mapping[str, Any], kind: str, *, step: str, on_argo: boo
     if on_argo and "argo_service_account" in profile:
         options["service_account"] = profile["argo_service_account"]
     found: dict[str, dict[str, Any]] = {}
-    if profile["runs_on"] == "kubernetes":
-        found["kubernetes"] = {name: value for name, value in options.items() if name in _ON_KUBERNETES}
+    place = profile["runs_on"]
+    if place != "local":
+        found[place] = {name: value for name, value in options.items() if name in _OF_PLACE[place]}
     if "retries" in options and step != _NEVER_RETRIED:  # bad input would be refused as often, minutes later
         pause = options.get("minutes_between_retries", 0)
         found["retry"] = {"times": options["retries"], "minutes_between_retries": pause}

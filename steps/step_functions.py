@@ -1,5 +1,6 @@
 """AWS Step Functions: what a deployment needs there, what it would make, and what was there before."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,11 +8,13 @@ from typing import Any, NamedTuple
 from fast_electra_core.errors import ConfigError
 from steps.checks import Check
 from steps.metaflow_settings import setting
+from steps.profile import KINDS, options_of
 
 _NEEDED = (
     "METAFLOW_BATCH_JOB_QUEUE", "METAFLOW_ECS_S3_ACCESS_IAM_ROLE", "METAFLOW_SFN_IAM_ROLE",
     "METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE", "METAFLOW_SFN_DYNAMO_DB_TABLE",
 )  # fmt: skip
+_TRACKING = "MLFLOW_TRACKING_URI"
 _LARGEST = 1024 * 1024  # bytes of a definition, AWS's limit
 _LONGEST_NAME = 64  # of a rule; Metaflow shortens longer ones by a hash
 
@@ -42,14 +45,28 @@ def name_of(machine: Mapping[str, Any]) -> str:
     return name
 
 
-def check_aws() -> list[Check]:
-    """Is all set and there that Metaflow, Step Functions and AWS Batch need?"""
+def check_aws(profile: Mapping[str, Any]) -> list[Check]:
+    """Is all set and there that Metaflow, Step Functions and the profile's queues of AWS Batch need?"""
     unset = [name for name in _NEEDED if not setting(name)]
     if unset:
         remedy = "fast-electra metaflow-config, or set it in the environment"
         return [Check("settings", "failed", f"not set: {', '.join(unset)}", remedy)]
-    questions = {"Step Functions": _check_states, "AWS Batch": _check_queue, "DynamoDB": _check_table}
-    return [_ask(what, check) for what, check in questions.items()]
+    default = setting("METAFLOW_BATCH_JOB_QUEUE")
+    queues = sorted({options_of(profile, kind).get("queue", default) for kind in KINDS})
+    found = [_ask("AWS Batch", functools.partial(_check_queue, queue)) for queue in queues]
+    return [_ask("Step Functions", _check_states), *found, _ask("DynamoDB", _check_table)]
+
+
+def check_reaches_mlflow(profile: Mapping[str, Any], given: str | None) -> Check:
+    """Will the jobs know the tracking server, and can they reach it? This machine's settings do not reach them."""
+    what = "mlflow, for the jobs"
+    found = {given or options_of(profile, kind).get("environment", {}).get(_TRACKING, "") for kind in KINDS}
+    bad = sorted(address for address in found if not address.startswith("http") or ".svc" in address)
+    if bad:
+        said = f"{_TRACKING} must be an address that AWS Batch reaches, got {bad[0] or 'none'}"
+        remedy = "say it in the profile's every_step.environment, or as tracking_uri in --defaults (docs/cloud.md)"
+        return Check(what, "failed", said, remedy)
+    return Check(what, "ok", ", ".join(sorted(found)))
 
 
 def check_size(machine: Mapping[str, Any]) -> Check:
@@ -136,11 +153,10 @@ def _check_states() -> Check:
     return Check("Step Functions", "ok", f"answers; {count} state machines")
 
 
-def _check_queue() -> Check:
-    name = setting("METAFLOW_BATCH_JOB_QUEUE")
+def _check_queue(name: str) -> Check:
     found = _client("batch").describe_job_queues(jobQueues=[name])["jobQueues"]
     if not found:
-        return Check("AWS Batch", "failed", f"there is no queue {name}", "terraform apply, or METAFLOW_BATCH_JOB_QUEUE")
+        return Check("AWS Batch", "failed", f"there is no queue {name}", "terraform apply, or another in the profile")
     state, status = found[0]["state"], found[0]["status"]
     if (state, status) != ("ENABLED", "VALID"):
         return Check(

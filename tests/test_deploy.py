@@ -67,7 +67,10 @@ def deploy(cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
     def run(decorator: str, *words: str, to: str = "argo-workflows", code: int = 0) -> str:
         (tmp_path / "tiny_flow.py").write_text(FLOW.replace("DECORATOR", decorator))
-        profile = ("--profile", str(ROOT / "infra" / "profiles" / "kubernetes.json"))
+        profile = (
+            "--profile",
+            str(ROOT / "infra" / "profiles" / f"{'kubernetes' if to.startswith('argo') else 'batch'}.json"),
+        )
         returned = main(["deploy", "tiny_flow.py", "--to", to, *profile, "--defaults", "weekly.json", *words])
         shown = capfd.readouterr()
         assert returned == code, shown
@@ -262,10 +265,11 @@ def configs_kept(pod: Any, s3: Any) -> Any:
 
 
 @pytest.fixture
-def aws(cluster: Cluster, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def aws(cluster: Cluster, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """A queue, a table and roles on the mock of AWS, and Metaflow's settings for them; makes clients."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("MOTO_IAM", "")
+    tracking = {"tracking_uri": os.environ["MLFLOW_TRACKING_URI"]}
+    (tmp_path / "weekly.json").write_text(json.dumps({**WHERE, **tracking}))
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
 
     def client(service: str) -> Any:
@@ -283,7 +287,9 @@ def aws(cluster: Cluster, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
     batch, place = client("batch"), {"computeEnvironmentName": "compute", "type": "MANAGED", "serviceRole": role}
     made = batch.create_compute_environment(**place, state="ENABLED", computeResources=resources)
     order = [{"order": 1, "computeEnvironment": made["computeEnvironmentArn"]}]
-    batch.create_job_queue(jobQueueName="queue", state="ENABLED", priority=1, computeEnvironmentOrder=order)
+    for pool in ("cpu", "gpu"):
+        name = f"fast-electra-{pool}"
+        batch.create_job_queue(jobQueueName=name, state="ENABLED", priority=1, computeEnvironmentOrder=order)
     client("dynamodb").create_table(
         TableName="table",
         AttributeDefinitions=[{"AttributeName": "pathspec", "AttributeType": "S"}],
@@ -292,7 +298,7 @@ def aws(cluster: Cluster, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
     )
     settings = dict.fromkeys(("ECS_S3_ACCESS_IAM_ROLE", "SFN_IAM_ROLE", "EVENTS_SFN_ACCESS_IAM_ROLE"), role)
     settings |= {
-        "BATCH_JOB_QUEUE": "queue",
+        "BATCH_JOB_QUEUE": "fast-electra-cpu",
         "SFN_DYNAMO_DB_TABLE": "table",
         "BATCH_CONTAINER_IMAGE": "fast-electra:cpu",
     }
@@ -305,7 +311,7 @@ def test_on_step_functions_a_flow_is_created_triggered_and_unscheduled(
     deploy: Callable[..., str], aws: Callable[[str], Any], tmp_path: Path
 ) -> None:
     shown = deploy(WEEKLY_ON_AWS, to="step-functions")
-    assert "ok AWS Batch the queue queue takes jobs" in shown and "ok DynamoDB the table table is there" in shown
+    assert "ok AWS Batch the queue fast-electra-gpu takes jobs" in shown and "ok DynamoDB the table table is" in shown
     (machine,) = aws("stepfunctions").list_state_machines()["stateMachines"]
     rule = aws("events").describe_rule(Name="TinyFlow")
     assert (machine["name"], rule["ScheduleExpression"], rule["State"]) == ("TinyFlow", "cron(0 3 ? * 2 *)", "ENABLED")
@@ -355,14 +361,33 @@ def test_on_step_functions_a_changed_machine_and_its_rule_are_put_back(aws: Call
 def test_on_step_functions_what_is_missing_is_said_before_anything_is_made(
     deploy: Callable[..., str], aws: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("METAFLOW_BATCH_JOB_QUEUE", "elsewhere")
+    batch = aws("batch")
+    batch.update_job_queue(jobQueue="fast-electra-gpu", state="DISABLED")
+    batch.delete_job_queue(jobQueue="fast-electra-gpu")
     monkeypatch.setenv("METAFLOW_SFN_DYNAMO_DB_TABLE", "nowhere")
     shown = deploy(WEEKLY_ON_AWS, to="step-functions", code=1)
-    assert "failed AWS Batch there is no queue elsewhere -> terraform apply" in shown
+    assert "failed AWS Batch there is no queue fast-electra-gpu -> terraform apply" in shown
     assert "failed DynamoDB there is no table nowhere" in shown and shown.endswith("nothing was deployed ")
     monkeypatch.delenv("METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE")
     shown = deploy(WEEKLY_ON_AWS, to="step-functions", code=1)
     assert "failed settings not set: METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE -> fast-electra metaflow-config" in shown
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "state"),
+    [
+        ({}, None, "failed"),
+        ({}, "sqlite:///mlflow.db", "failed"),
+        ({"MLFLOW_TRACKING_URI": "http://mlflow.mlflow.svc.cluster.local:5000"}, None, "failed"),
+        ({"MLFLOW_TRACKING_URI": "http://mlflow.test:5000"}, None, "ok"),
+        ({}, "http://mlflow.test:5000", "ok"),
+    ],
+)
+def test_jobs_of_batch_must_know_a_server_outside_the_cluster(
+    environment: dict[str, str], given: str | None, state: str
+) -> None:
+    profile = {"runs_on": "batch", "every_step": {"environment": environment}}
+    assert step_functions.check_reaches_mlflow(profile, given).state == state
 
 
 @contextmanager

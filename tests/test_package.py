@@ -175,6 +175,7 @@ def test_the_lock_pins_every_direct_requirement_once_and_within_its_range(projec
 def test_every_library_that_is_imported_is_asked_for(project: dict[str, list[str]]) -> None:
     asked_for = {canonicalize_name(Requirement(each).name) for each in project["project"]}
     comes_with = {
+        "alembic": "mlflow",
         "botocore": "boto3",
         "huggingface_hub": "transformers",
         "markupsafe": "jinja2",

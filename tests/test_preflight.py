@@ -457,7 +457,10 @@ def test_a_cluster_that_cannot_be_asked_is_one_line_and_exit_code_2(
     [
         (("--num_nodes", "0"), "num_nodes must be > 0, got 0"),
         (("--profile", "nowhere.json"), "no profile can be read at nowhere.json"),
-        (("--profile", str(PROFILES / "local.json")), "runs every step on this machine, which needs no cluster"),
+        (
+            ("--profile", str(PROFILES / "local.json")),
+            "has runs_on 'local', and 'kubernetes' is needed; give another --profile",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(words: tuple[str, ...], message: str, preflight: Callable[..., str]) -> None:

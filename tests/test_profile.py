@@ -1,6 +1,7 @@
 """Profiles: what a file of infra/profiles/ may say, and what becomes of it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def on_kubernetes(**pretrain: Any) -> dict[str, Any]:
     return {"runs_on": "kubernetes", "steps": {"pretrain": pretrain}}
 
 
-def test_the_profiles_are_local_kubernetes_and_kubernetes_spot() -> None:
-    assert {path.stem for path in FOLDER.glob("*.json")} == {"local", *ON_CLUSTER}
+def test_the_profiles_are_local_batch_kubernetes_and_kubernetes_spot() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == {"local", "batch", *ON_CLUSTER}
 
 
 def test_the_default_in_the_code_is_the_local_profile() -> None:
@@ -77,6 +78,18 @@ def test_retries_timeout_and_environment_become_decorators_of_their_own() -> Non
     }
 
 
+def test_on_batch_steps_with_a_gpu_go_to_terraforms_queue_of_gpus() -> None:
+    profile = profile_named("batch")
+    made = {kind: decorators(profile, kind, step="any")["batch"] for kind in KINDS}
+    assert {kind for kind, options in made.items() if options.get("gpu")} == {"corrupt", "finetune", "pretrain"}
+    for options in made.values():
+        pool = "gpu" if options.get("gpu") else "cpu"
+        assert (options["queue"], options["image"]) == (f"fast-electra-{pool}", f"fast-electra:{pool}")
+    text = (ROOT / "infra" / "terraform" / "modules" / "batch" / "main.tf").read_text()
+    assert re.findall(r"^    (\w+) = \{ types", text, re.MULTILINE) == ["cpu", "gpu"]
+    assert 'name     = "${var.name}-${each.key}"' in text
+
+
 def test_pods_that_argo_starts_are_somebody_else() -> None:
     profile = {"runs_on": "kubernetes", "argo_service_account": "reports", "every_step": {"service_account": "silent"}}
     ours = decorators(check_profile(profile), "light", step="end")
@@ -93,13 +106,18 @@ def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
     ("profile", "message"),
     [
         ([], "the profile must be an object"),
-        ({}, "must say runs_on, one of local, kubernetes"),
+        ({}, "must say runs_on, one of local, kubernetes, batch"),
         ({"runs_on": "kubernets"}, "Did you mean 'kubernetes'"),
         (
             {"runs_on": "local", "step": {}},
             "a key of the profile must be one of runs_on, argo_service_account, every_step, steps; got 'step'",
         ),
         ({"runs_on": "local", "steps": {"train": {}}}, "must be one of light, tokenize, corrupt, finetune, pretrain"),
+        (
+            {"runs_on": "batch", "every_step": {"secrets": ["x"]}},
+            "every_step.secrets has no effect with runs_on 'batch'",
+        ),
+        (on_kubernetes(queue="x"), "pretrain.queue has no effect with runs_on 'kubernetes'"),
         (on_kubernetes(gpus=1), "a key of the profile's pretrain must be one of .*got 'gpus'. Did you mean 'gpu'"),
         (on_kubernetes(cpu=0), "pretrain.cpu must be cores, > 0; got 0"),
         (on_kubernetes(gpu=-1), "pretrain.gpu must be GPUs, >= 0; got -1"),

@@ -1,6 +1,6 @@
 """The cloud in terraform: valid, private, and least privilege. AWS's place is taken by moto.
 
-The whole of it is applied by `pytest -m cloud tests/test_terraform.py` (3 minutes).
+The whole of it is applied and destroyed by `pytest -m cloud tests/test_terraform.py`, which takes minutes.
 """
 
 import json
