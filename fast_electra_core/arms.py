@@ -207,6 +207,7 @@ _SHARED |= {
     "shard_megabytes",
     "sequence_length",
     "num_nodes",
+    "processes_per_node",
     "corruption",
     "checkpoint_every_steps",
     "log_every_steps",

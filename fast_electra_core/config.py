@@ -153,13 +153,16 @@ class TrainingConfig(RunConfig):
     seed: int = 0
     """Seed of initialisation, data order, masking and sampling. [0, 2**60)."""
 
+    processes_per_node: int | None = None
+    """Processes that train together on each machine, each on its share of every batch. None: one for each GPU, and one
+    where there is none. 1 .. batch_size."""
     checkpoint_every_steps: int = 1000
     """A checkpoint is written every so many steps. >= 1."""
     log_every_steps: int = 50
     """Training metrics are averaged over, and logged every, so many steps. >= 1."""
     price_per_hour: float | None = None
-    """Price of an hour of the machine that trains, in whatever money: what a run has cost is then also said in it.
-    None: it is not. > 0."""
+    """Price of an hour of the machine that trains, or of all that do, in whatever money: what a run has cost is then
+    also said in it. None: it is not. > 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,6 +191,8 @@ class TrainingConfig(RunConfig):
                 raise ConfigError(
                     f"batch_size must be divisible by micro_batch_size ({self.micro_batch_size}), got {self.batch_size}"
                 )
+        if self.processes_per_node is not None:
+            _check_interval("processes_per_node", self.processes_per_node, 1, self.batch_size, "[]")
         _check_positive("learning_rate", self.learning_rate)
         _check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0, "[)")
         _check_at_least("weight_decay", self.weight_decay, 0.0)
@@ -339,7 +344,8 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """When replacements are drawn: online, in each training step, or offline: ahead of training, in tasks of their own,
     and kept in the store for every run with the same text, auxiliary, schedule, batches and seed. fast_electra only."""
     num_nodes: int = 1
-    """Machines that train together. 1: more are not available yet, and are refused when the run starts."""
+    """Machines that train together, each on its share of every batch; on Kubernetes as a JobSet. From 1 to batch_size
+    divided by processes_per_node."""
     auxiliary: str = "models:/fast-electra-auxiliary@champion"
     """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
     `hub:NAME`. One is chosen by held-out masked loss, or as many as ensemble_size says."""
@@ -416,7 +422,7 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
             )
         if self.generator_learning_rate is not None:
             _check_positive("generator_learning_rate", self.generator_learning_rate)
-        _check_at_least("num_nodes", self.num_nodes, 1)
+        _check_interval("num_nodes", self.num_nodes, 1, self.batch_size // (self.processes_per_node or 1), "[]")
         check_choice("warm_start", self.warm_start, WARM_STARTS)
         if self.initial_model and self.warm_start != "none":
             raise ConfigError(

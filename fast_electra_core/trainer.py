@@ -36,7 +36,7 @@ from fast_electra_core.schedules import learning_rate_at
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
-    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes"}
+    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes", "processes_per_node"}
     | {"price_per_hour", "auxiliary_shared_by", "activation_checkpointing"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.

@@ -50,13 +50,13 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def train(self, inputs):
         """Train the masked language model; resumes from its newest checkpoint."""
-        from steps import cards, console, lifecycle
+        from steps import cards, console, launch, lifecycle
 
         self.plan = inputs[0].plan
         with console.console():
             link_run(self.plan)
             self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
-            self.trained, self.page = lifecycle.train_auxiliary(self.plan, self.text)
+            self.trained, self.page = launch.train_auxiliary(self.plan, self.text)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.register)
 

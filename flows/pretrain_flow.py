@@ -5,7 +5,7 @@ python flows/pretrain_flow.py run --preset laptop --corpus my_text/ --glue glue_
 python flows/pretrain_flow.py resume
 """
 
-from metaflow import FlowSpec, card, catch, current, retry, step
+from metaflow import FlowSpec, card, catch, current, parallel, retry, step
 from metaflow.cards import Markdown
 
 import steps  # noqa: F401 -- asks Metaflow to ship the project's packages
@@ -15,7 +15,10 @@ from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
 
 
-@on_profile(tokenize="tokenize", score_auxiliary="corrupt", corrupt="corrupt", pretrain="pretrain", finetune="finetune")
+@on_profile(
+    tokenize="tokenize", score_auxiliary="corrupt", corrupt="corrupt", pretrain="pretrain",
+    pretrain_together="pretrain", finetune="finetune",
+)  # fmt: skip
 class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     """Pre-train a text encoder by replaced token detection against a frozen auxiliary.
 
@@ -23,7 +26,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     2. tokenize, one task per shard of text
     3. score_auxiliary, one task per candidate; freeze_auxiliary chooses
     4. corrupt, one task per some ranges of steps; it does nothing with `--corruption online`
-    5. pretrain, with checkpoints
+    5. pretrain, with checkpoints; or pretrain_together, on `--num_nodes` machines
     6. finetune on every (task, seed), in packs of about equal work
     7. register in MLflow, and a report
     """
@@ -118,18 +121,61 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
             self.corrupted = lifecycle.gather_corruptions(
                 self.plan, self.text, self.frozen, [each.drawn for each in inputs]
             )
-        self.next(self.pretrain)
+        self.next(self.choose_machines)
+
+    @step
+    def choose_machines(self):
+        """One machine trains, or several together."""
+        self.machines = "one" if self.plan["config"]["num_nodes"] == 1 else "several"
+        self.next({"one": self.pretrain, "several": self.form_group}, condition="machines")
 
     @card(type="blank")
     @step
     def pretrain(self):
         """Train the main model; resumes from its newest checkpoint."""
-        from steps import cards, console, lifecycle, scoring
+        from steps import cards, console, launch
 
         with console.console():
             link_run(self.plan)
-            self.trained, self.page = lifecycle.pretrain(self.plan, self.text, self.frozen, self.corrupted)
+            self.trained, self.page = launch.pretrain(self.plan, self.text, self.frozen, self.corrupted)
         current.card.append(Markdown(cards.as_card(self.page)))
+        self.next(self.list_packs)
+
+    @step
+    def form_group(self):
+        """One task per machine, all at once."""
+        self.next(self.pretrain_together, num_parallel=self.plan["config"]["num_nodes"])
+
+    @parallel
+    @step
+    def pretrain_together(self):
+        """As pretrain, on this machine and the others; one of them has the result."""
+        from steps import console, launch
+
+        node, attempt = current.parallel, f"{current.run_id}-{current.retry_count}"
+        machine = launch.Machine(node.node_index, node.num_nodes, node.main_ip, attempt)
+        with console.console():
+            self.trained, self.page = launch.pretrain(
+                self.plan, self.text, self.frozen, self.corrupted, machine=machine
+            )
+        self.next(self.gather_machines)
+
+    @card(type="blank")
+    @step
+    def gather_machines(self, inputs):
+        """The result, from the machine that has it."""
+        from steps import cards
+
+        self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen"])
+        self.trained, self.page = next((each.trained, each.page) for each in inputs if each.trained)
+        current.card.append(Markdown(cards.as_card(self.page)))
+        self.next(self.list_packs)
+
+    @step
+    def list_packs(self):
+        """One task per pack of fine-tunings."""
+        from steps import scoring
+
         self.packs = scoring.list_packs(self.plan)
         self.next(self.finetune, foreach="packs")
 

@@ -1,6 +1,8 @@
 """The work behind each step of the flows. One file per kind of work; owns files, tracker and checkpoints."""
 
 import os
+import sys
+from pathlib import Path
 
 import fast_electra_core
 
@@ -12,3 +14,6 @@ vars(fast_electra_core)["METAFLOW_PACKAGE_POLICY"] = METAFLOW_PACKAGE_POLICY
 # Metaflow takes a run's owner from these variables and refuses to run for root, which containers mostly are.
 if all(os.environ.get(name, "root") in ("", "root") for name in ("METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")):
     os.environ["USERNAME"] = "anonymous"
+
+# In a local run Metaflow starts the other machines of a step as `python`, which may be another one than this.
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))

@@ -13,7 +13,7 @@ from fast_electra_core.comparison import compare
 from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.models import check_warm_start
-from steps import lifecycle, scoring, tracking
+from steps import launch, scoring, tracking
 from steps.fan_out import in_groups
 from steps.store import Store
 from steps.trace import Plain, attempt, connect, finish, made_of
@@ -170,7 +170,7 @@ def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
         }
         result = {key: run[key] for key in ("arm", "base", "point", "turn", "reference", "mlflow_run_id")}
         try:
-            trained, _ = lifecycle.pretrain(ours, text, run["frozen"], _DRAWN_NOW)
+            trained, _ = launch.pretrain(ours, text, run["frozen"], _DRAWN_NOW)
         except NonFiniteLossError as error:
             _logger.warning("%s diverged: %s", name, error)
             return result | _nothing(f"diverged: {error}")

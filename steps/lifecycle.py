@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from steps import tracking
@@ -26,6 +27,9 @@ from steps.trace import (
     method_tags,
     text_tags,
 )
+
+if TYPE_CHECKING:
+    from fast_electra_core.parallel import Group
 
 _logger = logging.getLogger(__name__)
 _CORRUPTION_METRICS = ("reused_fraction", "bytes_per_token")
@@ -94,18 +98,23 @@ def _log_environment(run_id: str, result: Plain) -> None:
 
 
 @attempt
-def train_auxiliary(plan: Plain, text: Plain) -> tuple[Plain, str]:
-    """Train the masked language model of AuxiliaryFlow; returns the result and its page."""
+def train_auxiliary(plan: Plain, text: Plain, *, group: "Group | None" = None) -> tuple[Plain, str]:
+    """Train the masked language model of AuxiliaryFlow; returns the result and its page.
+
+    The first process of a group does so, the others only help: they get two empty things.
+    """
     from steps import ledger, pretrain, report
 
     config = AuxiliaryConfig.from_dict(plan["config"])
+    if group and not group.is_first:
+        pretrain.train_auxiliary(config, pretrain.training_run(plan, text, "", group=group), teacher=plan["teacher"])
+        return {}, ""
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
         meter = MemoryMeter(pretrain.device().type)
         with _watched(plan, run_id):
-            result = pretrain.train_auxiliary(
-                config, pretrain.training_run(plan, text, run_id), teacher=plan["teacher"]
-            )
+            run = pretrain.training_run(plan, text, run_id, group=group)
+            result = pretrain.train_auxiliary(config, run, teacher=plan["teacher"])
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
@@ -209,13 +218,19 @@ def gather_corruptions(plan: Plain, text: Plain, frozen: Plain, results: Sequenc
 
 
 @attempt
-def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple[Plain, str]:
-    """Train the main model; returns the result and its page."""
+def pretrain(
+    plan: Plain, text: Plain, frozen: Plain, corrupted: Plain, *, group: "Group | None" = None
+) -> tuple[Plain, str]:
+    """Train the main model; returns the result and its page. As to group see train_auxiliary."""
     from steps import ledger, report
     from steps import pretrain as training
     from steps.frozen import check_frozen
 
     config = PretrainConfig.from_dict(plan["config"])
+    models: Plain = {"auxiliary": frozen, "corruption": corrupted, "initial_model": plan["initial_model"]}
+    if group and not group.is_first:
+        training.train_discriminator(config, training.training_run(plan, text, "", group=group), **models)
+        return {}, ""
     store = connect(plan)
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
     with child(plan, "pre-training", params=plan["config"]) as run_id:
@@ -225,13 +240,8 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain, corrupted: Plain) -> tuple
                 tracking.log_model_input(run_id, model["registry"]["model_id"])
         meter = MemoryMeter(training.device().type)
         with _watched(plan, run_id):
-            result = training.train_discriminator(
-                config,
-                training.training_run(plan, text, run_id),
-                auxiliary=frozen,
-                corruption=corrupted,
-                initial_model=plan["initial_model"],
-            )
+            run = training.training_run(plan, text, run_id, group=group)
+            result = training.train_discriminator(config, run, **models)
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         check_frozen(frozen, store)

@@ -18,12 +18,13 @@ def num_cores() -> int:
     return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
 
 
-def share_cores(num_tasks: int) -> None:
+def share_cores(num_tasks: int, *, of_one_task: bool = False) -> None:
     """PyTorch uses this task's share of the cores, of so many tasks that run side by side unless each has a machine of
-    its own. With more threads than cores they would wait for one another; OMP_NUM_THREADS, where it is set, holds."""
+    its own; or, of_one_task, of so many of its processes. With more threads than cores they would wait for one another;
+    OMP_NUM_THREADS, where it is set, holds."""
     if "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
-    is_alone = any(name in os.environ for name in _OF_A_POD)
+    is_alone = not of_one_task and any(name in os.environ for name in _OF_A_POD)
     torch.set_num_threads(max(1, num_cores() // (1 if is_alone else num_tasks)))

@@ -108,11 +108,10 @@ def training_plan(
     from steps.tasks import check_tasks
     from steps.tokenization import check_masking
 
-    if config.num_nodes != 1:
+    if config.num_nodes > 1 and flow != "PretrainFlow":
         raise ConfigError(
-            f"num_nodes must be 1, got {config.num_nodes}: training on several machines is not available in this "
-            "version. Leave it out; --micro_batch_size fits a large batch into one machine, and --corruption offline "
-            "takes the auxiliary's work off it"
+            f"num_nodes must be 1 in {flow}, got {config.num_nodes}: each of its trainings has one machine, and all "
+            "its GPUs. Leave it out; PretrainFlow trains on several"
         )
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)

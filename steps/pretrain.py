@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import json
 import logging
 import resource
-import shutil
 import signal
 import tempfile
 import threading
@@ -42,11 +40,13 @@ from fast_electra_core.models import (
     set_output_bias,
     warm_start,
 )
+from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.proposals import Proposal
 from fast_electra_core.replay import MixedDataset
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
+from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
 from steps.cost_words import expected_price
@@ -84,6 +84,8 @@ class TrainingRun:
     """Share of the sequences trained on that are drawn from it."""
     samples: StoredSamples | None = None
     """Replacements drawn ahead of training."""
+    group: Group = ALONE
+    """The processes that train together. Only the first scores, saves and has a result."""
 
     @property
     def checkpoint_prefix(self) -> str:
@@ -105,10 +107,12 @@ class TrainingRun:
         return open_dataset(part, config, shard_keys=shard_keys, tokenizer_key=self.tokenizer_key, store=self.store)
 
 
-def training_run(plan: Plain, text: Plain, mlflow_run_id: str) -> TrainingRun:
-    """Where the training of a flow's plan reads and writes; this process talks to its tracking server."""
+def training_run(plan: Plain, text: Plain, mlflow_run_id: str, *, group: Group | None = None) -> TrainingRun:
+    """Where the training of a flow's plan reads and writes; the first process of a group talks to its tracking server."""
+    group = group or ALONE
     return TrainingRun(
-        store=connect(plan),
+        store=connect(plan) if group.is_first else Store(plan["config"]["store"]),
+        group=group,
         run_key=plan["run_key"],
         mlflow_run_id=mlflow_run_id,
         shard_keys=text["shard_keys"],
@@ -143,7 +147,7 @@ def train_auxiliary(
         return heldout_masked_scores(method, heldout, counts=counts)
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="auxiliary")
-    return {
+    return result and {
         **result,
         **_save(model, run, "auxiliary"),
         "scores": score_masked_lm(model, heldout, counts=counts)._asdict(),
@@ -195,7 +199,7 @@ def train_discriminator(
 
     result = _train(method, dataset, config, run, evaluate=evaluate, label="pre-training")
     method.finish()
-    return {
+    return result and {
         **result,
         **_save(main_model, run, "masked_lm" if config.method == "mlm" else "discriminator"),
         "scores": evaluate(),
@@ -275,13 +279,24 @@ def _train(
 ) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint on; curves, seconds and speed are those of all attempts together.
 
-    What counts as seconds is said in trainer.Trained; peak memory is this attempt's.
+    What counts as seconds is said in trainer.Trained; peak memory is this attempt's. Only a group's first process has
+    a result.
     """
-    checkpoints = _fetch_checkpoints(run)
+    samples_at = run.samples.at if run.samples else None
+    if not run.group.is_first:
+        with _stop_on_signal() as stopped:
+            hooks = Hooks(should_stop=stopped.is_set)
+            checkpoints = run.store.path(run.checkpoint_prefix)
+            train(
+                method, dataset, config=config, checkpoints=checkpoints, hooks=hooks, samples_at=samples_at,
+                group=run.group,
+            )  # fmt: skip
+        return {}
+    checkpoints = fetch_checkpoints(run.store, run.checkpoint_prefix)
     first_step = newest.step if (newest := load_latest(checkpoints)) else 0
     if first_step:
         _logger.info("%s goes on from its checkpoint at step %d", label, first_step)
-    curve = _Curve(checkpoints.parent / "curve.jsonl", first_step=first_step)
+    curve = Curve(checkpoints.parent / "curve.jsonl", first_step=first_step)
     spill = run.store.path(f"{run.run_key}/unsent_metrics.jsonl")
     with (
         tracking.MetricsLogger(run.mlflow_run_id, spill=spill) as logger,
@@ -299,7 +314,9 @@ def _train(
             bar.show(**{short: row[name] for name, short in _SHOWN.items() if name in row})
 
         def on_checkpoint(folder: Path) -> None:
-            _keep_checkpoint(folder, run)  # without a word to the server: rows that it lacks are sent from the curve
+            keep_checkpoint(
+                folder, run.store, run.checkpoint_prefix
+            )  # without a word to the server: rows that it lacks are sent from the curve
 
         trained = train(
             method,
@@ -307,7 +324,8 @@ def _train(
             config=config,
             checkpoints=checkpoints,
             hooks=Hooks(on_metrics, on_checkpoint, bar.update, evaluate, stopped.is_set),
-            samples_at=run.samples.at if run.samples else None,
+            samples_at=samples_at,
+            group=run.group,
         )
     num_tokens = trained.num_steps * config.batch_size * config.sequence_length
     return {
@@ -317,48 +335,12 @@ def _train(
         "tokens_per_second": num_tokens / trained.seconds,
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(next(method.parameters()).device),
+        "num_processes": run.group.size,
     }
 
 
 def _is_first_speed(row: Row, before: Sequence[Row]) -> bool:
     return "tokens_per_second" in row and not any("tokens_per_second" in each for each in before)
-
-
-class _Curve:
-    """Metric rows on disk beside the checkpoints, so that a resumed run's curves have no seam."""
-
-    def __init__(self, path: Path, *, first_step: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut short
-        # Rows after the checkpoint are computed again.
-        self.rows: list[Row] = [row for row in rows if row["step"] <= first_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
-
-    def append(self, row: Row) -> None:
-        self.rows.append(row)
-        with self._path.open("a") as file:
-            file.write(f"{json.dumps(row)}\n")
-
-
-def _fetch_checkpoints(run: TrainingRun) -> Path:
-    """The folder of checkpoints on this machine, with those in S3 downloaded if it is a fresh one."""
-    for key in run.store.list_keys(run.checkpoint_prefix):
-        folder = run.store.get_folder(key)
-        if run.store.is_s3 and (folder / "curve.jsonl").is_file():
-            shutil.copyfile(folder / "curve.jsonl", folder.parent.parent / "curve.jsonl")
-    return run.store.path(run.checkpoint_prefix)
-
-
-def _keep_checkpoint(folder: Path, run: TrainingRun) -> None:
-    """Upload the checkpoint, where the store is in S3, with the curve so far; drop those no longer on disk."""
-    if run.store.is_s3:
-        shutil.copyfile(folder.parent.parent / "curve.jsonl", folder / "curve.jsonl")
-    run.store.put_folder(folder, f"{run.checkpoint_prefix}/{folder.name}")
-    for key in run.store.list_keys(run.checkpoint_prefix):
-        if not run.store.path(key).is_dir():
-            run.store.delete(key)
 
 
 def _save(model: PreTrainedModel, run: TrainingRun, name: str) -> dict[str, Any]:
@@ -374,7 +356,7 @@ def _save(model: PreTrainedModel, run: TrainingRun, name: str) -> dict[str, Any]
 
 
 def device() -> torch.device:
-    """The first GPU, where there is one."""
+    """This process's GPU, where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

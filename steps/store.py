@@ -121,8 +121,14 @@ class Store:
                 raise DataError(f"object {name!r} leads out of its folder and is refused")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._client().download_file(self._bucket, self._object(name), str(path))
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:  # something is there
+            if (target / _MARKER).is_file():  # another process was quicker, and reads from it
+                shutil.rmtree(partial)
+            else:
+                shutil.rmtree(target)
+                partial.rename(target)
 
     def _list(self, prefix: str) -> list[str]:
         """Names below the store's prefix that begin so."""

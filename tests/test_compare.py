@@ -150,6 +150,13 @@ def test_at_equal_flops_the_cheaper_arm_trains_longer(folder: Path, monkeypatch:
     }
 
 
+def test_an_arm_is_trained_on_one_machine(folder: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"num_nodes must be 1 in CompareFlow, got 2: .* PretrainFlow trains on several"
+    ):
+        begin(folder, num_nodes=2)
+
+
 def test_an_arm_that_cannot_be_trained_is_refused_by_name_before_anything_costs(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"arm wide: auxiliary .*warm_start does not fit"):
         begin(folder, arms="electra; wide: hidden_size=64, warm_start=layers")

@@ -69,11 +69,9 @@ def place(made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
             {"corruption": "offline", "method": "electra"},
             "corruption must be online with method electra, got offline: its generator is trained alongside",
         ),
-        ({"num_nodes": 0}, "num_nodes must be >= 1, got 0"),
-        (
-            {"num_nodes": 2},
-            "num_nodes must be 1, got 2: training on several machines is not available in this version. Leave it out",
-        ),
+        ({"num_nodes": 0}, r"num_nodes must be in \[1, 8\], got 0"),
+        ({"num_nodes": 3, "processes_per_node": 3}, r"num_nodes must be in \[1, 2\], got 3"),  # eight rows
+        ({"processes_per_node": 9}, r"processes_per_node must be in \[1, 8\], got 9"),
         ({"method": "fast-electra"}, "method must be one of .*; got 'fast-electra'. Did you mean 'fast_electra'"),
         (
             {"architecture": "bert"},

@@ -49,6 +49,7 @@ SHARED = {
     "checkpoint_every_steps": 3,
     "log_every_steps": 4,
     "price_per_hour": 2.5,
+    "processes_per_node": 2,
     "store": "elsewhere",
     "tracking_uri": "sqlite:///other.db",
     "experiment": "other",

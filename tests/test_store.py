@@ -204,6 +204,35 @@ def test_an_object_that_leads_out_of_its_folder_is_refused(
     assert not list(tmp_path.rglob("escaped"))
 
 
+def test_a_download_that_another_process_has_finished_first_leaves_its_files_alone(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store("s3://bucket/some/prefix").put_folder(make_folder(tmp_path / "local", a="1"), "kind/name")
+    ours, theirs = other_machine(monkeypatch, tmp_path), other_machine(monkeypatch, tmp_path)
+    client = ours._client()
+    fetch = client.download_file
+
+    def download_file(*arguments: Any) -> None:
+        fetch(*arguments)
+        theirs.get_folder("kind/name")
+
+    monkeypatch.setattr(client, "download_file", download_file)
+    monkeypatch.setattr(ours, "_client", lambda: client)
+    opened = theirs.path("kind/name") / "a"
+    assert contents(ours.get_folder("kind/name")) == {"a": "1"}
+    inode = opened.stat().st_ino
+    ours._download("kind/name", ours.path("kind/name"))
+    assert opened.stat().st_ino == inode
+    assert [path.name for path in opened.parent.parent.iterdir()] == ["name"]
+
+
+def test_a_half_downloaded_folder_is_replaced(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store("s3://bucket/some/prefix").put_folder(make_folder(tmp_path / "local", a="1"), "kind/name")
+    other = other_machine(monkeypatch, tmp_path)
+    make_folder(other.path("kind/name"), half="of it")
+    assert contents(other.get_folder("kind/name")) == {"a": "1"}
+
+
 def test_download_prefix_takes_the_files_of_that_folder_alone(s3: Any, tmp_path: Path) -> None:
     for name in ("m/config.json", "m/w.safetensors", "m/w.bin", "m/deeper/x.json", "m2/y.json"):
         s3.put_object(Bucket="bucket", Key=name, Body=name.encode())

@@ -1,0 +1,226 @@
+"""A group of processes trains as one would, and survives the death of each of them, of its launcher, and a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+from conftest import write_text
+from toys import save_auxiliary
+
+from fast_electra_core.checkpoint import list_checkpoints, load_latest
+from fast_electra_core.errors import ConfigError
+from steps import launch, lifecycle, planning
+from steps.store import Store
+
+GIVEN = {
+    "preset": "tiny", "corpus": "text.txt", "heldout_fraction": 0.1, "store": "store", "corpus_licence": "CC0-1.0",
+    "num_steps": 120, "checkpoint_every_steps": 10, "log_every_steps": 10, "dropout": 0.0, "learning_rate": 0.003,
+    "tracking_uri": "sqlite:///mlflow.db", "auxiliary": "auxiliary", "embedding_size": 8, "tasks": "rte", "seeds": 1,
+}  # fmt: skip
+STOP_SECONDS = 10  # what is promised of a stop at this size
+
+
+class Run(NamedTuple):
+    """One training of the main model, all that it needs made."""
+
+    folder: Path
+    arguments: list[Any]
+    """Of launch.pretrain."""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        plan: dict[str, Any] = self.arguments[0]
+        return plan
+
+    @property
+    def checkpoints(self) -> Path:
+        return Store(str(self.folder / "store")).path(f"{self.plan['run_key']}/checkpoints")
+
+    def newest_step(self) -> int:
+        return max((int(folder.name.removeprefix("step-")) for folder in list_checkpoints(self.checkpoints)), default=0)
+
+    def start(self) -> "subprocess.Popen[str]":
+        file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "arguments.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(self.arguments))
+        script = Path(__file__).with_name("train_in_group.py")
+        return subprocess.Popen(
+            [sys.executable, str(script), str(file)], cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def result(self) -> dict[str, Any]:
+        file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "result.json"
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
+    """Runs up to their training, in one folder."""
+    folder = tmp_path_factory.mktemp("group")
+    text = write_text(folder / "text.txt", num_documents=120)
+    save_auxiliary(folder / "auxiliary", text.read_text().split("\n\n"))
+
+    def prepared(name: str, **given: Any) -> Run:
+        plan = planning.begin_pretrain({**GIVEN, **given}, flow="PretrainFlow", run_id=name)
+        tokenized = [lifecycle.tokenize(plan, task) for task in lifecycle.list_tokenizings(plan)]
+        text = lifecycle.gather_tokens(plan, tokenized)
+        scored = [lifecycle.score_candidate(plan, text, candidate) for candidate in plan["candidates"]]
+        frozen, _ = lifecycle.freeze_auxiliary(plan, text, scored)
+        return Run(folder, [plan, text, frozen, lifecycle.gather_corruptions(plan, text, frozen, [])])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield prepared
+
+
+@pytest.fixture(scope="module")
+def whole(prepare: Callable[..., Run]) -> Run:
+    """Trained by two processes that nothing happens to."""
+    run = prepare("whole", processes_per_node=2)
+    process = run.start()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return run
+
+
+class Disturbed(NamedTuple):
+    run: Run
+    output: list[str]
+    """Of the three attempts."""
+    stop_seconds: float
+    """From SIGTERM to the complete checkpoint."""
+    stopped_at: int
+    """Its step."""
+    survivors: list[int]
+    """Processes of the group that is left where its launcher is killed, once their output has ended."""
+
+
+@pytest.fixture(scope="module")
+def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
+    """The same training, with a process killed; then stopped; then its launcher killed; then left in peace."""
+    run = prepare("disturbed", processes_per_node=2)
+    process = run.start()
+    wait_for_step(run, process, 10)
+    os.kill(group_of(process)[1], signal.SIGKILL)
+    reached = run.newest_step()
+    wait_for_step(run, process, reached + 20)
+    asked = time.time()
+    process.send_signal(signal.SIGTERM)
+    first, _ = process.communicate(timeout=60)
+    stop_seconds, stopped_at = list_checkpoints(run.checkpoints)[0].stat().st_ctime - asked, run.newest_step()
+
+    process = run.start()
+    wait_for_step(run, process, stopped_at + 10)
+    group = group_of(process)
+    process.kill()
+    second, _ = process.communicate(timeout=60)
+    survivors = [pid for pid in group if is_running(pid)]
+
+    process = run.start()
+    third, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, third
+    return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def group_of(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes that train, by rank."""
+    found = [each for each in psutil.Process(process.pid).children() if "steps.training_process" in each.cmdline()]
+    return [each.pid for each in sorted(found, key=lambda each: int(each.environ()["RANK"]))]
+
+
+def wait_for_step(run: Run, process: "subprocess.Popen[str]", step: int) -> None:
+    deadline = time.monotonic() + 120
+    while run.newest_step() < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def weights_of(run: Run) -> dict[str, bytes]:
+    newest = load_latest(run.checkpoints)
+    assert newest is not None and newest.step == GIVEN["num_steps"]
+    return {name: value.numpy().tobytes() for name, value in newest.tensors.items()}
+
+
+def test_two_processes_train_the_model_that_one_trains(prepare: Callable[..., Run], whole: Run) -> None:
+    alone = prepare("alone")
+    result, _ = lifecycle.pretrain(*alone.arguments)
+    together = whole.result()
+    assert (result["num_processes"], together["num_processes"]) == (1, 2)
+    for ours, theirs in zip(together["curve"], result["curve"], strict=True):
+        assert ours["step"] == theirs["step"]
+        for name in ("loss", "gradient_norm", "replaced_fraction", "heldout_rtd_loss", "heldout_auc"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours["step"], name)
+    assert together["scores"] == pytest.approx(result["scores"], rel=2e-3)
+
+
+def test_a_group_whose_members_are_killed_and_stopped_ends_with_the_same_bits(whole: Run, disturbed: Disturbed) -> None:
+    assert weights_of(disturbed.run) == weights_of(whole)
+    assert disturbed.run.result()["digest"] == whole.result()["digest"]
+    curve = disturbed.run.result()["curve"]
+    expected = whole.result()["curve"]
+    assert [{**row, "tokens_per_second": 0} for row in curve] == [{**row, "tokens_per_second": 0} for row in expected]
+
+
+def test_a_process_that_is_killed_is_replaced_without_help(disturbed: Disturbed) -> None:
+    assert disturbed.output[0].count("goes on from its checkpoint at step") == 1
+    assert "a process of the group has died; the group begins again, restart 1 of 3" in disturbed.output[0]
+
+
+def test_a_stop_gives_a_checkpoint_in_time(disturbed: Disturbed) -> None:
+    assert 0 < disturbed.stop_seconds < STOP_SECONDS
+    assert f"stopped after step {disturbed.stopped_at}; a checkpoint is written" in disturbed.output[0]
+    assert f"goes on from its checkpoint at step {disturbed.stopped_at}" in disturbed.output[1]
+
+
+def test_no_process_outlives_its_launcher(disturbed: Disturbed) -> None:
+    assert disturbed.survivors == []
+
+
+def test_the_tracker_has_one_curve_of_a_disturbed_run(whole: Run, disturbed: Disturbed) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{whole.folder}/mlflow.db")
+    curves = {}
+    for run in (whole, disturbed.run):
+        history = client.get_metric_history(run.result()["mlflow_run_id"], "loss")
+        curves[run.plan["run_key"]] = sorted((value.step, value.value) for value in history)
+        assert [value.step for value in sorted(history, key=lambda value: value.step)] == list(range(10, 121, 10))
+    assert len({tuple(curve) for curve in curves.values()}) == 1
+
+
+def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(prepare: Callable[..., Run], whole: Run) -> None:
+    """Another seed in the folder of the run that has ended."""
+    run = prepare("another", processes_per_node=2, seed=7)
+    run.plan["run_key"] = whole.plan["run_key"]
+    process = run.start()
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert output.rstrip().splitlines()[-1].startswith("fast_electra_core.errors.CheckpointError: the checkpoint in ")
+    assert output.count("is of another run: seed differ. Start a new run") <= 2  # once in the process, once here
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [launch.count_processes({"processes_per_node": wanted}) for wanted in (None, 1, 2)] == [2, 1, 2]
+    with pytest.raises(ConfigError, match=r"processes_per_node must be at most the number of GPUs, 2, got 3. Leave it"):
+        launch.count_processes({"processes_per_node": 3})
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert [launch.count_processes({"processes_per_node": wanted}) for wanted in (None, 3)] == [1, 3]
