@@ -208,6 +208,7 @@ _SHARED |= {
     "sequence_length",
     "num_nodes",
     "processes_per_node",
+    "max_skipped_steps",
     "corruption",
     "checkpoint_every_steps",
     "log_every_steps",

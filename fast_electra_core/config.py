@@ -160,6 +160,9 @@ class TrainingConfig(RunConfig):
     """A checkpoint is written every so many steps. >= 1."""
     log_every_steps: int = 50
     """Training metrics are averaged over, and logged every, so many steps. >= 1."""
+    max_skipped_steps: int = 3
+    """A step whose loss or gradient is not finite is left out; more of them in a row than this end the run. 0: the
+    first does. >= 0."""
     price_per_hour: float | None = None
     """Price of an hour of the machine that trains, or of all that do, in whatever money: what a run has cost is then
     also said in it. None: it is not. > 0."""
@@ -198,6 +201,7 @@ class TrainingConfig(RunConfig):
         _check_at_least("weight_decay", self.weight_decay, 0.0)
         _check_positive("max_gradient_norm", self.max_gradient_norm)
         _check_interval("seed", self.seed, 0, 2**60, "[)")
+        _check_at_least("max_skipped_steps", self.max_skipped_steps, 0)
         if self.price_per_hour is not None:
             _check_positive("price_per_hour", self.price_per_hour)
         for name in ("corpus", "text_field"):

@@ -7,7 +7,7 @@ FastElectraError (ValueError)
 ├── CheckpointError       no usable checkpoint
 ├── TrackingError         the MLflow server does not answer, or refuses
 ├── LockError             another run holds what this one needs
-└── NonFiniteLossError    the loss became NaN or infinite
+└── NonFiniteLossError    loss or gradients were NaN or infinite, again and again
 """
 
 import difflib
@@ -43,7 +43,7 @@ class LockError(FastElectraError):
 
 
 class NonFiniteLossError(FastElectraError):
-    """The loss became NaN or infinite."""
+    """Loss or gradients were NaN or infinite, in more steps in a row than may be left out."""
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -5,7 +5,6 @@ So a run resumed from step k is the run that was never interrupted, bit for bit;
 rows of every batch, compute what one does, up to the order of addition. Dropout alone depends on how many there are.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -25,19 +24,20 @@ from fast_electra_core.checkpoint import (
 from fast_electra_core.config import ScoringConfig, TrainingConfig
 from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from fast_electra_core.errors import CheckpointError, ConfigError, DataError
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import Masking
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.schedules import learning_rate_at
+from fast_electra_core.skipping import Skipper
 
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
-    | {"checkpoint_every_steps", "log_every_steps", "max_auxiliary_fraction", "num_nodes", "processes_per_node"}
-    | {"price_per_hour", "auxiliary_shared_by", "activation_checkpointing"}
+    | {"checkpoint_every_steps", "log_every_steps", "max_skipped_steps", "num_nodes", "processes_per_node"}
+    | {"price_per_hour", "auxiliary_shared_by", "activation_checkpointing", "max_auxiliary_fraction"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
     | {"corruption"}
@@ -46,6 +46,10 @@ WITHOUT_EFFECT_ON_TRAINING = frozenset(
 )
 # Primes: dropout seeds of different runs, steps and processes do not fall together.
 _STEP_SEED_STRIDE, _RANK_SEED_STRIDE = 1_000_003, 7_368_787
+
+
+SKIPPED = "skipped.jsonl"
+"""Beside the checkpoints: a line for each step that was left out, with its batch."""
 
 
 class Hooks(NamedTuple):
@@ -95,7 +99,8 @@ def train(
     this alike; the first reads and writes the checkpoints, and it alone is asked for scores and has rows to tell.
 
     Raises:
-        NonFiniteLossError: the loss became NaN or infinite; the checkpoint before is kept.
+        NonFiniteLossError: too many steps in a row were left out, their loss or gradient being NaN or infinite; the
+            checkpoint before is kept.
         CheckpointError: the checkpoints belong to another run, are all damaged, or cannot be written.
         Interrupted: hooks.should_stop() was true.
     """
@@ -108,6 +113,11 @@ def train(
     replica = group.replicate(method.train())
     started = time.perf_counter()
     window_started, window_from = started, first_step
+    skipper = Skipper(
+        config.max_skipped_steps,
+        batch_of=lambda step: dataset.index_at(step, batch_size=config.batch_size, seed=config.seed),
+        note=checkpoints / SKIPPED if group.is_first else None,
+    )
     for step in range(first_step, config.num_steps):
         batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
         for parameters in optimizer.param_groups:
@@ -122,12 +132,9 @@ def train(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     loss = replica(micro_batch.to(device), totals, progress=progress_at(step, config), stats=stats)
                 (loss * group.size).backward()  # gradients are averaged, and to be summed
-        # Summed too, so that gradients that are not finite are noticed before they reach a checkpoint.
-        # The number of steps travels with its sums: log_every_steps may change when a run is resumed.
-        stats = {**group.sum_all(stats), "num_steps": torch.ones((), device=device)}
-        stats |= clip_gradients(method, config.max_gradient_norm)
-        for name, value in stats.items():
-            sums[name] = sums[name] + value.double() if name in sums else value.double()
+        stats = group.sum_all(stats) | clip_gradients(method, config.max_gradient_norm)
+        for name, value in skipper.sift(step, optimizer, stats).items():
+            sums[name] = sums[name] + value if name in sums else value
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -137,6 +144,7 @@ def train(
         stop = group.any(hooks.should_stop()) and not is_last
         row: Row = {}
         if done % config.log_every_steps == 0 or is_last:
+            skipper.look()
             row = _row(method, sums, done, config)  # device sync
             now = time.perf_counter()
             num_tokens = (done - window_from) * config.batch_size * config.sequence_length
@@ -148,11 +156,12 @@ def train(
             hooks.on_metrics(row)
             window_started, window_from = time.perf_counter(), done
         if done % config.checkpoint_every_steps == 0 or is_last or stop:
-            _check_finite(sums, done)
+            tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+            skipper.look()
+            skipper.check_weights(tensors)
             if group.is_first:
                 seconds = seconds_before + time.perf_counter() - started
                 state = {"identity": training_identity(config), "seconds": seconds}
-                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
                 hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
         if stop:
             raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
@@ -234,22 +243,16 @@ def _learning_rate(step: int, config: TrainingConfig) -> float:
 
 def _row(method: Method, sums: Stats, done: int, config: TrainingConfig) -> Row:
     values = {name: float(value) for name, value in sums.items()}
-    metrics = method.summarise(values, progress=progress_at(done - 1, config))
-    _check_finite(sums, done)
+    num_steps, num_skipped = values["num_steps"], values["num_skipped"]
+    metrics = {"skipped_steps": num_skipped} if num_skipped else {}
+    if not num_steps:
+        return {"step": done, **metrics}
+    metrics |= method.summarise(values, progress=progress_at(done - 1, config))
     for each in method.parameter_sets():
         norm = f"{each.prefix}gradient_norm"
-        metrics[norm] = values[norm] / values["num_steps"]
+        metrics[norm] = values[norm] / num_steps
         metrics[f"{each.prefix}learning_rate"] = _learning_rate(done - 1, config) * each.learning_rate_factor
     return {"step": done, **metrics}
-
-
-def _check_finite(sums: Stats, done: int) -> None:
-    for name, value in sums.items():
-        if not math.isfinite(float(value)):
-            raise NonFiniteLossError(
-                f"{name} is {float(value)} at or shortly before step {done}; the checkpoint before is kept. Start a "
-                "new run with a lower --learning_rate or a longer --warmup_fraction"
-            )
 
 
 class _Restored(NamedTuple):

@@ -108,7 +108,7 @@ class TrainingRun:
 
 
 def training_run(plan: Plain, text: Plain, mlflow_run_id: str, *, group: Group | None = None) -> TrainingRun:
-    """Where the training of a flow's plan reads and writes; the first process of a group talks to its tracking server."""
+    """Where the training of a flow's plan reads and writes; a group's first process talks to its tracking server."""
     group = group or ALONE
     return TrainingRun(
         store=connect(plan) if group.is_first else Store(plan["config"]["store"]),

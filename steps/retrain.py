@@ -190,11 +190,11 @@ def freeze_auxiliary(plan: Plain, text: Plain, scored: list[Plain]) -> tuple[lis
 def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     """Train the main model; what came of it, where a champion was continued with `forgetting` (forgetting.detection's),
     and its page."""
-    from steps import forgetting, lifecycle
+    from steps import forgetting, launch, lifecycle
     from steps.pretrain import training_run
 
     corrupted = lifecycle.gather_corruptions(plan, text, frozen, [{}])
-    trained, page = lifecycle.pretrain(plan, text, frozen, corrupted)
+    trained, page = launch.pretrain(plan, text, frozen, corrupted)
     trained["forgetting"] = []
     if plan["way"] == CONTINUE:
         trained["forgetting"] = forgetting.detection(

@@ -54,9 +54,10 @@ def _run(work: Callable[..., Any], folder: Path, rank: int, size: int, arguments
 
 
 def train_toy(
-    group: Group, name: str, shard: Path, checkpoints: Path, changes: dict[str, Any], stop_after: int
+    group: Group, name: str, shard: Path, checkpoints: Path, changes: dict[str, Any], stop_after: int, bad_step: int
 ) -> dict[str, Any]:
-    """Train one of toys.METHODS, from the newest checkpoint on; stop_after: the last process is asked to stop then."""
+    """Train one of toys.METHODS, from the newest checkpoint on; stop_after: the last process is asked to stop then;
+    bad_step: its gradient is infinite then."""
     dataset = TokenDataset([shard], "train", sequence_length=10, special_ids=SPECIAL_IDS)
     config = replace(CONFIG, **changes)
     shape = electra_config(VOCAB_SIZE, dropout=config.dropout)
@@ -67,6 +68,11 @@ def train_toy(
     rows: list[Row] = []
     steps: list[int] = []
     scored: list[int] = []
+
+    if group.rank == group.size - 1:
+        next(method.parameters()).register_hook(
+            lambda gradient: gradient * float("inf") if len(steps) == bad_step else gradient
+        )
 
     def evaluate() -> Row:
         scored.append(steps[-1])

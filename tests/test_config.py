@@ -25,7 +25,7 @@ SHARED: dict[str, Any] = {
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
-    "processes_per_node": 2,
+    "processes_per_node": 2, "max_skipped_steps": 0, "activation_checkpointing": True,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
@@ -140,8 +140,12 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     *(
         (name, 0, "must be >= 1, got 0")
-        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "num_nodes", "top_k")
+        for name in ("seeds", "finetune_batch_size", "finetune_max_examples", "top_k")
     ),
+    ("num_nodes", 0, r"must be in \[1, 128\], got 0"),
+    ("num_nodes", 129, r"must be in \[1, 128\], got 129"),  # as many as a batch has rows
+    ("processes_per_node", 0, r"must be in \[1, 128\], got 0"),
+    ("max_skipped_steps", -1, "must be >= 0, got -1"),
     ("auxiliary_shared_by", 0, "must be >= 1, got 0"),
     ("auxiliary_dropout", -0.1, r"must be in \[0, 1\), got -0.1"),
     ("auxiliary_dropout", 1.0, r"must be in \[0, 1\), got 1.0"),

@@ -13,7 +13,7 @@ from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.parallel import ALONE, Group
-from fast_electra_core.trainer import batch_at
+from fast_electra_core.trainer import SKIPPED, batch_at
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,10 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(size: int, name: str, shard: Path, checkpoints: Path, *, stop_after: int = 0, **changes: Any) -> list[Any]:
-    return together(size, train_toy, name, shard, checkpoints, changes, stop_after)
+def run(
+    size: int, name: str, shard: Path, checkpoints: Path, *, stop_after: int = 0, bad_step: int = -1, **changes: Any
+) -> list[Any]:
+    return together(size, train_toy, name, shard, checkpoints, changes, stop_after, bad_step)
 
 
 def without_speed(rows: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -90,6 +92,15 @@ def test_two_then_one_then_two_processes_end_as_one_would(shard: Path, tmp_path:
     (row,) = [row for row in without_speed(first["rows"]) if row["step"] == 6]
     (expected,) = [row for row in without_speed(alone["rows"]) if row["step"] == 6]
     close(row, expected)
+
+
+def test_a_gradient_that_is_not_finite_in_one_process_is_left_out_by_all(shard: Path, tmp_path: Path) -> None:
+    first, second = run(2, "fast_electra", shard, tmp_path, bad_step=1)
+    assert first["weights"] == second["weights"]
+    (alone,) = run(1, "fast_electra", shard, tmp_path / "alone", bad_step=1)
+    close(first["weights"], alone["weights"])
+    assert [row.get("skipped_steps") for row in first["rows"]] == [1, None, None]
+    assert len((tmp_path / SKIPPED).read_text().splitlines()) == 1
 
 
 def test_stored_replacements_go_to_the_rows_that_they_were_drawn_for(shard: Path) -> None:

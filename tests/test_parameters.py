@@ -50,6 +50,7 @@ SHARED = {
     "log_every_steps": 4,
     "price_per_hour": 2.5,
     "processes_per_node": 2,
+    "max_skipped_steps": 1,
     "store": "elsewhere",
     "tracking_uri": "sqlite:///other.db",
     "experiment": "other",

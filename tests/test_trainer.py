@@ -21,6 +21,7 @@ from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.trainer import (
+    SKIPPED,
     WITHOUT_EFFECT_ON_TRAINING,
     Hooks,
     Interrupted,
@@ -239,39 +240,98 @@ def test_the_largest_seed_trains(dataset: TokenDataset, tmp_path: Path) -> None:
     assert len(run("fast_electra", dataset, tmp_path, config=config)) == 5
 
 
-@pytest.mark.parametrize(
-    ("log_every_steps", "checkpoint_every_steps", "poison_after", "reported"),
-    [(1, 2, 3, 4), (3, 3, 4, 6), (100, 2, 3, 4)],
-    ids=["at its row", "at a later row", "at a checkpoint"],
-)
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_earlier_checkpoint(
-    log_every_steps: int,
-    checkpoint_every_steps: int,
-    poison_after: int,
-    reported: int,
-    dataset: TokenDataset,
-    tmp_path: Path,
+def spoil(method: Any, steps: list[int], *, where: Callable[[int], bool]) -> None:
+    """The gradient is infinite in the steps of which `where` is true; the loss is not."""
+    method.discriminator.discriminator_predictions.dense.bias.register_hook(
+        lambda gradient: gradient * math.inf if where(len(steps)) else gradient
+    )
+
+
+def skipped(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / SKIPPED).read_text().splitlines()]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_noted_with_its_batch(
+    dataset: TokenDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = replace(CONFIG, log_every_steps=log_every_steps, checkpoint_every_steps=checkpoint_every_steps)
+    method = make("fast_electra", dropout=0.0)
+    steps: list[int] = []
+    weights: list[dict[str, bytes]] = []
+
+    def on_step(step: int) -> None:
+        steps.append(step)
+        weights.append({name: value.detach().numpy().tobytes() for name, value in method.named_parameters()})
+
+    spoil(method, steps, where=lambda step: step == 3)
+    config = replace(CONFIG, dropout=0.0)
+    rows = run("fast_electra", dataset, tmp_path, config=config, on_step=on_step, method=method)
+    by_step = {row["step"]: row for row in rows}
+    assert weights[3] == weights[2]
+    assert all(weights[step] != weights[step - 1] for step in (1, 2, 4, 5, 6))
+    index = dataset.index_at(3, batch_size=4, seed=5)
+    assert skipped(tmp_path) == [{"step": 3, "epoch": index.epoch.tolist(), "sequence": index.sequence.tolist()}]
+    assert (
+        f"step 3 is left out: its loss or gradient is not finite; its batch is in {tmp_path / SKIPPED}" in caplog.text
+    )
+    assert "skipped_steps" not in by_step[3]
+    assert by_step[6]["skipped_steps"] == 1
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    # The moments have not moved either: Adam has counted the steps that were taken.
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    assert newest.tensors["optimizer.0.step"].item() == NUM_STEPS - 1
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 100])
+def test_more_in_a_row_than_may_be_left_out_end_the_run(
+    log_every_steps: int, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """Also where nobody looks for a while."""
     method = make("fast_electra")
+    steps: list[int] = []
+    spoil(method, steps, where=lambda step: step >= 3)
+    config = replace(CONFIG, log_every_steps=log_every_steps, max_skipped_steps=1)
+    with pytest.raises(
+        NonFiniteLossError, match=r"not finite in step 4, as in the 1 before it: 1 in a row may be left"
+    ):
+        run("fast_electra", dataset, tmp_path, config=config, on_step=steps.append, method=method)
+    assert_newest_is_sound(tmp_path, step=4)
+    assert [entry["step"] for entry in skipped(tmp_path)] == [3, 4]
+
+
+def test_steps_left_out_now_and_then_do_not_end_the_run(dataset: TokenDataset, tmp_path: Path) -> None:
+    method = make("fast_electra")
+    steps: list[int] = []
+    spoil(method, steps, where=lambda step: step % 2 == 1)
+    config = replace(CONFIG, max_skipped_steps=1)
+    run("fast_electra", dataset, tmp_path, config=config, on_step=steps.append, method=method)
+    assert [entry["step"] for entry in skipped(tmp_path)] == [1, 3, 5]
+    assert_newest_is_sound(tmp_path, step=NUM_STEPS)
+
+
+def test_with_none_allowed_the_first_ends_the_run(dataset: TokenDataset, tmp_path: Path) -> None:
+    method = make("fast_electra")
+    steps: list[int] = []
+    spoil(method, steps, where=lambda step: step == 3)
+    config = replace(CONFIG, max_skipped_steps=0)
+    with pytest.raises(NonFiniteLossError, match="not finite in step 3, as in the 0 before it: 0 in a row may be left"):
+        run("fast_electra", dataset, tmp_path, config=config, on_step=steps.append, method=method)
+    assert_newest_is_sound(tmp_path, step=2)
+
+
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(dataset: TokenDataset, tmp_path: Path) -> None:
+    """As a faulty memory would leave them: no step can be taken, and none is worth to be waited for."""
+    method = make("fast_electra")
+    bias = method.discriminator.discriminator_predictions.dense.bias
 
     def poison(step: int) -> None:
-        if step == poison_after:
-            torch.nn.init.constant_(method.discriminator.discriminator_predictions.dense.bias, math.nan)
+        if step == 3:
+            torch.nn.init.constant_(bias, math.nan)
 
-    with pytest.raises(NonFiniteLossError, match=f"_loss is nan at or shortly before step {reported}; the checkpoint"):
-        run("fast_electra", dataset, tmp_path, config=config, on_step=poison, method=method)
-    assert_newest_is_sound(tmp_path, step=checkpoint_every_steps)
-
-
-def test_gradients_that_are_not_finite_never_reach_a_checkpoint(dataset: TokenDataset, tmp_path: Path) -> None:
-    """The loss of the step is still finite, its update is what would spoil the weights."""
-    method, steps = make("fast_electra"), [0]
-    method.discriminator.discriminator_predictions.dense.bias.register_hook(
-        lambda gradient: gradient * math.inf if steps[-1] == 3 else gradient
-    )
-    with pytest.raises(NonFiniteLossError, match="gradient_norm is inf at or shortly before step 4; the checkpoint"):
-        run("fast_electra", dataset, tmp_path, on_step=steps.append, method=method)
+    with pytest.raises(
+        NonFiniteLossError, match=r"dense.bias is not finite; the checkpoint before is kept. Resume from"
+    ):
+        run("fast_electra", dataset, tmp_path, on_step=poison, method=method)
     assert_newest_is_sound(tmp_path, step=2)
 
 
