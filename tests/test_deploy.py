@@ -111,25 +111,29 @@ def test_a_schedule_that_is_refused_leaves_no_template_behind(deploy: Callable[.
     assert kept(cluster) == {"workflowtemplates": [], "cronworkflows": [], "sensors": []}
 
 
-def test_what_was_deployed_before_comes_back_when_the_next_one_is_refused(
-    deploy: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notes = {
-        "metaflow/owner": "tester",
-        "metaflow/production_token": "tinyflow-0-abcd",
-        "metaflow/flow_name": "TinyFlow",
-    }
-    metadata = {"name": "tinyflow", "annotations": notes, "resourceVersion": "0"}
-    before = {"workflowtemplates": {"entrypoint": "old"}, "cronworkflows": {"schedules": ["0 3 * * 1"]}}
-    for plural, spec in before.items():
-        cluster.argo_kept[plural]["tinyflow"] = {"metadata": dict(metadata), "spec": dict(spec)}
-    cluster.argo_trouble["sensors"] = "sensors are closed today"
-    set_events(monkeypatch)
-    shown = deploy(BY_EVENT, code=1)
-    assert "sensors are closed today" in shown
-    for plural, spec in before.items():
-        assert f"{plural}/tinyflow in training is again what it was" in shown
-        assert cluster.argo_kept[plural]["tinyflow"]["spec"] == spec
+def test_what_was_deployed_before_comes_back_and_what_was_not_there_goes(cluster: Cluster) -> None:
+    plan = argo.Planned("flow", cron="0 3 * * 1", sensor="flow", sensor_namespace=NAMESPACE)
+    metadata = {"name": "flow", "annotations": {"metaflow/owner": "tester"}, "resourceVersion": "0"}
+    specs = {"workflowtemplates": {"entrypoint": "old"}, "cronworkflows": {"schedules": ["0 3 * * 1"]}}
+    for plural, spec in specs.items():
+        cluster.argo_kept[plural]["flow"] = {"metadata": dict(metadata), "spec": dict(spec)}
+    before = argo.present(Connection(), NAMESPACE, plan)
+    cluster.argo_kept["workflowtemplates"]["flow"]["spec"] = {"entrypoint": "new"}
+    del cluster.argo_kept["cronworkflows"]["flow"]
+    cluster.argo_kept["sensors"]["flow"] = {"metadata": dict(metadata), "spec": {}}
+    assert argo.restore(Connection(), before) == [
+        "workflowtemplates/flow in training is again what it was",
+        "cronworkflows/flow in training is again what it was",
+        "sensors/flow in training, which was not there before, is removed",
+    ]
+    for plural, spec in specs.items():
+        assert cluster.argo_kept[plural]["flow"]["spec"] == spec
+        assert cluster.argo_kept[plural]["flow"]["metadata"]["annotations"] == metadata["annotations"]
+    assert cluster.argo_kept["sensors"] == {}
+    cluster.argo_kept["workflowtemplates"]["flow"]["spec"] = {"entrypoint": "new"}
+    cluster.denied.add(("update", "workflowtemplates"))
+    (said,) = argo.restore(Connection(), before)
+    assert "workflowtemplates/flow in training could not be put back: workflowtemplates is forbidden" in said
 
 
 def test_nothing_is_submitted_where_something_is_missing(

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Workspace
 
+import parameters
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import ConfigError
 from steps.config import resolve_pretrain
@@ -34,16 +36,17 @@ def test_defaults_that_cannot_be_meant_are_refused_by_name(text: str, message: s
         parse_defaults(text, PretrainConfig)
 
 
-def test_a_run_takes_what_it_is_not_given_from_the_defaults(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    (tmp_path / "weekly.json").write_text(json.dumps({"num_steps": 0, "preset": "no-such-preset"}))
-    output = workspace.run(
-        "pretrain_flow.py", "--config", "defaults", "weekly.json", "run", "--preset", "tiny", succeeds=False
-    )
-    assert (
-        "num_steps must be >= 1, got 0" in output and "no-such-preset" not in output
-    )  # what is given counts, what is not is kept
-    refused = workspace.run("pretrain_flow.py", "--config-value", "defaults", '{"x": 1}', "run", succeeds=False)
+def test_a_run_takes_what_it_is_not_given_from_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("preset", "seeds", "num_steps", "profile", "defaults")
+    monkeypatch.setattr(parameters, "current", SimpleNamespace(parameter_names=names))
+    kept = {"preset": "large", "seeds": 3}
+    flow = SimpleNamespace(preset="tiny", seeds=None, num_steps=None, profile={"runs_on": "local"}, defaults=kept)
+    assert parameters.given_to(flow) == {"preset": "tiny", "seeds": 3, "num_steps": None}
+
+
+def test_defaults_that_a_flow_cannot_have_stop_it_at_once(tmp_path: Path) -> None:
+    words = ("--config-value", "defaults", '{"x": 1}', "run")
+    refused = Workspace(tmp_path).run("pretrain_flow.py", *words, succeeds=False)
     assert "a name among the defaults must be one of" in refused and "Traceback" not in refused
 
 
