@@ -146,7 +146,8 @@ def account(
 
 
 def _on_paper(model: Mapping[str, Any], store: Store) -> PreTrainedModel:
-    return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(store.get_folder(model["key"])))
+    shape = AutoConfig.from_pretrained(store.get_folder(model["key"]), trust_remote_code=False)
+    return AutoModelForMaskedLM.from_config(shape, trust_remote_code=False)
 
 
 def _size(config: TrainingConfig, **more: Any) -> RunSize:

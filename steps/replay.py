@@ -81,7 +81,9 @@ def _rescore(task: str, address: str, encoder: str, sheet: Sheet, store: Store) 
         return False, f"{address} has a seed that was not scored: {info['tags'].get('seed')}"
     data = _task_data(task, sheet)
     with downloaded(address, store) as folder:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
         length = sheet["protocol"]["finetune_max_length"]
         scores = score_dev(model.to(device()), load_tokenizer(folder), data, max_length=length)
     what = f"{address} scored again: {task} {facts['metric']}"

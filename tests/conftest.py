@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from planted import PLANTED
 
 import fast_electra_core
 import steps
@@ -30,6 +31,7 @@ LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "200", "--checkpoint_every_steps", "2
 
 FLOW_FILES = (
     "test_flow.py", "test_flow_offline.py", "test_flow_reproduce.py", "test_flow_resume.py", "test_flow_nodes.py",
+    "test_flow_secrets.py",
 )  # fmt: skip
 
 
@@ -260,11 +262,12 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Both flows on the small text. It costs minutes: the files of the tests that ask for it are in FLOW_FILES."""
+    """Both flows on the small text, with secrets in their environment. It costs minutes: the files of the tests that
+    ask for it are in FLOW_FILES."""
     workspace = Workspace(tmp_path_factory.mktemp("flows"))
     steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
-    workspace.run("auxiliary_flow.py", "run", *TEXT, *steps)
+    workspace.run("auxiliary_flow.py", "run", *TEXT, *steps, **PLANTED)
     output = workspace.run(
-        "pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED, "--keep_task_models", "true"
+        "pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED, "--keep_task_models", "true", **PLANTED
     )
     return Finished(workspace, workspace.latest("AuxiliaryFlow"), workspace.latest("PretrainFlow"), output)

@@ -11,10 +11,12 @@ import boto3
 import pytest
 from conftest import ROOT, TEXT, Workspace
 from kubernetes_api import NAMESPACE, Cluster, running
+from planted import PLANTED, leaks, leaks_below
 
 pytestmark = pytest.mark.slow
 BUCKET = "on-kubernetes"
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {**PLANTED, "AWS_DEFAULT_REGION": "us-east-1"}
+"""Of the user and, by a Secret, of the pods; S3's double takes any."""
 
 
 class OnKubernetes(NamedTuple):
@@ -125,7 +127,22 @@ def test_credentials_reach_the_pods_by_their_secret_alone(auxiliary: Run, on_kub
         (container,) = job["spec"]["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "fast-electra"}}]
         assert not {variable["name"] for variable in container["env"]} & set(KEYS)
-    assert all(pod.environment["AWS_SECRET_ACCESS_KEY"] == "testing" for pod in on_kubernetes.cluster.pods.values())
+    environments = [pod.environment for pod in on_kubernetes.cluster.pods.values()]
+    assert len(environments) >= 5 and all(PLANTED.items() <= environment.items() for environment in environments)
+
+
+def test_no_secret_is_in_anything_that_the_run_leaves(auxiliary: Run, on_kubernetes: OnKubernetes) -> None:
+    cluster, client = on_kubernetes.cluster, on_kubernetes.client
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [item["Key"] for page in pages for item in page["Contents"]]
+    assert any(key.startswith("metaflow/AuxiliaryFlow/data/") for key in keys)  # artifacts, logs, cards, the code
+    bodies = {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    found = {key: secrets for key, body in bodies.items() if (secrets := leaks(key, body))}
+    assert found == {}
+    assert leaks_below(on_kubernetes.workspace.folder) == {}  # MLflow's database and artifacts
+    assert leaks("what was printed", auxiliary.output.encode()) == []
+    assert leaks("what was submitted", json.dumps([*cluster.jobs.values(), *cluster.jobsets.values()]).encode()) == []
+    assert [pod.name for pod in cluster.pods.values() if leaks(pod.name, pod.log.read_bytes())] == []
 
 
 def test_all_that_the_run_keeps_is_in_the_bucket(auxiliary: Run, on_kubernetes: OnKubernetes) -> None:

@@ -90,7 +90,7 @@ def _load_transformers(folder: Path, name: str) -> dict[str, Any]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    (kind,) = transformers.AutoConfig.from_pretrained(folder).architectures
+    (kind,) = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).architectures
     model = getattr(transformers, kind).from_pretrained(folder, use_safetensors=True)
     model.name_or_path = name  # MLflow notes it, and looks it up on the hub, where no name has a colon
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
