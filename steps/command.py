@@ -40,12 +40,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command in words (sys.argv by default); returns its exit code: 2 where the user has something to mend,
     which is then said in one line on standard error."""
     words = sys.argv[1:] if words is None else list(words)
-    arguments = _parser(words[0] if words else "").parse_args(words)
     with console():
         try:
+            arguments = _parser(words[0] if words else "").parse_args(words)
             return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
         except FastElectraError as error:
-            print(f"fast-electra {arguments.command}: {error}", file=sys.stderr)
+            print(f"fast-electra {words[0]}: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130

@@ -46,6 +46,16 @@ def test_what_the_user_has_to_mend_is_one_line_and_exit_code_2(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_config_file_of_metaflow_that_is_broken_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setenv("METAFLOW_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["rollback"]) == 2  # its default is looked up in that file
+    assert capsys.readouterr().err.startswith(f"fast-electra rollback: Metaflow's config file {tmp_path}/config.json")
+
+
 def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["exprot"])
