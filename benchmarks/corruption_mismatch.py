@@ -23,8 +23,9 @@ from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.models import build_masked_lm, masked_logits
+from fast_electra_core.precision import uses_bf16
 from fast_electra_core.proposals import FrozenMaskedLm
-from fast_electra_core.trainer import batch_at, progress_at, uses_bf16
+from fast_electra_core.trainer import batch_at, progress_at
 from steps.auxiliary import load_masked_lm
 from steps.tokenization import special_ids
 

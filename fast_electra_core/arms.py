@@ -209,6 +209,8 @@ _SHARED |= {
     "num_nodes",
     "processes_per_node",
     "max_skipped_steps",
+    "keep_checkpoints",
+    "milestone_every_steps",
     "corruption",
     "checkpoint_every_steps",
     "log_every_steps",

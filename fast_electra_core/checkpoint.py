@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write the checkpoint below root and delete all but the newest `keep`; returns its folder.
+def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2, milestone_every: int | None = None) -> Path:
+    """Write the checkpoint below root, delete those that are `superseded`, and return its folder.
 
     Raises:
         CheckpointError: it could not be written (disk full, say). Earlier ones are untouched.
@@ -60,9 +61,21 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Pat
         raise CheckpointError(
             f"no checkpoint could be written to {final}: {error}. Free some disk space, or set --store, and resume."
         ) from error
-    for old in list_checkpoints(root)[keep:]:
-        shutil.rmtree(old)
+    names = [path.name for path in list_checkpoints(root)]
+    for name in superseded(names, keep=keep, milestone_every=milestone_every):
+        shutil.rmtree(root / name)
     return final
+
+
+def superseded(names: Iterable[str], *, keep: int, milestone_every: int | None) -> list[str]:
+    """Of checkpoints' names those that are not kept: neither among the newest, nor of a step that milestone_every
+    divides.
+
+    >>> superseded(["step-000000010", "step-000000020", "step-000000030"], keep=1, milestone_every=20)
+    ['step-000000010']
+    """
+    older = sorted(names)[:-keep]
+    return [name for name in older if milestone_every is None or int(name.removeprefix("step-")) % milestone_every]
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -89,12 +102,24 @@ def load_latest(root: Path) -> Checkpoint | None:
     return None
 
 
-def _load(folder: Path) -> Checkpoint:
+def check(folder: Path) -> None:
+    """The checkpoint's files are those that its manifest names.
+
+    Raises:
+        CheckpointError: they are not, or not all are there; it says which.
+    """
     try:
         digests = json.loads((folder / MANIFEST).read_text())["sha256"]
         for name, expected in digests.items():
             if _sha256(folder / name) != expected:
                 raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its digest")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _load(folder: Path) -> Checkpoint:
+    check(folder)
+    try:
         state = json.loads((folder / _STATE).read_text())
         return Checkpoint(state.pop("step"), load_file(folder / _TENSORS), state)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:

@@ -158,6 +158,10 @@ class TrainingConfig(RunConfig):
     where there is none. 1 .. batch_size."""
     checkpoint_every_steps: int = 1000
     """A checkpoint is written every so many steps. >= 1."""
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints are kept. >= 1."""
+    milestone_every_steps: int | None = None
+    """Checkpoints of every so many steps are kept as well. A multiple of checkpoint_every_steps. None: none are."""
     log_every_steps: int = 50
     """Training metrics are averaged over, and logged every, so many steps. >= 1."""
     max_skipped_steps: int = 3
@@ -186,13 +190,20 @@ class TrainingConfig(RunConfig):
         _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
         check_choice("masking", self.masking, MASKINGS)
         _check_interval("keep_fraction", self.keep_fraction, 0.0, 1.0, "[)")
-        for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps"):
+        for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps", "keep_checkpoints"):
             _check_at_least(name, getattr(self, name), 1)
         if self.micro_batch_size is not None:
             _check_at_least("micro_batch_size", self.micro_batch_size, 1)
             if self.batch_size % self.micro_batch_size:
                 raise ConfigError(
                     f"batch_size must be divisible by micro_batch_size ({self.micro_batch_size}), got {self.batch_size}"
+                )
+        if self.milestone_every_steps is not None:
+            _check_at_least("milestone_every_steps", self.milestone_every_steps, 1)
+            if self.milestone_every_steps % self.checkpoint_every_steps:
+                raise ConfigError(
+                    f"milestone_every_steps must be a multiple of checkpoint_every_steps "
+                    f"({self.checkpoint_every_steps}), got {self.milestone_every_steps}"
                 )
         if self.processes_per_node is not None:
             _check_interval("processes_per_node", self.processes_per_node, 1, self.batch_size, "[]")

@@ -12,32 +12,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fast_electra_core.checkpoint import (
     Checkpoint,
     load_latest,
     restore_training_tensors,
-    save_checkpoint,
     training_tensors,
 )
+from fast_electra_core.checkpoint_writer import CheckpointWriter
 from fast_electra_core.config import ScoringConfig, TrainingConfig
 from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError, ConfigError, DataError
+from fast_electra_core.errors import CheckpointError, DataError
 from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import Masking
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
+from fast_electra_core.precision import uses_bf16
 from fast_electra_core.schedules import learning_rate_at
 from fast_electra_core.skipping import Skipper
 
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
-    | {"checkpoint_every_steps", "log_every_steps", "max_skipped_steps", "num_nodes", "processes_per_node"}
-    | {"price_per_hour", "auxiliary_shared_by", "activation_checkpointing", "max_auxiliary_fraction"}
+    | {"checkpoint_every_steps", "keep_checkpoints", "milestone_every_steps", "log_every_steps", "max_skipped_steps"}
+    | {"num_nodes", "processes_per_node", "activation_checkpointing"}
+    | {"price_per_hour", "auxiliary_shared_by", "max_auxiliary_fraction"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
     | {"corruption"}
@@ -58,7 +60,7 @@ class Hooks(NamedTuple):
     on_metrics: Callable[[Row], None] = lambda row: None
     """A row of metrics; its "step" counts the optimiser steps done."""
     on_checkpoint: Callable[[Path], None] = lambda folder: None
-    """A complete checkpoint's folder."""
+    """A complete checkpoint's folder, in the thread that has written it."""
     on_step: Callable[[int], None] = lambda step: None
     """After every step, with the number of steps done."""
     evaluate: Callable[[], Row] = dict
@@ -105,7 +107,7 @@ def train(
         Interrupted: hooks.should_stop() was true.
     """
     device = next(method.parameters()).device
-    bf16 = uses_bf16(config.precision, device)
+    uses_bf16(config.precision, device)  # refused here, before the first step
     if config.activation_checkpointing:
         method.checkpoint_activations()
     optimizer = build_optimizer(method, config)
@@ -118,53 +120,55 @@ def train(
         batch_of=lambda step: dataset.index_at(step, batch_size=config.batch_size, seed=config.seed),
         note=checkpoints / SKIPPED if group.is_first else None,
     )
-    for step in range(first_step, config.num_steps):
-        batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
-        torch.manual_seed(_dropout_seed(step, config, group))
-        num_selected = group.sum(batch.is_selected.sum().float())
-        totals = Totals(config.batch_size * config.sequence_length, num_selected.to(device))
-        stats: Stats = {}
-        micro_batches = batch.split(config.micro_batch_size or config.batch_size)
-        for index, micro_batch in enumerate(micro_batches, start=1):
-            with group.accumulating(replica, is_last=index == len(micro_batches)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    loss = replica(micro_batch.to(device), totals, progress=progress_at(step, config), stats=stats)
-                (loss * group.size).backward()  # gradients are averaged, and to be summed
-        stats = group.sum_all(stats) | clip_gradients(method, config.max_gradient_norm)
-        for name, value in skipper.sift(step, optimizer, stats).items():
-            sums[name] = sums[name] + value if name in sums else value
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    writer = CheckpointWriter(
+        checkpoints,
+        keep=config.keep_checkpoints,
+        milestone_every=config.milestone_every_steps,
+        on_written=hooks.on_checkpoint,
+    )
+    with writer:
+        for step in range(first_step, config.num_steps):
+            batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
+            torch.manual_seed(_dropout_seed(step, config, group))
+            num_selected = group.sum(batch.is_selected.sum().float())
+            totals = Totals(config.batch_size * config.sequence_length, num_selected.to(device))
+            stats = _backward(replica, batch, totals, step=step, config=config, group=group)
+            stats = group.sum_all(stats) | clip_gradients(method, config.max_gradient_norm)
+            for name, value in skipper.sift(step, optimizer, stats).items():
+                sums[name] = sums[name] + value if name in sums else value
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-        done = step + 1
-        hooks.on_step(done)
-        is_last = done == config.num_steps
-        stop = group.any(hooks.should_stop()) and not is_last
-        row: Row = {}
-        if done % config.log_every_steps == 0 or is_last:
-            skipper.look()
-            row = _row(method, sums, done, config)  # device sync
-            now = time.perf_counter()
-            num_tokens = (done - window_from) * config.batch_size * config.sequence_length
-            row["tokens_per_second"] = num_tokens / (now - window_started)
-            sums = {}
-        if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
-            row |= {"step": done, **hooks.evaluate()}
-        if group.is_first and row:
-            hooks.on_metrics(row)
-            window_started, window_from = time.perf_counter(), done
-        if done % config.checkpoint_every_steps == 0 or is_last or stop:
-            tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
-            skipper.look()
-            skipper.check_weights(tensors)
-            if group.is_first:
-                seconds = seconds_before + time.perf_counter() - started
-                state = {"identity": training_identity(config), "seconds": seconds}
-                hooks.on_checkpoint(save_checkpoint(checkpoints, Checkpoint(done, tensors, state)))
-        if stop:
-            raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
+            done = step + 1
+            hooks.on_step(done)
+            is_last = done == config.num_steps
+            stop = group.any(hooks.should_stop()) and not is_last
+            row: Row = {}
+            if done % config.log_every_steps == 0 or is_last:
+                skipper.look()
+                row = _row(method, sums, done, config)  # device sync
+                now = time.perf_counter()
+                num_tokens = (done - window_from) * config.batch_size * config.sequence_length
+                row["tokens_per_second"] = num_tokens / (now - window_started)
+                sums = {}
+            if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
+                row |= {"step": done, **hooks.evaluate()}
+            if group.is_first and row:
+                hooks.on_metrics(row)
+                window_started, window_from = time.perf_counter(), done
+            if done % config.checkpoint_every_steps == 0 or is_last or stop:
+                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+                skipper.look()
+                skipper.check_weights(tensors)
+                if group.is_first:
+                    seconds = seconds_before + time.perf_counter() - started
+                    state = {"identity": training_identity(config), "seconds": seconds}
+                    writer.write(Checkpoint(done, tensors, state))
+            if stop:
+                writer.wait()
+                raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
     return Trained(first_step, config.num_steps, seconds_before + time.perf_counter() - started)
 
 
@@ -214,21 +218,20 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT_ON_TRAINING}
 
 
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run in bf16 autocast.
-
-    Raises:
-        ConfigError: bf16 was asked for where it is slower than fp32.
-    """
-    if precision == "fp32":
-        return False
-    has_fast_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bf16" and not has_fast_bf16:
-        raise ConfigError(
-            f"precision bf16 is refused on {device.type}: without hardware for it a step is 2-3 times slower than "
-            "in fp32. Use --precision auto or fp32"
-        )
-    return has_fast_bf16
+def _backward(
+    replica: nn.Module, batch: Batch, totals: Totals, *, step: int, config: TrainingConfig, group: Group
+) -> Stats:
+    """The batch's gradients are those of all processes' batches; returns this one's sums."""
+    stats: Stats = {}
+    device = totals.num_selected.device
+    bf16 = uses_bf16(config.precision, device)
+    micro_batches = batch.split(config.micro_batch_size or config.batch_size)
+    for index, micro_batch in enumerate(micro_batches, start=1):
+        with group.accumulating(replica, is_last=index == len(micro_batches)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = replica(micro_batch.to(device), totals, progress=progress_at(step, config), stats=stats)
+            (loss * group.size).backward()  # gradients are averaged, and to be summed
+    return stats
 
 
 def _dropout_seed(step: int, config: TrainingConfig, group: Group) -> int:

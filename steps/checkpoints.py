@@ -1,11 +1,18 @@
 """A run's checkpoints in its store, where another machine finds them, and the curve that goes with them."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
+from fast_electra_core.checkpoint import check, superseded
+from fast_electra_core.config import TrainingConfig
+from fast_electra_core.errors import CheckpointError
 from fast_electra_core.trainer import Row
 from steps.store import Store
+
+_CURVE = "curve.jsonl"
+_logger = logging.getLogger(__name__)
 
 
 class Curve:
@@ -27,19 +34,40 @@ class Curve:
 
 
 def fetch_checkpoints(store: Store, prefix: str) -> Path:
-    """The folder of checkpoints on this machine, with those in S3 downloaded if it is a fresh one."""
-    for key in store.list_keys(prefix):
-        folder = store.get_folder(key)
-        if store.is_s3 and (folder / "curve.jsonl").is_file():
-            shutil.copyfile(folder / "curve.jsonl", folder.parent.parent / "curve.jsonl")
+    """The folder of checkpoints on this machine, with the newest sound one of those in S3."""
+    if store.is_s3:
+        for key in reversed(store.list_keys(prefix)):
+            folder = store.get_folder(key)
+            if (folder / _CURVE).is_file():
+                shutil.copyfile(folder / _CURVE, store.path(prefix).parent / _CURVE)
+            if _is_sound(folder):
+                break
     return store.path(prefix)
 
 
-def keep_checkpoint(folder: Path, store: Store, prefix: str) -> None:
-    """Upload the checkpoint, where the store is in S3, with the curve so far; drop those no longer on disk."""
+def _is_sound(folder: Path) -> bool:
+    try:
+        check(folder)
+    except CheckpointError:  # said by load_latest, which comes by here
+        return False
+    return True
+
+
+def keep_checkpoint(folder: Path, store: Store, prefix: str, config: TrainingConfig) -> None:
+    """Upload the checkpoint, where the store is in S3, with the curve so far; drop those that are superseded.
+
+    Where S3 will not take it, for longer than its client tries, that is said: training goes on, the checkpoint is on
+    this machine, and the next one may have better luck.
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
     if store.is_s3:
-        shutil.copyfile(folder.parent.parent / "curve.jsonl", folder / "curve.jsonl")
-    store.put_folder(folder, f"{prefix}/{folder.name}")
-    for key in store.list_keys(prefix):
-        if not store.path(key).is_dir():
-            store.delete(key)
+        shutil.copyfile(store.path(prefix).parent / _CURVE, folder / _CURVE)
+    try:
+        store.put_folder(folder, f"{prefix}/{folder.name}")
+        names = [key.rpartition("/")[2] for key in store.list_keys(prefix)]
+        for name in superseded(names, keep=config.keep_checkpoints, milestone_every=config.milestone_every_steps):
+            store.delete(f"{prefix}/{name}")
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        _logger.warning("checkpoint %s is on this machine alone, S3 does not take it: %s", folder, error)

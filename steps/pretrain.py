@@ -314,9 +314,8 @@ def _train(
             bar.show(**{short: row[name] for name, short in _SHOWN.items() if name in row})
 
         def on_checkpoint(folder: Path) -> None:
-            keep_checkpoint(
-                folder, run.store, run.checkpoint_prefix
-            )  # without a word to the server: rows that it lacks are sent from the curve
+            # Without a word to the tracker: rows that it lacks are sent from the curve.
+            keep_checkpoint(folder, run.store, run.checkpoint_prefix, config)
 
         trained = train(
             method,

@@ -26,6 +26,7 @@ SHARED: dict[str, Any] = {
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
     "processes_per_node": 2, "max_skipped_steps": 0, "activation_checkpointing": True,
+    "keep_checkpoints": 1, "milestone_every_steps": 1000,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
@@ -405,6 +406,12 @@ def test_lists_lose_blanks_and_repetitions_but_not_their_order() -> None:
     config = PretrainConfig(auxiliary=" b, a,,b ", tasks="rte, cola ,rte")
     assert config.auxiliary_list() == ["b", "a"]
     assert config.task_list() == ["rte", "cola"]
+
+
+def test_milestones_are_checkpoints() -> None:
+    message = r"milestone_every_steps must be a multiple of checkpoint_every_steps \(40\), got 60"
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig(checkpoint_every_steps=40, milestone_every_steps=60)
 
 
 @pytest.mark.parametrize("preset", AUXILIARY_PRESETS)

@@ -50,7 +50,7 @@ SHARING = {
     "finetune_recipe": "modernbert", "finetune_grid": "1e-4", "best_epoch": True, "mnli_transfer": True,
     "test_predictions": False, "keep_task_models": True, "initial_model": "folder", "price_per_hour": 0.5,
     "processes_per_node": 2, "max_skipped_steps": 1, "auxiliary_shared_by": 7, "corpus_licence": "CC0",
-    "activation_checkpointing": True,
+    "activation_checkpointing": True, "keep_checkpoints": 7, "milestone_every_steps": 2000,
     "promote": "never", "promotion_margin": 0.1,
     "waive_gates": "licence",
 }  # fmt: skip

@@ -62,6 +62,12 @@ def test_one_two_and_four_processes_end_with_the_same_weights_and_metrics(
         assert all(each["weights"] == first["weights"] for each in others)  # the same bits
 
 
+def test_with_activations_computed_again_they_do_so_too(shard: Path, tmp_path: Path) -> None:
+    (alone,) = run(1, "electra_gdes", shard, tmp_path / "1")
+    first, _ = run(2, "electra_gdes", shard, tmp_path / "2", activation_checkpointing=True)
+    close(first["weights"], alone["weights"])
+
+
 def test_the_first_process_alone_scores_and_writes(shard: Path, tmp_path: Path) -> None:
     first, *others = run(2, "fast_electra", shard, tmp_path)
     assert first["scored"] == [4, 6]

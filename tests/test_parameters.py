@@ -51,6 +51,8 @@ SHARED = {
     "price_per_hour": 2.5,
     "processes_per_node": 2,
     "max_skipped_steps": 1,
+    "keep_checkpoints": 5,
+    "milestone_every_steps": 9000,
     "store": "elsewhere",
     "tracking_uri": "sqlite:///other.db",
     "experiment": "other",

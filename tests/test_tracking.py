@@ -1,5 +1,6 @@
 """Claims about steps/tracking/, on real SQLite files and one real MLflow server on the loopback."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,11 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import new_database
+from toys import MASK, dataset_of, electra_config
+from transformers import ElectraForMaskedLM
 
+from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.errors import ConfigError, TrackingError
+from fast_electra_core.methods import MaskedLanguageModel
 from steps import tracking
+from steps.pretrain import TrainingRun, _train
+from steps.store import Store
 from steps.tracking import connection, runs
 from steps.tracking import metrics as tracking_metrics
 
@@ -371,6 +380,45 @@ def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_p
 
     assert history(child, "loss") == [(step, float(step)) for step in range(1, 60)]
     assert not spill.exists()
+
+
+def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_back(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when it has the first rows, started again four steps later; a step takes a fifth of a second."""
+    tracking.check_server(server.uri, "served")
+    run = TrainingRun(
+        store=Store(str(tmp_path / "store")), run_key="runs/1", shard_keys=[], tokenizer_key="",
+        mlflow_run_id=tracking.start_parent(server.uri, "served", name="flow", tags={}, params={}),
+    )  # fmt: skip
+    dataset = dataset_of(tmp_path / "shard", [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
+    config = AuxiliaryConfig(
+        num_steps=20, batch_size=4, sequence_length=10, log_every_steps=1, checkpoint_every_steps=5, precision="fp32"
+    )
+    patient = functools.partial(tracking.MetricsLogger, close_wait_seconds=300.0)  # on a busy machine it starts late
+    monkeypatch.setattr(tracking, "MetricsLogger", patient)
+    back = threading.Thread(target=server.start)
+    steps: list[int] = []
+
+    class Watched(MaskedLanguageModel):
+        def loss(self, *arguments: Any, **more: Any) -> Any:
+            steps.append(len(steps))
+            time.sleep(0.2)
+            if len(steps) == 14:
+                assert history(run.mlflow_run_id, "loss")
+                server.stop()
+            if len(steps) == 18:
+                back.start()
+            return super().loss(*arguments, **more)
+
+    method = Watched(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
+    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+    back.join()
+    assert result["seconds"] < 15  # none of the steps, 4 s in all, has waited for the server
+    assert history(run.mlflow_run_id, "loss") == [
+        (row["step"], pytest.approx(row["loss"])) for row in result["curve"] if "loss" in row
+    ]
+    assert [row["step"] for row in result["curve"]] == list(range(1, 21))
 
 
 def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
 from fast_electra_core.optimizer import build_optimizer
+from fast_electra_core.precision import uses_bf16
 from fast_electra_core.trainer import (
     SKIPPED,
     WITHOUT_EFFECT_ON_TRAINING,
@@ -28,7 +29,6 @@ from fast_electra_core.trainer import (
     Row,
     train,
     training_identity,
-    uses_bf16,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

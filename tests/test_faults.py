@@ -1,0 +1,218 @@
+"""What training survives of its store: objects lost or damaged, an S3 that answers badly or not at all, a full disk."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import new_database
+from flaky import flaky
+from toys import MASK, dataset_of, electra_config
+from transformers import ElectraForMaskedLM
+
+from fast_electra_core import checkpoint as checkpoint_module
+from fast_electra_core.checkpoint import Checkpoint, list_checkpoints, load_latest
+from fast_electra_core.checkpoint_writer import CheckpointWriter
+from fast_electra_core.config import AuxiliaryConfig
+from fast_electra_core.data import TokenDataset
+from fast_electra_core.errors import CheckpointError
+from fast_electra_core.methods import MaskedLanguageModel
+from steps import store as store_module
+from steps import tracking
+from steps.pretrain import TrainingRun, _train
+from steps.store import Store
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
+    folder = tmp_path_factory.mktemp("shard")
+    return dataset_of(folder, [np.arange(5, 29)] * 4, vocab_size=30, sequence_length=10)
+
+
+@pytest.fixture
+def mlflow_run(tmp_path: Path) -> str:
+    uri = new_database(tmp_path)
+    tracking.check_server(uri, "tests")
+    return tracking.start_parent(uri, "tests", name="flow", tags={}, params={})
+
+
+def toy_config(**changes: Any) -> AuxiliaryConfig:
+    values: dict[str, Any] = {"num_steps": 8, "batch_size": 4, "sequence_length": 10, "log_every_steps": 4}
+    return AuxiliaryConfig(**{**values, "checkpoint_every_steps": 2, "precision": "fp32", "dropout": 0.0, **changes})
+
+
+def train(dataset: TokenDataset, run: TrainingRun, config: AuxiliaryConfig) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The result, and the weights."""
+    torch.manual_seed(0)
+    model = ElectraForMaskedLM(electra_config(30))
+    method = MaskedLanguageModel(model, mask_token_id=MASK)
+    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+    return result, {name: value.detach().numpy().tobytes() for name, value in model.named_parameters()}
+
+
+def training_run(run_id: str, *, root: str = "s3://bucket/store") -> TrainingRun:
+    return TrainingRun(store=Store(root), run_key="runs/1", shard_keys=[], tokenizer_key="", mlflow_run_id=run_id)
+
+
+def steps_in_s3(s3: Any) -> list[int]:
+    names = [entry["Key"] for entry in s3.list_objects_v2(Bucket="bucket").get("Contents", [])]
+    return sorted(int(name.split("/step-")[1].split("/")[0]) for name in names if name.endswith(".complete"))
+
+
+def forget_local_copy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As on another machine."""
+    monkeypatch.setenv("FAST_ELECTRA_CACHE", str(folder))
+
+
+@pytest.mark.parametrize("damage", ["an object is gone", "a byte is flipped", "the upload broke off"])
+def test_on_another_machine_the_newest_sound_checkpoint_in_s3_is_used(
+    damage: str,
+    s3: Any,
+    mlflow_run: str,
+    dataset: TokenDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, whole = train(dataset, training_run(mlflow_run, root=str(tmp_path / "store")), toy_config())
+    train(dataset, training_run(mlflow_run), toy_config(num_steps=8))
+    newest = "store/runs/1/checkpoints/step-000000008"
+    if damage == "an object is gone":
+        s3.delete_object(Bucket="bucket", Key=f"{newest}/tensors.safetensors")
+    elif damage == "a byte is flipped":
+        data = bytearray(s3.get_object(Bucket="bucket", Key=f"{newest}/tensors.safetensors")["Body"].read())
+        data[len(data) // 2] ^= 1
+        s3.put_object(Bucket="bucket", Key=f"{newest}/tensors.safetensors", Body=bytes(data))
+    else:
+        s3.delete_object(Bucket="bucket", Key=f"{newest}/.complete")
+    forget_local_copy(monkeypatch, tmp_path / "another")
+    result, weights = train(dataset, training_run(mlflow_run), toy_config())
+    assert result["resumed_from"] == 6
+    assert weights == whole
+    assert [row["step"] for row in result["curve"] if "loss" in row] == [4, 8]
+    said = "step-000000008 is damaged" in caplog.text
+    assert said == (damage != "the upload broke off")
+
+
+def test_milestones_stay_in_s3_and_another_machine_fetches_the_newest_alone(
+    s3: Any, mlflow_run: str, dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(keep_checkpoints=1, milestone_every_steps=4, num_steps=10)
+    train(dataset, training_run(mlflow_run), config)
+    assert steps_in_s3(s3) == [4, 8, 10]
+    forget_local_copy(monkeypatch, tmp_path / "another")
+    run = training_run(mlflow_run)
+    result, _ = train(dataset, run, config)
+    assert result["resumed_from"] == 10
+    assert [folder.name for folder in list_checkpoints(run.store.path(run.checkpoint_prefix))] == ["step-000000010"]
+    assert steps_in_s3(s3) == [4, 8, 10]
+
+
+def test_training_survives_an_s3_that_answers_503_and_resets_connections(
+    s3: Any,
+    s3_endpoint: str,
+    mlflow_run: str,
+    dataset: TokenDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, whole = train(dataset, training_run(mlflow_run, root=str(tmp_path / "store")), toy_config())
+    with flaky(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.fates = ["pass", "503", "pass", "reset", "pass"]
+        _, weights = train(dataset, training_run(mlflow_run), toy_config(num_steps=8, checkpoint_every_steps=4))
+        assert proxy.num_spoiled >= 6
+        forget_local_copy(monkeypatch, tmp_path / "another")
+        again, same = train(dataset, training_run(mlflow_run), toy_config(num_steps=8, checkpoint_every_steps=4))
+    assert weights == same == whole
+    assert again["resumed_from"] == 8
+    assert steps_in_s3(s3) == [4, 8]
+
+
+def test_training_goes_on_while_s3_takes_nothing_and_says_so(
+    s3: Any,
+    s3_endpoint: str,
+    mlflow_run: str,
+    dataset: TokenDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It comes back behind the second checkpoint. The client is one that gives up soon."""
+    import boto3
+    from botocore.config import Config
+
+    def impatient() -> Any:
+        return boto3.client("s3", endpoint_url=proxy.url, config=Config(retries={"max_attempts": 1}))
+
+    with flaky(s3_endpoint) as proxy:
+        run = training_run(mlflow_run)
+        monkeypatch.setattr(store_module, "s3_client", impatient)
+        really = store_module.Store.put_folder
+
+        def put_folder(store: Store, local: Path, key: str) -> str:
+            proxy.fates = ["reset"] if local.name <= "step-000000004" else ["pass"]
+            return really(store, local, key)
+
+        monkeypatch.setattr(store_module.Store, "put_folder", put_folder)
+        result, _ = train(dataset, run, toy_config())
+    assert result["resumed_from"] == 0
+    assert steps_in_s3(s3) == [6, 8]
+    warnings = [record.getMessage() for record in caplog.records if "on this machine alone" in record.getMessage()]
+    assert len(warnings) == 2
+    assert "step-000000002 is on this machine alone, S3 does not take it" in warnings[0]
+
+
+# Writing beside training
+
+
+def writer(root: Path, written: list[Path], **changes: Any) -> CheckpointWriter:
+    return CheckpointWriter(root, **{"keep": 2, "milestone_every": None, "on_written": written.append, **changes})
+
+
+def test_a_checkpoint_is_written_beside_training_as_its_tensors_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write = threading.Event()
+    really = checkpoint_module.save_file
+
+    def save_late(*arguments: Any) -> None:
+        assert may_write.wait(30)
+        really(*arguments)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", save_late)
+    weight, written = torch.ones(3), list[Path]()
+    with writer(tmp_path, written) as writing:
+        writing.write(Checkpoint(1, {"weight": weight}, {}))
+        weight.mul_(7)  # training goes on
+        assert not written
+        may_write.set()
+    assert [path.name for path in written] == ["step-000000001"]
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    assert newest.tensors["weight"].tolist() == [1, 1, 1]
+
+
+def test_a_disk_that_fills_up_is_said_at_the_latest_when_the_next_checkpoint_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    written: list[Path] = []
+    with pytest.raises(CheckpointError, match=r"step-000000002: .*No space left"), writer(tmp_path, written) as writing:
+        writing.write(Checkpoint(1, {"weight": torch.ones(1)}, {}))
+        writing.wait()
+        monkeypatch.setattr(checkpoint_module, "save_file", fill)
+        writing.write(Checkpoint(2, {"weight": torch.ones(1)}, {}))
+        writing.write(Checkpoint(3, {"weight": torch.ones(1)}, {}))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000001"]
+    with pytest.raises(RuntimeError, match="another error"), writer(tmp_path, written) as writing:
+        writing.write(Checkpoint(4, {"weight": torch.ones(1)}, {}))
+        raise RuntimeError("another error")
+    assert "step-000000004: [Errno 28] No space left on device" in caplog.text
+    newest = load_latest(tmp_path)
+    assert newest is not None and newest.step == 1
