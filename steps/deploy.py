@@ -14,6 +14,7 @@ Exit code: 0; 1 if a check or the deployment failed; 2 if nothing could be asked
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -116,7 +117,7 @@ def _to_argo(
     places: list[Check],
 ) -> int:
     cluster, namespace = Cluster(), setting("METAFLOW_KUBERNETES_NAMESPACE", "default")
-    checks = check_cluster(cluster, profile, needs_jobsets="jobset" in json.dumps(template), deploys=True)
+    checks = check_cluster(cluster, profile, needs_jobsets=defaults.get("num_nodes", 1) > 1, deploys=True)
     checks.append(check_reaches_mlflow(cluster, profile, namespace, defaults.get("tracking_uri")))
     of_argo, is_list = argo.check_argo(cluster, namespace, template)
     checks += [*places, *of_argo]
@@ -187,11 +188,11 @@ def _describe(flow: Flow, scheduler: str) -> dict[str, Any]:
         ConfigError: the flow refuses; its words are in the message.
     """
     done = subprocess.run(flow.command(scheduler, "--only-json"), capture_output=True, text=True)
-    start = done.stdout.find("{")
-    if done.returncode or start < 0:
+    described = re.search(r"^\{.*", done.stdout, re.DOTALL | re.MULTILINE)  # after what Metaflow has to say
+    if done.returncode or described is None:
         said = "\n".join(line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip())
         raise ConfigError(f"{flow.file} cannot be described for {scheduler}:\n{said}")
-    return dict(json.loads(done.stdout[start:]))
+    return dict(json.loads(described[0]))
 
 
 def _read_defaults(path: str | None) -> dict[str, Any]:

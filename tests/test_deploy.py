@@ -106,9 +106,9 @@ def set_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_schedule_that_is_refused_leaves_no_template_behind(deploy: Callable[..., str], cluster: Cluster) -> None:
     cluster.argo_trouble["cronworkflows"] = "admission webhook denied the request: no schedules on holidays"
-    shown = deploy(WEEKLY, code=1)
+    shown = deploy(WEEKLY, "--name", "weekly", code=1)
     assert "no schedules on holidays" in shown  # Metaflow's own words
-    assert "stopped half-way: workflowtemplates/tinyflow in training, which was not there before, is removed" in shown
+    assert "stopped half-way: workflowtemplates/weekly in training, which was not there before, is removed" in shown
     assert kept(cluster) == {"workflowtemplates": [], "cronworkflows": [], "sensors": []}
 
 
@@ -141,10 +141,13 @@ def test_nothing_is_submitted_where_something_is_missing(
     deploy: Callable[..., str], cluster: Cluster, tmp_path: Path
 ) -> None:
     cluster.denied.add(("create", "cronworkflows"))
+    cluster.has_jobsets = False
+    (tmp_path / "weekly.json").write_text(json.dumps({**WHERE, "num_nodes": 2}))
     cluster.argo_resources = {"workflowtemplates"}
     del cluster.secrets["fast-electra"]["MLFLOW_TRACKING_URI"]
     shown = deploy(WEEKLY, code=1)
     assert "failed may cronworkflows create cronworkflows is not allowed" in shown
+    assert "failed JobSet controller" in shown
     assert (
         "failed Argo cronworkflows of argoproj.io/v1alpha1 are not served; a deployment needs them -> kubectl" in shown
     )
@@ -218,14 +221,21 @@ def template(cron: str = "", **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "WorkflowTemplate", "metadata": metadata, "spec": spec}
 
 
-@pytest.mark.parametrize("flow", ["pretrain_flow.py", "retrain_flow.py"])
+@pytest.mark.parametrize(
+    ("flow", "more", "cron"),
+    [
+        ("pretrain_flow.py", [], ""),
+        ("retrain_flow.py", ["--config_value", "deployment", '{"cron": "5 4 * * *"}'], "5 4 * * *"),
+    ],
+)
 def test_every_pod_of_a_flow_on_argo_is_valid_bounded_and_unprivileged(
-    flow: str, cluster: Cluster, s3: Any, capfd: pytest.CaptureFixture[str]
+    flow: str, more: list[str], cron: str, cluster: Cluster, s3: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     profile = str(ROOT / "infra" / "profiles" / "kubernetes.json")
     words = ["deploy", str(ROOT / "flows" / flow), "--to", "argo-workflows", "--profile", profile, "--only_json"]
-    assert main([*words, "--defaults", "weekly.json"]) == 0
+    assert main([*words, "--defaults", "weekly.json", *more]) == 0
     found = json.loads(capfd.readouterr().out)
+    assert argo.planned(found).cron == cron
     made = {each["name"]: each for each in found["spec"]["templates"] if "container" in each or "resource" in each}
     ours = {name: each for name, each in made.items() if not name.startswith(METAFLOWS_OWN)}
     assert {"start", "tokenize", "pretrain", "finetune", "register", "end"} <= set(ours)
