@@ -64,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, nargs=2, action="append", default=[], metavar=("CONFIG", value), help="another Config of the flow"
         )
-    parser.add_argument("--only_json", action="store_true", help="print what would be submitted, and submit nothing")
+    parser.add_argument(
+        "--only_json",
+        action="store_true",
+        help="print what would be submitted, and deploy nothing; job definitions of AWS Batch are made all the same",
+    )
     parser.add_argument(
         "--create",
         action="append",

@@ -129,7 +129,9 @@ def test_what_cannot_be_read_says_the_next_move(
     assert "--force has no effect without --write" in capsys.readouterr().err
 
 
-def test_terraforms_own_outputs_have_the_names_that_the_command_wants() -> None:
+def test_terraforms_own_outputs_have_the_names_that_the_command_and_metaflow_want() -> None:
+    from metaflow import metaflow_config
+
     text = (ROOT / "infra" / "terraform" / "outputs.tf").read_text()
     for output, prefix in (("metaflow_config", "METAFLOW_"), ("mlflow_config", "MLFLOW_")):
         found = re.search(rf'output "{output}".*?\n}}\n', text, re.DOTALL)
@@ -137,3 +139,5 @@ def test_terraforms_own_outputs_have_the_names_that_the_command_wants() -> None:
         names = re.findall(r"^    ([A-Z0-9_]+) +=", found[0], re.MULTILINE)
         assert names and all(name.startswith(prefix) for name in names)
         assert output == "metaflow_config" or "MLFLOW_TRACKING_URI" in names
+        if output == "metaflow_config":  # Metaflow says nothing of names that it does not know
+            assert [name for name in names if not hasattr(metaflow_config, name.removeprefix(prefix))] == []
