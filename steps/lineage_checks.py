@@ -107,20 +107,29 @@ def _config_digest(record: Record) -> str:
 
 
 def check_text(tags: Mapping[str, str], record: Record) -> list[Check]:
-    """The text as a whole and each of its files, where they still lie at their address."""
+    """The text as a whole and each of its files, where they still lie at their address. Of a corpus that grows, other
+    files beside them are no difference."""
     recorded = {file["name"]: file["digest"] for file in record["corpus"]["files"]}
     try:
         now = _files_now(record)
     except (FastElectraError, OSError) as error:
         why = " ".join(str(error).split())
         return [Check("corpus.digest", tags.get("corpus.digest", ""), GONE, why)]
+    grows = record["corpus"].get("grows", False)
+    if grows:
+        now = {name: digest for name, digest in now.items() if name in recorded}
     more = sorted(set(now) - set(recorded))
     files = [
         compare(f"file {name}", digest, functools.partial(_digest_in, now, name)) for name, digest in recorded.items()
     ]
     files += [Check(f"file {name}", "", DIFFERS, "was not there") for name in more]
-    whole = compare("corpus.digest", tags.get("corpus.digest"), lambda: _content_digest(now))
-    return [whole, *files]
+
+    def whole() -> str:
+        if grows and len(now) < len(recorded):
+            raise DataError("some of its files are no longer at the address of the corpus")
+        return _content_digest(now)
+
+    return [compare("corpus.digest", tags.get("corpus.digest"), whole), *files]
 
 
 def _digest_in(files: Mapping[str, str], name: str) -> str:

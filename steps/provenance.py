@@ -105,7 +105,7 @@ def record_of(plan: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
         "given": {name: value for name, value in given.items() if value is not None},
         "config": plan["config"],
         "config_digest": plan["config_digest"],
-        "corpus": {name: value for name, value in corpus.items() if name != "shards"} if corpus else None,
+        "corpus": {**_without_shards(corpus), "grows": "retrain" in plan} if corpus else None,
         "tokenizer_digest": plan["tokenizer_key"].rpartition("/")[2] if "tokenizer_key" in plan else None,
         "tasks": plan.get("tasks", {}),
         "candidates": [_origin(candidate) for candidate in plan.get("candidates", ())],
@@ -113,6 +113,10 @@ def record_of(plan: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
         "code": plan["code"],
         "environment": environment(),
     }
+
+
+def _without_shards(corpus: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in corpus.items() if name != "shards"}
 
 
 def _origin(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -372,3 +372,13 @@ def test_no_secret_of_the_environment_reaches_database_or_artifacts(
     assert "T0KEN" not in dump
     files = [path for path in (year.folder / "mlartifacts").rglob("*") if path.is_file()]
     assert files and not any(b"T0KEN" in path.read_bytes() for path in files)
+
+
+def test_the_lineage_of_a_continued_version_is_whole_though_its_corpus_has_grown(year: Place) -> None:
+    from steps.lineage_tree import differences, tree_of
+
+    tree = tree_of(f"models:/{NAME}/2")
+    verdicts = {check.what: check.verdict for node in tree.everything() for check in node.checks}
+    assert (year.text / "october.txt").is_file()
+    assert verdicts["file april.txt"] == verdicts["initial_model.digest"] == "ok"
+    assert [check.what for check in differences(tree) if not check.what.startswith("code")] == []
