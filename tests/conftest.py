@@ -30,9 +30,14 @@ TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1"
 LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "200", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
 
 FLOW_FILES = (
-    "test_flow.py", "test_flow_offline.py", "test_flow_reproduce.py", "test_flow_resume.py", "test_flow_nodes.py",
+    "test_flow.py",
+    "test_flow_nodes.py",
+    "test_flow_offline.py",
+    "test_flow_reproduce.py",
+    "test_flow_resume.py",
+    "test_flow_retrain.py",
     "test_flow_secrets.py",
-)  # fmt: skip
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

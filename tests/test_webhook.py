@@ -1,44 +1,14 @@
 """Claims about steps/webhook.py and the exit hooks, on a real HTTP server: what is posted, how often, never where."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from webhook_receiver import Receiver
 
 from fast_electra_core.errors import ConfigError
 from steps import retrain_hook, webhook
-
-
-class Receiver:
-    """Answers with the statuses given, one after the other, the last one for ever; keeps what it got."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = [200]
-        self.got: list[tuple[str, str, Any]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append((self.path, self.headers["Content-Type"], json.loads(body)))
-                status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
-                self.send_response(status)
-                if 300 <= status < 400:
-                    self.send_header("Location", f"{receiver.url}/elsewhere")
-                self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/T0KEN"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
 
 @pytest.fixture
@@ -47,8 +17,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     made = Receiver()
     monkeypatch.setenv(webhook.WEBHOOK, made.url)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 OUTCOME = {"way": "continue", "words": "RetrainFlow/7: the champion was continued"}
@@ -114,8 +83,7 @@ def test_redirects_are_not_followed(receiver: Receiver, status: int) -> None:
 def test_the_url_is_in_nothing_that_is_said(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    receiver.close()
     assert webhook.post(receiver.url, {}) == "not told: no answer (URLError), after 4 attempts"
     for url in (
         "ftp://hooks.example/T0KEN",
