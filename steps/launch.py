@@ -76,7 +76,7 @@ def _train(work: str, arguments: Sequence[Plain], machine: Machine) -> Any:
         return getattr(lifecycle, work)(*arguments)
     with running(plan), tempfile.TemporaryDirectory() as scratch:
         store = Store(plan["config"]["store"])
-        for key in text["shard_keys"]:  # once for the machine
+        for key in (*text["shard_keys"], *plan.get("old_shard_keys", ())):  # once for the machine
             store.get_folder(key)
         folder = Path(scratch)
         (folder / JOB).write_text(json.dumps({"work": work, "arguments": arguments}))

@@ -1,7 +1,8 @@
 """The exit hooks of RetrainFlow: whichever way it ends, the webhook is told, if one is set (steps.webhook).
 
 Metaflow calls them in a process of its own after the run, on Argo Workflows in a pod; run is Metaflow's, or None where
-its metadata cannot be read from there. Then only that it has ended, and how, is told.
+its metadata cannot be read from there. Then MLflow is asked what came of it, if the environment says where that is;
+failing that, only how the run ended is told.
 """
 
 import os
@@ -13,6 +14,7 @@ from steps.webhook import message, post, url_given
 
 _PATHSPEC_VARIABLE = "RUN_PATHSPEC"
 """Which Metaflow sets in a hook's pod."""
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def tell_success(run: Any) -> None:
@@ -35,11 +37,10 @@ def _tell(run: Any, status: str) -> None:
         return
     pathspec = run.pathspec if run is not None else os.environ.get(_PATHSPEC_VARIABLE, "a run")
     outcome, words = None, ""
-    if run is not None:
-        try:
-            outcome, words = _details(run, status)
-        except Exception as error:  # whatever keeps the details away, that it has ended is told
-            print(f"the webhook is told no details: {type(error).__name__}: {error}")
+    try:
+        outcome, words = _details(run, status) if run is not None else _from_mlflow(pathspec)
+    except Exception as error:  # whatever keeps the details away, that it has ended is told
+        print(f"the webhook is told no details: {type(error).__name__}: {error}")
     print(post(url, message(pathspec, status, outcome, words)))
 
 
@@ -50,3 +51,17 @@ def _details(run: Any, status: str) -> tuple[Mapping[str, Any] | None, str]:
     errors = [task.exception for step in run for task in step if task.exception is not None]
     first = f": {errors[-1]}" if errors else ""
     return None, f"{run.pathspec} failed{first}; the champion is as it was"
+
+
+def _from_mlflow(pathspec: str) -> tuple[Mapping[str, Any] | None, str]:
+    """What the run's `end` has left in MLflow; nothing of a run that did not come so far."""
+    uri = os.environ.get(_TRACKING_VARIABLE)
+    if not uri:
+        return None, ""
+    from steps import tracking
+    from steps.retrain_report import OUTCOME_FILE
+
+    tracking.connect(uri)
+    run_id = tracking.find_flow_run(pathspec)
+    outcome = tracking.load_dict(run_id, OUTCOME_FILE) if run_id else None
+    return outcome, outcome["words"] if outcome else ""

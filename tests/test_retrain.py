@@ -382,3 +382,22 @@ def test_the_lineage_of_a_continued_version_is_whole_though_its_corpus_has_grown
     assert (year.text / "october.txt").is_file()
     assert verdicts["file april.txt"] == verdicts["initial_model.digest"] == "ok"
     assert [check.what for check in differences(tree) if not check.what.startswith("code")] == []
+
+
+def test_a_hook_without_metaflows_metadata_asks_mlflow_what_came_of_the_run(
+    year: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from webhook_receiver import Receiver
+
+    from steps import retrain_hook
+
+    receiver = Receiver()
+    monkeypatch.setenv("FAST_ELECTRA_WEBHOOK", receiver.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", year.uri)
+    for month in ("april", "may", "of another place"):
+        monkeypatch.setenv("RUN_PATHSPEC", f"RetrainFlow/{month}")
+        retrain_hook.tell_success(None)
+    receiver.close()
+    told = [content["outcome"] for _, _, content in receiver.got]
+    assert told == [outcome(year, "april"), None, None]
+    assert receiver.got[0][2]["text"] == outcome(year, "april")["words"]

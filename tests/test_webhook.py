@@ -49,6 +49,7 @@ def test_a_run_that_has_failed_is_told_with_its_error(receiver: Receiver) -> Non
 
 
 def test_without_metadata_the_end_is_told_without_details(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("RUN_PATHSPEC", "RetrainFlow/argo-retrainflow-x1")
     retrain_hook.tell_success(None)
     retrain_hook.tell_success(SimpleNamespace(pathspec="RetrainFlow/9"))  # it has no data

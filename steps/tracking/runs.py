@@ -77,6 +77,17 @@ def find_child(parent_run_id: str, key: str) -> str:
     return str(found[0].info.run_id)
 
 
+def find_flow_run(pathspec: str) -> str | None:
+    """The id of the parent run that a flow's run FLOW/ID has opened, in any experiment; None: it has opened none."""
+    client = mlflow_client()
+    experiments = ask("list experiments", client.search_experiments, max_results=1000)
+    ids, quoted = [each.experiment_id for each in experiments], pathspec.replace("'", "''")
+    condition = f"tags.`metaflow.pathspec` = '{quoted}'"
+    found = ask(f"look for the run of {pathspec}", client.search_runs, ids, condition, max_results=1000)
+    parents = [run.info.run_id for run in found if _PARENT_TAG not in run.data.tags]
+    return str(parents[0]) if parents else None
+
+
 def run_url(run_id: str) -> str:
     """The run's page in MLflow's UI: of the server, or of `make ui` where this process talks to a database."""
     experiment = ask(f"find the run {run_id}", mlflow_client().get_run, run_id).info.experiment_id
