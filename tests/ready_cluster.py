@@ -75,17 +75,22 @@ def ready_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, *, s3: str, mlf
         for name in ("fast-electra", "fast-electra-argo"):
             cluster.service_accounts[name] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/task"}
         cluster.nodes = [node("cpu", CPU), node("cpu", CPU), node("gpu", GPU, GPU_TAINT)]
-        for name in [name for name in os.environ if name.startswith(("METAFLOW_", "MLFLOW_"))]:
-            monkeypatch.delenv(name)
-        settings = {
-            "KUBECONFIG": cluster.kubeconfig(),
-            "METAFLOW_HOME": str(folder / "metaflow_home"),
-            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
-            "METAFLOW_DEFAULT_DATASTORE": "s3",
-            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
-            "METAFLOW_S3_ENDPOINT_URL": s3,
-            "MLFLOW_TRACKING_URI": mlflow,
-        }
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
+        set_metaflow(folder, monkeypatch, s3=s3, mlflow=mlflow)
+        monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig())
         yield cluster
+
+
+def set_metaflow(folder: Path, monkeypatch: pytest.MonkeyPatch, *, s3: str, mlflow: str) -> None:
+    """Metaflow's settings for these servers, and no others."""
+    for name in [name for name in os.environ if name.startswith(("METAFLOW_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    settings = {
+        "METAFLOW_HOME": str(folder / "metaflow_home"),
+        "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
+        "METAFLOW_DEFAULT_DATASTORE": "s3",
+        "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
+        "METAFLOW_S3_ENDPOINT_URL": s3,
+        "MLFLOW_TRACKING_URI": mlflow,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
