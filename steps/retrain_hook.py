@@ -49,8 +49,8 @@ def _details(run: Any, status: str) -> tuple[Mapping[str, Any] | None, str]:
         outcome = run.data.outcome
         return outcome, outcome["words"]
     errors = [task.exception for step in run for task in step if task.exception is not None]
-    first = f": {errors[-1]}" if errors else ""
-    return None, f"{run.pathspec} failed{first}; the champion is as it was"
+    said = [line for line in str(errors[-1]).splitlines() if line.strip()] if errors else []
+    return None, f"{run.pathspec} failed{f': {said[-1]}' if said else ''}"
 
 
 def _from_mlflow(pathspec: str) -> tuple[Mapping[str, Any] | None, str]:

@@ -41,11 +41,12 @@ def test_a_run_that_has_failed_is_told_with_its_error(receiver: Receiver) -> Non
     class Failed(list[Any]):
         pathspec = "RetrainFlow/8"
 
-    tasks = [SimpleNamespace(exception=None), SimpleNamespace(exception=ValueError("may.txt is not UTF-8"))]
+    error = ValueError("UnicodeDecodeError: invalid start byte\n\nthe cause of:\n\nDataError: may.txt is not UTF-8\n")
+    tasks = [SimpleNamespace(exception=None), SimpleNamespace(exception=error)]
     retrain_hook.tell_failure(Failed([tasks]))
     content = receiver.got[0][2]
     assert (content["status"], content["outcome"]) == ("failed", None)
-    assert content["text"] == "RetrainFlow/8 failed: may.txt is not UTF-8; the champion is as it was"
+    assert content["text"] == "RetrainFlow/8 failed: DataError: may.txt is not UTF-8"
 
 
 def test_without_metadata_the_end_is_told_without_details(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
