@@ -28,6 +28,7 @@ demo: $(READY)  ## an auxiliary and a Fast-ELECTRA model on text that is on this
 	@python flows/pretrain_flow.py --quiet run --preset demo --max-workers 2
 
 ui: $(READY)  ## browse runs, lineage and models at http://127.0.0.1:5000
+	@echo "http://127.0.0.1:$${PORT:-5000}/#/experiments?workflowType=machine_learning"
 	@mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
 
 server:  ## a tracking server with PostgreSQL and S3, in containers: infra/compose.yaml says what must be set

@@ -16,10 +16,13 @@ import torch
 from step import SPECIAL
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.methods import Batch, FastElectra, Temperature, Totals
-from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
+from fast_electra_core.curriculum import Curriculum
+from fast_electra_core.fast_electra import FastElectra
+from fast_electra_core.methods import Batch, Totals
+from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config, freeze
 from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS
+from fast_electra_core.proposals import FrozenMaskedLm
 from steps import tracking
 from steps.tracking import metrics
 
@@ -75,13 +78,14 @@ def _steps_of(config: PretrainConfig) -> Callable[[], None]:
     """A function that trains for one step."""
     shallow = PretrainConfig(**{**config.to_dict(), "num_layers": int(AUXILIARY_PRESETS["laptop"]["num_layers"])})
     shape, auxiliary = (encoder_config(each, vocab_size=VOCABULARY, special_ids=SPECIAL) for each in (config, shallow))
+    drawing = build_masked_lm(auxiliary, seed=1)
+    freeze(drawing)
     method = FastElectra(
         build_discriminator(shape, seed=0),
-        build_masked_lm(auxiliary, seed=1),
-        temperature=Temperature("exponential", 2.0, 0.1, 1.0),
+        FrozenMaskedLm([drawing], mask_token_id=SPECIAL.mask),
+        curriculum=Curriculum("exponential", 2.0, 0.1, 1.0),
         rtd_weight=config.rtd_weight,
-        mask_token_id=SPECIAL.mask,
-    )
+    ).train()
     optimizer = build_optimizer(method, config)
     size = (config.batch_size, config.sequence_length)
     batch = Batch(

@@ -173,8 +173,8 @@ def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None 
         axes.axhline(0, color=_SOFT, linewidth=0.8)
         axes.set_xticks(range(len(summary)), [f"{row['task']}\n{row['metric']}" for row in summary])
         axes.tick_params(axis="x", length=0)
-        axes.set_xlim(-0.6, max(len(summary), 4) - 0.4)
-        figure.legend(loc="outside upper right", ncols=len(columns))
+        axes.set_xlim(-0.6, max(len(summary), 2) - 0.4)
+        figure.legend(loc="outside lower right", ncols=len(columns))
 
     return Chart("Scores by task (bars: mean over seeds; lines: its 95 % interval)", _WIDE, 2.9, paint)
 

@@ -67,7 +67,7 @@ def gather_tokens(plan: Plain, tokenized: Sequence[Sequence[Plain]]) -> Plain:
     manifests = [manifest for task in tokenized for manifest in task]
     text = summarise(manifests, plan["config"])
     text["tokenizing_seconds"] = sum(manifest["seconds"] for manifest in manifests)
-    numbers = {f"text.{name}": value for name, value in text.items()}
+    numbers = {f"text/{name}": value for name, value in text.items()}
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **numbers}])
     tracking.set_tags(plan["mlflow_run_id"], text_tags(plan))
     tracking.log_dict(plan["mlflow_run_id"], record_of(plan, manifests), RECORD)
@@ -251,7 +251,7 @@ def pretrain(
         page = report.training_page(result["curve"], plan["config"], heldout_rows(result["curve"]))
         tracking.log_text(run_id, page, "pages/training.html")
         tracking.log_dict(run_id, {**result["cost"], "corruption": corrupted}, "cost.json")
-        numbers = {f"corruption.{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
+        numbers = {f"corruption/{name}": corrupted[name] for name in _CORRUPTION_METRICS if name in corrupted}
         tracking.log_metrics(run_id, [{"step": config.num_steps, **costs(result), **numbers}])
         tracking.set_tags(run_id, method_tags(plan) | auxiliary_tags(frozen) | corruption_tags(corrupted))
     return {**result, "mlflow_run_id": run_id, "corruption": corruption_tags(corrupted)}, page

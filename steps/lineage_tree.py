@@ -20,6 +20,7 @@ _GATES = ("promotion.", "gate.", "gates.")
 _MADE_FROM = ("auxiliary.", "initial_model.", "teacher.", "pretrained.", "used_by.")
 _ELSEWHERE = ("code.", "config.digest", "glue.", "score", "corpus.", "tokenizer.", "weights.", "model.sha256")
 _METHOD = ("method", *SCHEDULE_TAGS, "corruption", "corruption.digest", "corruption.reused")
+_COST = ("cost/", "cost.")  # the dot is of earlier versions
 _IDS = ("metaflow.pathspec", "mlflow.parent_run_id")
 
 
@@ -265,7 +266,7 @@ def _parameters(source: Source, *, checking: bool) -> Node:
 
 def _cost(source: Source) -> Node:
     metrics = source.run["metrics"] if source.run else {}
-    facts = {name: f"{value:,.6g}" for name, value in sorted(metrics.items()) if name.startswith("cost.")}
+    facts = {name: f"{value:,.6g}" for name, value in sorted(metrics.items()) if name.startswith(_COST)}
     return Node("cost", facts)
 
 

@@ -57,7 +57,7 @@ def settle(version: Plain, gates: Sequence[Gate], rule: Rule) -> Plain:
     )
     failed = [gate for gate in gates if gate.status == FAIL]
     if failed:
-        how_to = f"To waive it: fast-electra promote models:/{name}/{number} --waive_gates {_waivers(failed)}"
+        how_to = f"To go on: fast-electra promote models:/{name}/{number} {_next_move(failed)}"
         reason = f"no alias: {'; '.join(f'gate {gate.name}: {gate.reason}' for gate in failed)}. {how_to}"
     else:
         tracking.set_alias(name, CHALLENGER, number)
@@ -207,8 +207,11 @@ def _settled(version: Plain, reason: str, gates: Sequence[Gate]) -> Plain:
     return {**version, **now, "reason": reason, "gates": [gate._asdict() for gate in gates]}
 
 
-def _waivers(failed: Sequence[Gate]) -> str:
-    return ",".join(gate.name for gate in failed)
+def _next_move(failed: Sequence[Gate]) -> str:
+    """What `promote` is to be given: a licence is rather stated than waived."""
+    words = ["--corpus_licence LICENCE"] if "licence" in [gate.name for gate in failed] else []
+    others = [gate.name for gate in failed if gate.name != "licence"]
+    return " ".join([*words, *([f"--waive_gates {','.join(others)}"] if others else [])])
 
 
 def _gates_of(tags: Mapping[str, str]) -> list[Gate]:

@@ -105,6 +105,20 @@ def test_lineage_leads_from_the_model_version_to_the_registered_auxiliary(
     assert client.get_run(auxiliary.tags["mlflow.parent_run_id"]).info.run_name == finished.auxiliary.pathspec
 
 
+def test_a_search_by_tag_leads_from_the_auxiliary_to_the_main_model_and_back(
+    finished: Finished, client: Any, version: Any
+) -> None:
+    condition = f"tags.`auxiliary.digest` = '{version.tags['auxiliary.digest']}'"  # as typed into the UI's search field
+    found = {(each.name, each.version) for each in client.search_model_versions(condition)}
+    assert found == {("fast-electra", 1), ("fast-electra-auxiliary", 1)}
+    experiment = client.get_run(version.run_id).info.experiment_id
+    runs = {run.info.run_name for run in client.search_runs([experiment], condition)}
+    assert {finished.pretrain.pathspec, "auxiliary", "pre-training"} <= runs
+    auxiliary = client.get_model_version("fast-electra-auxiliary", "1")
+    assert auxiliary.tags["used_by.fast-electra/1"] == "auxiliary"
+    assert version.tags["auxiliary.version"] == "fast-electra-auxiliary/1"
+
+
 def test_the_training_has_the_text_and_the_auxiliary_among_its_inputs(client: Any, version: Any) -> None:
     run = client.get_run(version.run_id)
     auxiliary = client.get_model_version_by_alias("fast-electra-auxiliary", "champion")
@@ -266,8 +280,8 @@ def test_start_says_what_the_run_will_cost_and_the_end_what_it_has(
         figure = f"{cost['flops'][flops]:.3e}"
         assert figure in started and figure in finished.output[finished.output.rindex("Task is starting") :]
     run = children["pre-training"]
-    assert run.data.metrics["cost.flops_total"] == pytest.approx(cost["flops"]["total"])
-    assert run.data.metrics["cost.measured_flops_per_second"] == cost["measured"]["flops_per_second"] > 0
+    assert run.data.metrics["cost/flops_total"] == pytest.approx(cost["flops"]["total"])
+    assert run.data.metrics["cost/measured_flops_per_second"] == cost["measured"]["flops_per_second"] > 0
     logged = json.loads(Path(client.download_artifacts(run.info.run_id, "cost.json", str(tmp_path))).read_text())
     assert logged["measured"]["memory"] == cost["measured"]["memory"] > 0
     assert "this run, with the auxiliary" in finished.pretrain["end"].task["page"].data

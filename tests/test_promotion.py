@@ -64,12 +64,18 @@ def test_the_first_version_that_passes_its_gates_is_champion(registry: Registry)
 
 def test_a_version_that_fails_a_gate_is_left_without_alias_and_says_how_to_waive_it(registry: Registry) -> None:
     version = registry.version(OLD)
-    found = settled(version, gates=[Gate("licence", "fail", "not stated"), Gate("finite", "pass", "fine")])
+    found = settled(version, gates=[Gate("majority", "fail", "rte 0.4"), Gate("finite", "pass", "fine")])
     assert found["aliases"] == []
     assert tracking.aliases(NAME) == {}
     assert tag(version) == (
-        "no alias: gate licence: not stated. To waive it: fast-electra promote models:/fast-electra/1 --waive_gates "
-        "licence"
+        "no alias: gate majority: rte 0.4. To go on: fast-electra promote models:/fast-electra/1 --waive_gates majority"
+    )
+
+
+def test_a_version_whose_text_has_no_stated_licence_says_how_to_state_it(registry: Registry) -> None:
+    failed = [Gate("majority", "fail", "rte 0.4"), Gate("licence", "fail", "not stated")]
+    assert settled(registry.version(OLD), gates=failed)["reason"].endswith(
+        "To go on: fast-electra promote models:/fast-electra/1 --corpus_licence LICENCE --waive_gates majority"
     )
 
 

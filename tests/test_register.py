@@ -211,6 +211,9 @@ def test_a_version_leads_to_its_run_its_metrics_and_its_lineage(
     assert curve == [(10, 0.5), (20, 0.75)]  # no point was added
     assert [output.model_id for output in client().get_run(run_id).outputs.model_outputs] == [model.model_id]
     assert client().get_run(run_id).info.status == "RUNNING"  # the flow goes on
+    about = client().get_registered_model("fast-electra").description
+    assert about.startswith("A text encoder pre-trained by replaced token detection (Fast-ELECTRA).")
+    assert about.endswith("The alias champion is of the version to use, where there is one.")
     card = (Path(model.artifact_location) / "model_card.md").read_text()
     assert "| rtd_auc | 0.7500 |" in card
     assert "| corpus.digest | value of corpus.digest |" in card
@@ -383,8 +386,8 @@ def test_versions_without_a_usable_model_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/nothing@champion", r"no registered model 'nothing' at sqlite.*registered: bare, here\. Run flows/"),
-        ("models:/hare@champion", r"no registered model 'hare' at .*\. Did you mean 'here' or 'bare'\? Run flows/"),
+        ("models:/nothing@champion", r"no registered model 'nothing' at sqlite.*registered: bare, here\. flows/"),
+        ("models:/hare@champion", r"no registered model 'hare' at .*\. Did you mean 'here' or 'bare'\? flows/"),
         (
             "models:/here@challenger",
             r"here has no alias 'challenger'; its aliases: champion \(version 2\); its versions: 1, 2$",

@@ -15,6 +15,7 @@ from steps.tracking.metrics import send_values, values_at_last_steps
 from steps.tracking.model_files import MODEL_FILES, check_model_folder, copy_model_files, save_transformers_model
 
 CARD = "model_card.md"  # as mlflow.transformers calls it
+_PARAGRAPH = "\n\n"
 
 
 def register_model(
@@ -35,7 +36,8 @@ def register_model(
     folder: config.json, *.safetensors and a tokenizer, as save_pretrained writes them; they lie unchanged in
     the version's folder `model/`, with card as README.md. task: the transformers pipeline that load_model
     returns; example: an input for it, of a classifier by column (text and, for pairs, text_pair). metrics are
-    logged to the run and linked to the model, and to the data that datasets names (metric -> name, digest).
+    logged to the run and linked to the model, and to the data that datasets names (metric -> name, digest). The first
+    paragraph of description also describes the registered model, where this is its first version.
     A retried step gets the version it has made before. Returns name, version, run_id, model_id and reused.
 
     Raises:
@@ -53,7 +55,11 @@ def register_model(
         (staged / "README.md").write_text(card, encoding="utf-8")
         what = {"task": task, "example": example, "card": card}
         model = _upload_model(run_id, name, staged, metrics=metrics, datasets=datasets, **what)
-    ask(f"create the model {name}", create_once, mlflow_client().create_registered_model, name)
+    about = (
+        f"{description.partition(_PARAGRAPH)[0]}\n\nThe alias champion is of the version to use, where there is one."
+    )
+    create = mlflow_client().create_registered_model
+    ask(f"create the model {name}", create_once, create, name, description=about)
     version = ask(
         f"register {name}",
         mlflow_client().create_model_version,

@@ -92,7 +92,8 @@ def run_url(run_id: str) -> str:
     """The run's page in MLflow's UI: of the server, or of `make ui` where this process talks to a database."""
     experiment = ask(f"find the run {run_id}", mlflow_client().get_run, run_id).info.experiment_id
     server = uri if (uri := connected_uri()).startswith("http") else _LOCAL_UI
-    return f"{server}/#/experiments/{experiment}/runs/{run_id}"
+    # By itself the UI opens on its pages about prompts and traces, and leaves out those on models.
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 @contextlib.contextmanager
