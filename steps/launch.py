@@ -6,6 +6,7 @@ Each runs steps/training_process.py. All that they know is in a file, and the fi
 
 import json
 import os
+import socket
 import sys
 import tempfile
 import zlib
@@ -112,7 +113,7 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
         rdzv_endpoint=f"{machine.address}:{port}",
         rdzv_configs={"is_host": machine.node_index == 0, "timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS},
         max_restarts=MAX_RESTARTS,
-        local_addr=None if several else machine.address,
+        local_addr=_own_address(machine.address),
     )
     try:
         elastic_launch(launch, sys.executable)("-u", "-m", "steps.training_process", str(folder))
@@ -123,3 +124,11 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
             kind, message = json.loads((folder / ERROR).read_text())
             raise getattr(errors, kind)(message) from None
         raise
+
+
+def _own_address(of_first: str) -> str:
+    """This machine's address in the network in which the first one has that address. No name has to be resolved."""
+    family = socket.getaddrinfo(of_first, None)[0][0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((of_first, 9))  # chooses a way there, and sends nothing
+        return str(probe.getsockname()[0])

@@ -136,6 +136,7 @@ class Cluster(Argo, Looks):
 
     def _create_jobsets(self, *, body: Any, query: Mapping[str, str], **_: Any) -> Any:
         name, subdomain = body["metadata"]["name"], body["metadata"]["name"]
+        body["metadata"] = {**body["metadata"], "namespace": NAMESPACE, "uid": str(uuid.uuid4())}
         for replicated in body["spec"]["replicatedJobs"]:
             _must_be_valid({"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]})
         if self.jobset_trouble:

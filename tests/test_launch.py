@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from conftest import write_text
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toys import save_auxiliary
 
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
-from fast_electra_core.errors import ConfigError
-from steps import launch, lifecycle, planning
+from fast_electra_core.errors import CheckpointError, ConfigError
+from steps import launch, lifecycle, planning, training_process
 from steps.store import Store
 
 GIVEN = {
@@ -206,15 +207,37 @@ def test_the_tracker_has_one_curve_of_a_disturbed_run(whole: Run, disturbed: Dis
     assert len({tuple(curve) for curve in curves.values()}) == 1
 
 
-def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(prepare: Callable[..., Run], whole: Run) -> None:
-    """Another seed in the folder of the run that has ended."""
-    run = prepare("another", processes_per_node=2, seed=7)
-    run.plan["run_key"] = whole.plan["run_key"]
-    process = run.start()
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode != 0
-    assert output.rstrip().splitlines()[-1].startswith("fast_electra_core.errors.CheckpointError: the checkpoint in ")
-    assert output.count("is of another run: seed differ. Start a new run") <= 2  # once in the process, once here
+def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed in the folder of the run that has ended; the launcher is left out, the process is this one."""
+    plan = {**whole.plan, "config": {**whole.plan["config"], "seed": 7}}
+    arguments = [plan, *whole.arguments[1:]]
+    (tmp_path / launch.JOB).write_text(json.dumps({"work": "pretrain", "arguments": arguments}))
+    places = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
+    left_behind = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    for name, value in (places | left_behind).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "tracebacklimit", 100, raising=False)
+    with pytest.raises(SystemExit, match="1"):
+        training_process.main(tmp_path)
+    kind, message = json.loads((tmp_path / launch.ERROR).read_text())
+    assert kind == "CheckpointError"
+    assert "is of another run: seed differ. Start a new run" in message
+    assert not (tmp_path / launch.RESULT).exists()
+    monkeypatch.setattr(lifecycle, "pretrain", lambda *_, **__: pytest.fail("it was tried again"))
+    with pytest.raises(SystemExit, match="1"):
+        training_process.main(tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ChildFailedError("", {0: ProcessFailure(0, 0, 1, "")})
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", fail)
+    with pytest.raises(CheckpointError, match="is of another run: seed differ"):
+        launch._run_group(tmp_path, 2, launch.ONE)
+    (tmp_path / launch.ERROR).unlink()
+    with pytest.raises(ChildFailedError):  # of a kind that nobody has expected
+        launch._run_group(tmp_path, 2, launch.ONE)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
