@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from fast_electra_core.corruption import Corruption
 from fast_electra_core.data import TokenDataset, is_ordinary
 from fast_electra_core.electra import Electra
-from fast_electra_core.errors import DataError
+from fast_electra_core.errors import DataError, NonFiniteLossError
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
 from fast_electra_core.masking import PLAIN, Masking, choose_positions
@@ -172,6 +172,9 @@ def score_detector(
     """Held-out RTD loss beside the majority baseline's, AUC, recall and precision; the mode of `method` is kept.
 
     corrupt replaces a batch's selected tokens.
+
+    Raises:
+        NonFiniteLossError: the detector's output is not finite.
     """
     was_training = method.training
     method.eval()
@@ -183,6 +186,11 @@ def score_detector(
         corruption = corrupt(batch)
         logits = detector_logits(method.discriminator, corruption.corrupted_ids)
         loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss on held-out text is {loss}; the checkpoint before is kept. Start a new run with a lower "
+                "--learning_rate or a longer --warmup_fraction"
+            )
         add_detection_stats(stats, logits, corruption.is_replaced, batch.is_selected)
         scores.append(logits.float().flatten().cpu())
         truth.append(corruption.is_replaced.flatten().cpu())

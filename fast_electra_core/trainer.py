@@ -153,19 +153,19 @@ def train(
                 num_tokens = (done - window_from) * config.batch_size * config.sequence_length
                 row["tokens_per_second"] = num_tokens / (now - window_started)
                 sums = {}
+            if done % config.checkpoint_every_steps == 0 or is_last or stop:
+                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+                skipper.look()
+                skipper.check_weights(tensors)
             if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
                 row |= {"step": done, **hooks.evaluate()}
             if group.is_first and row:
                 hooks.on_metrics(row)
                 window_started, window_from = time.perf_counter(), done
-            if done % config.checkpoint_every_steps == 0 or is_last or stop:
-                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
-                skipper.look()
-                skipper.check_weights(tensors)
-                if group.is_first:
-                    seconds = seconds_before + time.perf_counter() - started
-                    state = {"identity": training_identity(config), "seconds": seconds}
-                    writer.write(Checkpoint(done, tensors, state))
+            if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last or stop):
+                seconds = seconds_before + time.perf_counter() - started
+                state = {"identity": training_identity(config), "seconds": seconds}
+                writer.write(Checkpoint(done, tensors, state))
             if stop:
                 writer.wait()
                 raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")

@@ -21,7 +21,7 @@ BREAKS = {
     "score_auxiliary": "steps/auxiliary.py",
     "freeze_auxiliary": "steps/frozen.py",
     "gather_scores": "steps/scores.py",
-    "end": "steps/report.py",
+    "end": "steps/closing_table.py",
 }
 """A file that each step imports. It breaks there, before the import of torch: a step that fails early costs little."""
 _BREAK = """

@@ -52,8 +52,8 @@ def test_mlflow_and_the_report_say_how_it_was_corrupted(finished: Finished, offl
     for tags in (version.tags, client.get_run(parent).data.tags, client.get_run(version.run_id).data.tags):
         assert expected.items() <= tags.items()
     metrics = client.get_run(version.run_id).data.metrics
-    assert metrics["corruption.reused_fraction"] == 0
-    assert 0.25 < metrics["corruption.bytes_per_token"] < 0.5
+    assert metrics["corruption/reused_fraction"] == 0
+    assert 0.25 < metrics["corruption/bytes_per_token"] < 0.5
     page = offline["end"].task["page"].data
     assert all(word in page for word in ("corruption.reused", digest, "drawn by an earlier run"))
     online = client.get_model_version("fast-electra", finished.pretrain["register"].task["version"].data["version"])
@@ -83,7 +83,7 @@ def test_another_main_model_and_learning_rate_pay_nothing_for_the_same_corruptio
     client = finished.workspace.mlflow()
     run = client.get_run(ours["mlflow_run_id"])
     assert run.data.tags["corruption.reused"] == "1"
-    assert run.data.metrics["corruption.reused_fraction"] == 1
+    assert run.data.metrics["corruption/reused_fraction"] == 1
     cost = json.loads(Path(client.download_artifacts(run.info.run_id, "cost.json", str(tmp_path))).read_text())
     assert cost["flops"]["auxiliary"] == 0 < cost["flops"]["auxiliary_reused"]
-    assert run.data.metrics["cost.flops_auxiliary_reused"] == cost["flops"]["auxiliary_reused"]
+    assert run.data.metrics["cost/flops_auxiliary_reused"] == cost["flops"]["auxiliary_reused"]
