@@ -82,7 +82,7 @@ def test_the_package_holds_no_data_and_no_secrets(package: Package) -> None:
     text = "".join((package.folder / path).read_text(encoding="utf-8") for path in ours)
     assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{30}", text)
     size = sum((package.folder / path).stat().st_size for path in ours)
-    assert size < 1_000_000
+    assert size < 1_500_000  # source alone: what is packed by mistake is larger
 
 
 def test_every_module_of_the_package_imports_there_from_the_unpacked_copy(package: Package) -> None:

@@ -79,7 +79,7 @@ def test_training_does_not_wait_for_a_server_that_answers_slowly(
     really, sent = metrics.send_values, []
 
     def send_slowly(*arguments: Any) -> None:
-        time.sleep(0.5)
+        time.sleep(1.0)
         sent.append(arguments)
         really(*arguments)
 
@@ -88,7 +88,7 @@ def test_training_does_not_wait_for_a_server_that_answers_slowly(
     method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
     result = _train(method, dataset, config, run, evaluate=dict, label="test")
 
-    assert result["seconds"] < 10  # 40 rows and 40 checkpoints: 20 s and more if any of them waited each time
+    assert result["seconds"] < 20  # 40 rows and 40 checkpoints: 40 s and more if any of them waited each time
     assert 1 <= len(sent) <= 20  # rows travel together
     client = MlflowClient(connection.connected_uri())
     logged = [value.step for value in client.get_metric_history(run.mlflow_run_id, "loss")]
