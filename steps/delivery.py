@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fast_electra_core.config import PretrainConfig, TrainingConfig
-from steps import run_charts, tracking
-from steps.charts import Chart
+from steps import tracking
 from steps.lifecycle import heldout_rows, indices_of
 from steps.trace import (
     Plain,
@@ -25,6 +24,7 @@ from steps.trace import (
 )
 
 if TYPE_CHECKING:
+    from steps.charts import Chart
     from steps.page import Section
 
 
@@ -141,7 +141,7 @@ def close_pretrain(
 ) -> tuple[str, str]:
     """The closing table for the terminal and the whole report, which begins with the sections in first; ends the MLflow
     run."""
-    from steps import report
+    from steps import report, run_charts
     from steps.closing_table import closing_table
     from steps.promotion import rival_of
 
@@ -193,7 +193,7 @@ def close_pretrain(
     return table, page
 
 
-def _log_charts(run_id: str, **charts: Chart | None) -> None:
+def _log_charts(run_id: str, **charts: "Chart | None") -> None:
     """Each an image among the run's artifacts, `charts/NAME.png`."""
     for name, chart in charts.items():
         if chart is not None:
