@@ -103,7 +103,7 @@ class Disturbed(NamedTuple):
     stopped_at: int
     """Its step."""
     survivors: list[int]
-    """Processes of the group that is left where its launcher is killed, once their output has ended."""
+    """Processes that still train when their launcher was killed, and their output has ended."""
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +125,23 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
     group = group_of(process)
     process.kill()
     second, _ = process.communicate(timeout=60)
-    survivors = [pid for pid in group if is_running(pid)]
+    survivors = still_running(group)
 
     process = run.start()
     third, _ = process.communicate(timeout=200)
     assert process.returncode == 0, third
     return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)
+
+
+def still_running(group: list[int]) -> list[int]:
+    """Those of the processes that have not ended in five seconds; without their launcher they would train for longer.
+
+    A process that is killed closes its output before it ceases to be one, and so is there for a moment more.
+    """
+    deadline = time.monotonic() + 5
+    while (left := [pid for pid in group if is_running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def is_running(pid: int) -> bool:
