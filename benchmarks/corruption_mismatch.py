@@ -98,7 +98,7 @@ def borders(model, dataset: TokenDataset, config: PretrainConfig) -> Iterator[to
             batch = batch.to(device)
             masked_ids = batch.masked_ids(dataset.special_ids.mask)
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
-                logits = masked_logits(model, masked_ids, batch.selected())
+                logits = masked_logits(model, masked_ids, batch.selected(), batch.documents)
             temperature = CURRICULUM.at(progress_at(step, config)).temperature
             yield torch.softmax(logits.cpu().double() / temperature, dim=1).cumsum(dim=1)
 

@@ -19,6 +19,7 @@ from fast_electra_core.promotion import MARGIN, PROMOTIONS, check_waivers
 from fast_electra_core.recipes import RECIPES
 from fast_electra_core.schedules import SCHEDULES
 
+ATTENTIONS = ("sequence", "document")
 CORRUPTIONS = ("online", "offline")
 MASKINGS = ("tokens", "whole_words", "spans")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
@@ -105,6 +106,9 @@ class TrainingConfig(RunConfig):
     """Text per tokenizing task. > 0."""
     sequence_length: int = 128
     """Tokens per sequence, [CLS] and [SEP] included. >= 8."""
+    attention: str = "sequence"
+    """How far a token sees where several documents stand in one sequence: sequence, all of it; or document, its own
+    document alone, as both models are then trained and asked."""
 
     architecture: str = "electra"
     """electra (post-norm, learned positions), or modernbert (pre-norm, rotary positions, gated feed-forward)."""
@@ -188,6 +192,7 @@ class TrainingConfig(RunConfig):
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
         _check_interval("dropout", self.dropout, 0.0, 1.0, "[)")
         _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
+        check_choice("attention", self.attention, ATTENTIONS)
         check_choice("masking", self.masking, MASKINGS)
         _check_interval("keep_fraction", self.keep_fraction, 0.0, 1.0, "[)")
         for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps", "keep_checkpoints"):

@@ -3,7 +3,7 @@
 A shard is a folder: train.bin and heldout.bin (little-endian ids, uint16 where the vocabulary allows; each document is
 followed by the separator), and manifest.json, written last, with counts and digests. A corpus is a list of shards
 whose streams are read as one. A training sequence is [CLS] + L-2 tokens of the stream + [SEP]: no padding anywhere, so
-there is nothing to mask from attention or to leave out ("unpadded"); documents in one sequence see each other.
+there is nothing to leave out ("unpadded"). Documents in one sequence see each other, unless they are kept apart.
 
 Shapes: B sequences, L tokens per sequence.
 """
@@ -121,12 +121,14 @@ class TokenDataset:
         sequence_length: int,
         special_ids: SpecialIds,
         continues_word: Tensor | None = None,
+        attention: str = "sequence",
     ) -> None:
         """continues_word (V,) bool: entries of the vocabulary that go on with the word before them; masking by words
-        needs it."""
+        needs it. attention: how far a token sees, `sequence`, or its own `document`."""
         self.sequence_length = sequence_length
         self.special_ids = special_ids
         self.continues_word = continues_word
+        self.attention = attention
         self.streams: list[npt.NDArray[np.uint16 | np.uint32]] = []
         for folder in folders:
             manifest = read_manifest(folder)

@@ -82,7 +82,8 @@ class DistilledMaskedLM(MaskedLanguageModel):
     def _loss_sum(self, logits: Tensor, batch: Batch, stats: Stats) -> Tensor:
         masked_sum = super()._loss_sum(logits, batch, stats)
         with torch.no_grad():
-            hidden = masked_hidden(self.teacher, batch.masked_ids(self._mask_token_id), batch.selected())  # (N, D)
+            masked_ids = batch.masked_ids(self._mask_token_id)
+            hidden = masked_hidden(self.teacher, masked_ids, batch.selected(), batch.documents)  # (N, D)
         distilled_sum = distillation_loss_sum(
             logits, lambda rows: vocabulary_logits(self.teacher, hidden[rows]), temperature=self._temperature
         )

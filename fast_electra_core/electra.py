@@ -62,7 +62,8 @@ class Electra(Method):
         return self
 
     def _generate(self, batch: Batch) -> Tensor:
-        return masked_logits(self.generator, batch.masked_ids(self._mask_token_id), batch.selected())  # (N, V)
+        masked_ids = batch.masked_ids(self._mask_token_id)
+        return masked_logits(self.generator, masked_ids, batch.selected(), batch.documents)  # (N, V)
 
     @torch.no_grad()
     def corrupt(self, batch: Batch, *, temperature: float) -> Corruption:
@@ -77,7 +78,7 @@ class Electra(Method):
         samples = sample_replacements(generated.detach(), uniform, temperature=1.0)
         corruption = place(batch.input_ids, batch.selected(), samples)
         masked_sum = masked_lm_loss_sum(generated, batch.selected().pick(batch.input_ids))
-        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
+        logits = detector_logits(self.discriminator, corruption.corrupted_ids, batch.documents)
         rtd_sum = rtd_loss_sum(logits, corruption.is_replaced)
         is_replaced, is_selected = corruption.is_replaced, batch.is_selected
         add_detection_stats(stats, logits.detach(), is_replaced, is_selected, rtd_loss=rtd_sum, masked_loss=masked_sum)

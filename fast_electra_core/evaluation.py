@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from fast_electra_core.corruption import Corruption
 from fast_electra_core.data import TokenDataset, is_ordinary
+from fast_electra_core.documents import number_documents
 from fast_electra_core.electra import Electra
 from fast_electra_core.errors import DataError, NonFiniteLossError
 from fast_electra_core.fast_electra import FastElectra
@@ -82,7 +83,10 @@ def make_batch(
     is_masked = None
     if masking.keep_fraction > 0:
         is_masked = is_selected & (draw(Stream.KEEP, length) >= masking.keep_fraction)
-    return Batch(input_ids, is_selected, draw(Stream.SAMPLE, length), is_masked=is_masked)
+    documents = None
+    if dataset.attention == "document":
+        documents = number_documents(input_ids, separator_id=dataset.special_ids.sep)
+    return Batch(input_ids, is_selected, draw(Stream.SAMPLE, length), is_masked=is_masked, documents=documents)
 
 
 def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int64]:
@@ -129,8 +133,11 @@ def score_masked_lms(
     correct = unigram_correct = num_masked = num_tokens = 0
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
         start = time.perf_counter()
-        masked_ids, selection = batch.masked_ids(heldout.special_ids.mask).to(device), batch.to(device).selected()
-        logits = mean_log_probability([masked_logits(model, masked_ids, selection) for model in models])
+        there = batch.to(device)
+        masked_ids = there.masked_ids(heldout.special_ids.mask)
+        logits = mean_log_probability(
+            [masked_logits(model, masked_ids, there.selected(), there.documents) for model in models]
+        )
         logits = logits.cpu()  # device sync
         seconds += time.perf_counter() - start
         original_ids = batch.selected().pick(batch.input_ids)
@@ -184,7 +191,7 @@ def score_detector(
     for batch in _heldout_batches(heldout, mask_fraction, max_sequences):
         batch = batch.to(device)
         corruption = corrupt(batch)
-        logits = detector_logits(method.discriminator, corruption.corrupted_ids)
+        logits = detector_logits(method.discriminator, corruption.corrupted_ids, batch.documents)
         loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync
         if not math.isfinite(loss):
             raise NonFiniteLossError(

@@ -71,7 +71,7 @@ class FastElectra(Method):
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
         smoothing = self._curriculum.at(progress) if self._curriculum else Smoothing()
         corruption, targets = self._corrupt_and_label(batch, smoothing)
-        logits = detector_logits(self.discriminator, corruption.corrupted_ids)
+        logits = detector_logits(self.discriminator, corruption.corrupted_ids, batch.documents)
         sums = {"rtd_loss": rtd_loss_sum(logits, targets)}
         loss = self._rtd_weight * sums["rtd_loss"] / totals.num_tokens
         if self._consistency_weight:
@@ -95,7 +95,8 @@ class FastElectra(Method):
     def _disagreement(self, logits: Tensor, batch: Batch, smoothing: Smoothing) -> Tensor:
         """With the same tokens replaced by an independent draw: a second pass of auxiliary and detector."""
         again = batch._replace(sample_uniforms=fresh(batch.sample_uniforms), corrupted_ids=None)
-        others = detector_logits(self.discriminator, self.corrupt(again, smoothing).corrupted_ids)
+        corrupted_ids = self.corrupt(again, smoothing).corrupted_ids
+        others = detector_logits(self.discriminator, corrupted_ids, batch.documents)
         return consistency_loss_sum(logits, others, ~batch.is_selected)
 
     def summarise(self, sums: dict[str, float], *, progress: float) -> dict[str, float]:

@@ -19,13 +19,18 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 
 @contextlib.contextmanager
-def last_layer_at(model: PreTrainedModel, columns: Tensor) -> Iterator[None]:
+def last_layer_at(model: PreTrainedModel, columns: Tensor, documents: Tensor | None = None) -> Iterator[None]:
     """Inside, the model's encoder gives (B, K, D) for columns (B, K), the positions asked for in each sequence.
+
+    documents (B, L): each position sees its own document of them alone; None: the whole sequence.
 
     Only for models that `can_skip`, in evaluation mode, on sequences without padding.
     """
     layer, forward = _last_layer(model)
-    layer.forward = functools.partial(forward, layer, columns)
+    visible = None
+    if documents is not None:
+        visible = (documents.gather(1, columns)[:, None, :, None] == documents[:, None, None, :]).contiguous()
+    layer.forward = functools.partial(forward, layer, columns, visible)  # visible (B, 1, K, L)
     try:
         yield
     finally:
@@ -60,7 +65,7 @@ def _last_layer(model: PreTrainedModel) -> tuple[Any, Callable[..., Tensor]]:
     return find(model.base_model)[-1], forward
 
 
-def _bert_layer(layer: Any, columns: Tensor, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+def _bert_layer(layer: Any, columns: Tensor, visible: Tensor | None, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
     attention = layer.attention.self
     rows = _at(hidden, columns)  # (B, K, D)
     heads = attention.num_attention_heads
@@ -68,13 +73,20 @@ def _bert_layer(layer: Any, columns: Tensor, hidden: Tensor, *_: Any, **__: Any)
         _split_heads(attention.query(rows), heads),
         _split_heads(attention.key(hidden), heads),
         _split_heads(attention.value(hidden), heads),
+        attn_mask=visible,
     )
     attended = layer.attention.output(_join_heads(mixed), rows)
     return layer.feed_forward_chunk(attended)  # type: ignore[no-any-return]
 
 
 def _modernbert_layer(
-    layer: Any, columns: Tensor, hidden: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **_: Any
+    layer: Any,
+    columns: Tensor,
+    visible: Tensor | None,
+    hidden: Tensor,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    **_: Any,
 ) -> Tensor:
     attention, normed = layer.attn, layer.attn_norm(hidden)
     width = hidden.shape[-1]
@@ -88,6 +100,7 @@ def _modernbert_layer(
         _rotate(_split_heads(query, heads), cos[0][columns], sin[0][columns]),
         _rotate(_split_heads(key, heads), cos, sin),
         _split_heads(value, heads),
+        attn_mask=visible,
     )
     rows = _at(hidden, columns) + attention.Wo(_join_heads(mixed))
     return rows + layer.mlp(layer.mlp_norm(rows))  # type: ignore[no-any-return]

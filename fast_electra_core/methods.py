@@ -34,6 +34,8 @@ class Batch(NamedTuple):
     """(B, L) int64: input_ids with replacements that were drawn ahead of training; None: they are drawn now."""
     is_masked: Tensor | None = None
     """(B, L) bool: of the selected, those that a masked language model sees as [MASK]; None: all of them."""
+    documents: Tensor | None = None
+    """(B, L) int64: the document that each token is of, and sees; None: it sees the whole sequence."""
     selection: Selection | None = None
     """is_selected as indices; None: they are looked for when they are needed."""
 
@@ -73,6 +75,7 @@ class Batch(NamedTuple):
             change(self.sample_uniforms),
             None if self.corrupted_ids is None else change(self.corrupted_ids),
             None if self.is_masked is None else change(self.is_masked),
+            None if self.documents is None else change(self.documents),
         )
 
 
@@ -148,7 +151,7 @@ class MaskedLanguageModel(Method):
         self._mask_token_id = mask_token_id
 
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.selected())
+        logits = masked_logits(self.model, batch.masked_ids(self._mask_token_id), batch.selected(), batch.documents)
         return self._loss_sum(logits, batch, stats) / totals.num_selected
 
     def _loss_sum(self, logits: Tensor, batch: Batch, stats: Stats) -> Tensor:

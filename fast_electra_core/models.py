@@ -23,6 +23,7 @@ from transformers import (
 
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds
+from fast_electra_core.documents import attention_mask
 from fast_electra_core.errors import AuxiliaryError, ConfigError
 from fast_electra_core.last_layer import can_skip, last_layer_at
 from fast_electra_core.selection import Selection
@@ -83,9 +84,11 @@ def build_discriminator(config: PretrainedConfig, *, seed: int) -> PreTrainedMod
         return ModernBertForTokenClassification(config)
 
 
-def detector_logits(discriminator: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """Logits (B, L), positive for "replaced", of unpadded input_ids (B, L)."""
-    logits: Tensor = discriminator(input_ids=input_ids).logits
+def detector_logits(discriminator: PreTrainedModel, input_ids: Tensor, documents: Tensor | None = None) -> Tensor:
+    """Logits (B, L), positive for "replaced", of unpadded input_ids (B, L), whose tokens see their own document of
+    documents (B, L) alone, or the whole sequence."""
+    mask = attention_mask(discriminator.config, documents)
+    logits: Tensor = discriminator(input_ids=input_ids, attention_mask=mask).logits
     return logits.squeeze(-1) if logits.ndim == 3 else logits  # ModernBERT's are (B, L, 1)
 
 
@@ -206,27 +209,32 @@ MASKED_LM_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 """Head of each family of masked language models, by transformers' `model_type`: (N, D) -> (N, V)."""
 
 
-def masked_logits(model: PreTrainedModel, input_ids: Tensor, selection: Selection) -> Tensor:
+def masked_logits(
+    model: PreTrainedModel, input_ids: Tensor, selection: Selection, documents: Tensor | None = None
+) -> Tensor:
     """Logits (N, V) of the selected positions, row-major: equal to `model(input_ids).logits[is_selected]`, but the
     vocabulary head, most of a small model's cost, runs on the N selected rows alone, and so does, without gradients and
     up to rounding, most of the last layer.
 
-    input_ids (B, L) without padding.
+    input_ids (B, L) without padding; documents (B, L) as detector_logits has them.
 
     Raises:
         AuxiliaryError: a model type whose head is not known.
     """
-    return vocabulary_logits(model, masked_hidden(model, input_ids, selection))
+    return vocabulary_logits(model, masked_hidden(model, input_ids, selection, documents))
 
 
-def masked_hidden(model: PreTrainedModel, input_ids: Tensor, selection: Selection) -> Tensor:
+def masked_hidden(
+    model: PreTrainedModel, input_ids: Tensor, selection: Selection, documents: Tensor | None = None
+) -> Tensor:
     """The encoder's output (N, D) at the selected positions; arguments as masked_logits has them."""
     # With gradients too it would be exact; joint ELECTRA stays as its authors have it, so that what is compared with it
     # is what others have.
+    mask = attention_mask(model.config, documents)
     if torch.is_grad_enabled() or not can_skip(model):
-        return selection.pick(model.base_model(input_ids=input_ids).last_hidden_state)
-    with last_layer_at(model, selection.columns):
-        hidden: Tensor = model.base_model(input_ids=input_ids).last_hidden_state  # (B, K, D)
+        return selection.pick(model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state)
+    with last_layer_at(model, selection.columns, documents):
+        hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state  # (B, K, D)
     return hidden.flatten(0, 1)[selection.places]
 
 

@@ -74,11 +74,11 @@ class FrozenMaskedLm(Proposal):
     def _logits(self, batch: Batch, smoothing: Smoothing) -> list[Tensor]:
         masked_ids = batch.masked_ids(self._mask_token_id)
         if not smoothing.dropout:
-            return [masked_logits(model, masked_ids, batch.selected()) for model in self.models]
+            return [masked_logits(model, masked_ids, batch.selected(), batch.documents) for model in self.models]
         logits, seed = [], _seed_of(batch)
         for index, model in enumerate(self.models):
             with dropout_on(model, smoothing.dropout, seed=seed + index):
-                logits.append(masked_logits(model, masked_ids, batch.selected()))
+                logits.append(masked_logits(model, masked_ids, batch.selected(), batch.documents))
         return logits
 
     def _pick(self, logits: list[Tensor], batch: Batch, smoothing: Smoothing) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from fast_electra_core.config import PretrainConfig
+from fast_electra_core.documents import check_attention
 from fast_electra_core.electra import check_shared_embeddings
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
@@ -210,6 +211,7 @@ def score_candidate(
 
 
 def _check_fit(config: PretrainConfig, masked_lm: PreTrainedModel, *, folder: Path) -> None:
+    check_attention(masked_lm, config.attention)
     if config.warm_start == "none" and config.method != "electra_gdes":
         return
     discriminator = outline(config, vocab_size=masked_lm.config.vocab_size, folder=folder)

@@ -50,12 +50,12 @@ def identity_of(
 
     micro_batch_size and precision are in it because they move the last bits of the auxiliary's output: what training
     reads must follow from its own parameters, not from which run came first. The digest is of all members of an
-    ensemble, and the unigram counts follow from the text. What of the curriculum is off is left out, so that what was
-    drawn before it could be on is found.
+    ensemble, and the unigram counts follow from the text. What is off is left out, so that what was drawn before it
+    could be on is found.
     """
-    off = {"auxiliary_dropout": 0.0, "unigram_share": 0.0, "top_k": None, "top_p": 1.0}
-    curriculum = {name: getattr(config, name) for name, nothing in off.items() if getattr(config, name) != nothing}
-    return curriculum | {
+    off = {"attention": "sequence", "auxiliary_dropout": 0.0, "unigram_share": 0.0, "top_k": None, "top_p": 1.0}
+    switched_on = {name: getattr(config, name) for name, nothing in off.items() if getattr(config, name) != nothing}
+    return switched_on | {
         "format": CORRUPTION_FORMAT,
         "text": hashlib.sha256("\n".join(shard_keys).encode()).hexdigest()[:16],
         "tokenizer": tokenizer_key,

@@ -7,7 +7,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from fast_electra_core.config import AuxiliaryConfig
-from fast_electra_core.errors import AuxiliaryError
+from fast_electra_core.documents import check_attention
+from fast_electra_core.errors import AuxiliaryError, ConfigError
 from steps.auxiliary import check_folder, load_masked_lm
 from steps.model_source import check_unmoved, download, keep_copy, weights_digest
 from steps.store import Store
@@ -19,6 +20,7 @@ def fetch_teacher(config: AuxiliaryConfig, store: Store) -> dict[str, Any] | Non
 
     Raises:
         AuxiliaryError: it could not serve as auxiliary either; see auxiliary.fetch_candidates.
+        ConfigError: it cannot attend as the config says.
         DataError, TrackingError: it is not there.
     """
     if not config.distill_from:
@@ -28,9 +30,10 @@ def fetch_teacher(config: AuxiliaryConfig, store: Store) -> dict[str, Any] | Non
         folder, version = download(address, Path(scratch) / "model", config.tracking_uri, role="auxiliary")
         try:
             described = check_folder(folder, address=address, sequence_length=config.sequence_length)
-            load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
-        except AuxiliaryError as error:
-            raise AuxiliaryError(f"distill_from {address} cannot teach: {error}") from error
+            model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes
+            check_attention(model, config.attention)
+        except (AuxiliaryError, ConfigError) as error:
+            raise type(error)(f"distill_from {address} cannot teach: {error}") from error
         digest = weights_digest(folder)
         key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
         keep_copy(folder, store, key)

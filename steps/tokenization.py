@@ -173,4 +173,5 @@ def open_dataset(
         sequence_length=config.sequence_length,
         special_ids=special_ids(folder),
         continues_word=continues_word,
+        attention=config.attention,
     )

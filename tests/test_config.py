@@ -20,8 +20,8 @@ from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
 SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "corpus_licence": "CC0-1.0", "text_field": "body", "on_bad_text": "skip",
     "heldout_fraction": 0.5,
-    "shard_megabytes": 0.5, "sequence_length": 8, "architecture": "modernbert", "num_layers": 1,
-    "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
+    "shard_megabytes": 0.5, "sequence_length": 8, "attention": "document", "architecture": "modernbert",
+    "num_layers": 1, "hidden_size": 128, "embedding_size": 64, "num_heads": 8, "intermediate_size": 1, "dropout": 0.0,
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
@@ -373,6 +373,7 @@ def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
         ("architecture", "modern_bert", "modernbert"),
         ("warm_start", "layer", "layers"),
         ("masking", "wholewords", "whole_words"),
+        ("attention", "documents", "document"),
     ],
 )
 def test_an_unknown_name_is_refused_and_the_nearest_offered(name: str, value: Any, nearest: str) -> None:

@@ -149,12 +149,12 @@ def test_offline_training_without_an_auxiliary_equals_online_bit_for_bit(
     assert final_tensors(method, dataset, tmp_path, samples_at=stored.at) == online
 
 
-@pytest.mark.parametrize("masking", ["whole_words", "spans"])
-def test_offline_equals_online_also_by_words_and_with_tokens_that_are_kept(
-    masking: str, dataset: TokenDataset, online: dict[str, bytes], tmp_path: Path
+@pytest.mark.parametrize(("masking", "attention"), [("whole_words", "sequence"), ("spans", "document")])
+def test_offline_equals_online_also_by_words_with_tokens_that_are_kept_and_within_documents(
+    masking: str, attention: str, dataset: TokenDataset, online: dict[str, bytes], tmp_path: Path
 ) -> None:
     config, known = replace(CONFIG, masking=masking, keep_fraction=0.3), copy.copy(dataset)
-    known.continues_word = torch.arange(VOCAB_SIZE) % 2 == 0
+    known.continues_word, known.attention = torch.arange(VOCAB_SIZE) % 2 == 0, attention
     runs = [
         final_tensors(
             fast_electra(with_auxiliary=samples is None),

@@ -26,6 +26,7 @@ SHARED = {
     "heldout_fraction": 0.25,
     "shard_megabytes": 3.5,
     "sequence_length": 40,
+    "attention": "document",
     "architecture": "electra",
     "num_layers": 3,
     "hidden_size": 256,
@@ -261,7 +262,8 @@ def test_an_explicit_zero_is_an_answer() -> None:
 
 def test_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="unknown parameter 'vocab_size'; known are activation_checkpointing, architecture, auxiliary"
+        ConfigError,
+        match="unknown parameter 'vocab_size'; known are activation_checkpointing, architecture, attention, auxiliary",
     ):
         resolve_pretrain({"vocab_size": 512})
 
