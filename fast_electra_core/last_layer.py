@@ -31,9 +31,11 @@ def last_layer_at(model: PreTrainedModel, columns: Tensor, documents: Tensor | N
     if documents is not None:
         visible = (documents.gather(1, columns)[:, None, :, None] == documents[:, None, None, :]).contiguous()
     layer.forward = functools.partial(forward, layer, columns, visible)  # visible (B, 1, K, L)
+    compiled, layer._compiled_call_impl = layer._compiled_call_impl, None  # which would be called instead of it
     try:
         yield
     finally:
+        layer._compiled_call_impl = compiled
         del layer.forward  # the class's own is there again
 
 

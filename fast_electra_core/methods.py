@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fast_electra_core.losses import masked_lm_loss_sum
 from fast_electra_core.models import masked_logits
@@ -122,6 +123,15 @@ class Method(nn.Module, ABC):
             if isinstance(module, PreTrainedModel) and module.base_model is not module:
                 module.activation_checkpointing_enable()
                 module.config.use_cache = False  # an encoder has none, but transformers would warn that it goes
+
+    def compile_layers(self, *, backend: str = "inductor") -> None:
+        """From now on each layer that is trained runs as torch.compile's backend makes it, whole or not at all.
+
+        Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
+        """
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):  # transformers' base class of an encoder's layers
+                module.compile(backend=backend, fullgraph=True, dynamic=False)
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:

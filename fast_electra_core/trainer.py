@@ -110,6 +110,8 @@ def train(
     uses_bf16(config.precision, device)  # refused here, before the first step
     if config.activation_checkpointing:
         method.checkpoint_activations()
+    if config.compile_layers:
+        method.compile_layers()
     optimizer = build_optimizer(method, config)
     first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints, group)
     replica = group.replicate(method.train())

@@ -25,7 +25,7 @@ SHARED: dict[str, Any] = {
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
-    "processes_per_node": 2, "max_skipped_steps": 0, "activation_checkpointing": True,
+    "processes_per_node": 2, "max_skipped_steps": 0, "activation_checkpointing": True, "compile_layers": True,
     "keep_checkpoints": 1, "milestone_every_steps": 1000,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",

@@ -41,6 +41,7 @@ SHARED = {
     "batch_size": 6,
     "micro_batch_size": 2,
     "activation_checkpointing": True,
+    "compile_layers": True,
     "learning_rate": 1e-5,
     "warmup_fraction": 0.5,
     "weight_decay": 0.2,
