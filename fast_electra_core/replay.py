@@ -29,7 +29,7 @@ class MixedDataset(TokenDataset):
                 "nothing of it can be replayed. Give --replay_fraction 0"
             )
         self.sequence_length, self.special_ids = new.sequence_length, new.special_ids
-        self.continues_word = new.continues_word
+        self.continues_word, self.attention = new.continues_word, new.attention
         self.streams = [*new.streams, *old.streams]
         self.num_tokens = new.num_tokens + old.num_tokens
         self._new, self._old, self._replay_fraction = new, old, replay_fraction

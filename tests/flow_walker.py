@@ -4,15 +4,26 @@ What a scheduler does besides (processes, pods, the datastore, cards) is not her
 """
 
 import copy
+import importlib.util
 from collections.abc import Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 import parameters
 
 _CONFIGS: dict[str, Any] = {"profile": {}, "deployment": {}, "defaults": {}}
+
+
+def load_flow(file: str, name: str = "") -> ModuleType:
+    """The module of a file of `flows/`, loaded anew, by another name if one is given."""
+    spec = importlib.util.spec_from_file_location(name or file, ROOT / "flows" / f"{file}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Task:
@@ -39,10 +50,11 @@ class Task:
 
 
 class Walk:
-    """One run: its steps in order, the artifacts of `end`, and what was put on cards."""
+    """One run: its steps in order, their tasks, the artifacts of `end`, and what was put on cards."""
 
     def __init__(self, module: ModuleType, flow: type, given: Mapping[str, Any], run_id: str) -> None:
         self.steps: list[str] = []
+        self.tasks: dict[str, list[Task]] = {}
         self.pages: list[Any] = []
         self._functions = {name: getattr(flow, name) for name in dir(flow) if hasattr(getattr(flow, name), "is_step")}
         self._current = SimpleNamespace(
@@ -61,6 +73,7 @@ class Walk:
     def _run(self, name: str, task: Task, *inputs: list[Task]) -> Task:
         self.steps.append(name)
         self._functions[name](task, *inputs)
+        self.tasks.setdefault(name, []).append(task)
         return task
 
     def _walk(self, given: Mapping[str, Any]) -> dict[str, Any]:

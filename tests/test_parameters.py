@@ -1,14 +1,13 @@
 """Every knob is there once, does something, and is read by someone."""
 
 import ast
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from flow_walker import load_flow
 
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
@@ -149,14 +148,6 @@ NEEDED_WITH: dict[str, dict[str, Any]] = {
 }
 Config = type[AuxiliaryConfig] | type[PretrainConfig] | type[EvaluateConfig]
 Resolve = Callable[[dict[str, Any]], Any]
-
-
-def load_flow(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "flows" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def parameters_of(flow: type) -> dict[str, Any]:

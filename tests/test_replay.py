@@ -78,6 +78,7 @@ def test_no_sequence_holds_tokens_of_both_and_all_of_both_are_counted(
     parts: tuple[TokenDataset, TokenDataset],
 ) -> None:
     dataset = mixed(parts)
+    assert (dataset.attention, dataset.continues_word) == (parts[0].attention, parts[0].continues_word)
     assert len(parts[0]) == len(parts[1]) == NUM_NEW and len(dataset) == 2 * NUM_NEW
     ordinary = [{int(token) for token in dataset.sequence(index)} - {2, 3} for index in range(2 * NUM_NEW)]
     assert all(max(tokens) < 15 for tokens in ordinary[:NUM_NEW])

@@ -1,7 +1,6 @@
 """A year of RetrainFlow in a minute: deliveries of every kind, walked through the flow's own steps on a real store and
 a real MLflow database, and what became of the champion."""
 
-import importlib.util
 import json
 import random
 import sqlite3
@@ -11,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import ROOT, write_text
-from flow_walker import Walk
+from conftest import write_text
+from flow_walker import Walk, load_flow
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, LockError
 from fast_electra_core.models import set_output_bias
@@ -24,14 +23,6 @@ from steps.tracking import champions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 NAME = "fast-electra"
-
-
-def load_flow(name: str = "retrain_flow") -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "flows" / "retrain_flow.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sentences(seed: int, count: int) -> str:
@@ -85,7 +76,7 @@ class Place:
             "learning_rate": 0.01, "auxiliary": str(self.auxiliary), "waive_gates": "majority,replay",
             "store": str(folder / "store"), "tracking_uri": self.uri, "min_new_tokens": 2000, "promote": "always",
         }  # fmt: skip
-        self.module = load_flow()
+        self.module = load_flow("retrain_flow")
         self.months: dict[str, Any] = {}
 
     def walk(self, run_id: str, module: ModuleType | None = None, **changes: Any) -> Walk:
@@ -321,7 +312,7 @@ def test_step_functions_graph_goes_through_every_step_and_trains_nothing(
     import deployment
 
     monkeypatch.setattr(deployment, "ON_STEP_FUNCTIONS", True)
-    walked = year.walk("on aws", load_flow("on_step_functions"), min_new_tokens=10**6)
+    walked = year.walk("on aws", load_flow("retrain_flow", "on_step_functions"), min_new_tokens=10**6)
     assert walked.steps == [
         "start", "choose", "list_texts", "tokenize", "gather_tokens", "list_candidates", "score_auxiliary",
         "freeze_auxiliary", "pretrain", "finetune", "gather_scores", "register", "end",
