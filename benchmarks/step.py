@@ -48,6 +48,7 @@ SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
 VOCAB_SIZE, MASK_FRACTION = 30_522, 0.15
 JOINT, JOINT_CUT, ONLINE, OFFLINE = "joint ELECTRA", "joint, last layer cut", "Fast-ELECTRA", "Fast-ELECTRA, offline"
 ALONE, LOOP, PACKAGE = "main model alone", "transformers' modules", "electra-pytorch"
+APART = "within documents"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 Shape = dict[str, int]
 
@@ -77,7 +78,7 @@ COMPARISONS = {
     ),
     "small": Comparison(
         _shape(12, 256, 128, 4), _shape(12, 64, 128, 1), 8, 128,
-        (JOINT, ONLINE, OFFLINE, LOOP, PACKAGE), (),
+        (JOINT, ONLINE, APART, OFFLINE, LOOP, PACKAGE), (),
     ),
 }  # fmt: skip
 
@@ -165,6 +166,9 @@ def _build(arm: str, comparison: Comparison, stored: StoredSamples | None) -> Ca
             batch = batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), samples).corrupted_ids)
         if arm == ALONE:
             batch = batch._replace(corrupted_ids=batch.input_ids)
+        if arm == APART:  # two documents in each sequence
+            second = torch.arange(comparison.sequence_length) >= comparison.sequence_length // 2
+            batch = batch._replace(documents=second.long().expand_as(batch.input_ids))
         totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
         method.loss(batch, totals, progress=0.5, stats={}).backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
@@ -191,7 +195,7 @@ def _method(arm: str, shape: object, aux_shape: object) -> Method:
         joint = kind(discriminator, build_masked_lm(aux_shape, seed=1), rtd_weight=50.0, mask_token_id=SPECIAL.mask)
         return joint.train()
     proposal = None
-    if arm == ONLINE:
+    if arm in (ONLINE, APART):
         auxiliary = build_masked_lm(aux_shape, seed=1)
         freeze(auxiliary)
         proposal = FrozenMaskedLm([auxiliary], mask_token_id=SPECIAL.mask)
@@ -216,7 +220,7 @@ def _planned(comparison: Comparison) -> dict[str, float]:
     assert plan.joint_total is not None
     return {
         JOINT: plan.joint_total, JOINT_CUT: plan.joint_total - 3 * auxiliary.skipped_flops, ONLINE: plan.total,
-        OFFLINE: plan.main, ALONE: plan.main,
+        OFFLINE: plan.main, ALONE: plan.main, APART: plan.total,
     }  # fmt: skip
 
 
