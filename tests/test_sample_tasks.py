@@ -1,5 +1,7 @@
 """The embedded tasks: deterministic, GLUE-shaped, not leaking, nearly balanced, learnable."""
 
+import re
+import statistics
 from collections import Counter
 
 import pytest
@@ -10,6 +12,7 @@ from fast_electra_core.glue import SPECS, TASK_NAMES, Example, TaskData
 from fast_electra_core.sample_tasks import sample_task
 
 CLASS_TASKS = [task for task in TASK_NAMES if task != "stsb"]
+PAIR_TASKS = [task for task in CLASS_TASKS if task not in ("cola", "sst2")]
 
 
 def texts(examples: list[Example]) -> set[tuple[str, str | None]]:
@@ -29,7 +32,7 @@ def test_every_task_has_the_shape_of_the_real_one(task: str) -> None:
 def test_no_example_occurs_twice_in_train_or_dev(task: str) -> None:
     data = sample_task(task)
     everything = [example for examples in (data.train, *data.dev.values()) for example in examples]
-    assert len(data.train) == 1000
+    assert len(data.train) == {"cola": 1000, "sst2": 1000, "mrpc": 2000, "stsb": 2000}.get(task, 4000)
     assert len(texts(everything)) == len(everything)
 
 
@@ -67,15 +70,18 @@ def test_mismatched_inference_speaks_of_other_things_than_train() -> None:
     assert not subjects[1] & trained
 
 
-def accuracy_of_bag_of_words(data: TaskData) -> float:
+def accuracy_of_bag_of_words(data: TaskData, *, of_second: bool = False) -> float:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    def shown(examples: list[Example]) -> list[str]:
+        return [str(example.text_b) if of_second else example.text_a for example in examples]
+
     bag = CountVectorizer()
     model = LogisticRegression(max_iter=1000)
-    model.fit(bag.fit_transform([e.text_a for e in data.train]), [e.label for e in data.train])
-    dev = data.dev["dev"]
-    return float(model.score(bag.transform([e.text_a for e in dev]), [e.label for e in dev]))
+    dev = data.dev[data.spec.dev_files[0][0]]
+    model.fit(bag.fit_transform(shown(data.train)), [e.label for e in data.train])
+    return float(model.score(bag.transform(shown(dev)), [e.label for e in dev]))
 
 
 def test_a_bag_of_words_learns_sentiment_but_not_all_of_it() -> None:
@@ -84,6 +90,63 @@ def test_a_bag_of_words_learns_sentiment_but_not_all_of_it() -> None:
 
 def test_a_bag_of_words_does_not_tell_grammar() -> None:
     assert accuracy_of_bag_of_words(sample_task("cola")) < 0.62
+
+
+@pytest.mark.parametrize("task", PAIR_TASKS)
+def test_neither_text_of_a_pair_tells_the_label_alone(task: str) -> None:
+    data = sample_task(task)
+    # In mnli what is denied is never entailed, what is not denied never contradicted.
+    bound = 0.70 if task == "mnli" else 0.62
+    assert accuracy_of_bag_of_words(data, of_second=True) < bound
+    assert accuracy_of_bag_of_words(data) < 0.62
+
+
+def shared_fraction(example: Example) -> float:
+    """Of the second text's words, those that stand in the first."""
+    first, second = (set(re.findall(r"[a-z]+", str(text).lower())) for text in (example.text_a, example.text_b))
+    return len(first & second) / len(second)
+
+
+@pytest.mark.parametrize("task", PAIR_TASKS)
+def test_texts_that_agree_share_more_words(task: str) -> None:
+    agrees = {"mnli": (0, 2), "qnli": (0,), "rte": (0,)}.get(task, (1,))
+    train = sample_task(task).train
+    agreeing = [shared_fraction(example) for example in train if example.label in agrees]
+    others = [shared_fraction(example) for example in train if example.label not in agrees]
+    assert statistics.fmean(agreeing) > statistics.fmean(others) + 0.15
+
+
+def words_of(text: str | None) -> list[str]:
+    return str(text).rstrip(".").split()
+
+
+def test_what_is_entailed_repeats_the_text_but_for_the_adjective_and_the_kind_of_thing() -> None:
+    kinds = {thing: kind for kind, things in sample_tasks._CODE.kinds.items() for thing in things}
+    for example in sample_task("rte").train:  # The SUBJECT VERBS a ADJECTIVE THING PLACE.
+        (_, subject, verb, _, _, thing, *place), told = words_of(example.text_a), words_of(example.text_b)
+        is_same = told[1:3] == [subject, verb] and told[4] in (thing, kinds[thing]) and told[5:] == place
+        assert is_same == (example.label == 0)
+
+
+def test_contradictions_deny_what_was_said_and_entailments_repeat_it() -> None:
+    for example in sample_task("mnli").train:
+        (_, subject, verb, _, things, *place), told = words_of(example.text_a), words_of(example.text_b)
+        if example.label == 0:
+            assert told == ["The", subject, verb, things, *place]
+        elif example.label == 2:
+            assert told[:4] == ["The", subject, "does", "not"]
+            assert told[5:] == ["any", things, *place]
+        else:
+            assert told[1] != subject
+            assert told[6 if told[2:4] == ["does", "not"] else 3] != things
+
+
+def test_the_pronoun_stands_for_what_was_told_of_first() -> None:
+    for example in sample_task("wnli").train:  # The ADJECTIVE THING was REASON, so the SUBJECT EVENT it PLACE.
+        _, adjective, thing, *rest = words_of(example.text_a)
+        clause = " ".join(rest[rest.index("so") + 1 :])
+        meant = clause.replace(" it ", f" the {adjective} {thing} ")
+        assert (example.text_b == f"{meant[0].upper()}{meant[1:]}.") == (example.label == 1)
 
 
 @pytest.mark.parametrize(("name", "number"), [("num_train", 0), ("num_dev", -1)])
