@@ -27,7 +27,8 @@ def rows_of_file(path: Path, columns: tuple[str, ...], needed: tuple[str, ...]) 
     """The file's rows, by its suffix. columns: the names, where it has no header; needed: those that there must be.
 
     Raises:
-        DataError: another suffix; no text in UTF-8; a needed column is missing; quotes or Parquet that do not parse.
+        DataError: another suffix; a header that is not UTF-8; a needed column is missing; quotes or Parquet that do not
+            parse.
     """
     if path.suffix == ".jsonl":
         return _jsonl_rows(path)
@@ -92,34 +93,33 @@ def _parquet_file(path: Path) -> Iterator[Any]:
 def _tsv_rows(path: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> Iterator[Row]:
     lines = _lines(path)
     if not columns:
-        _, header = next(lines, (1, ""))
-        columns = tuple(header.split("\t"))
+        columns = tuple(_header(path, lines).split("\t"))
         check_columns(str(path), needed, columns)
-    for number, line in _without_blank_end(lines):
-        cells = line.split("\t")
-        fault = ""
-        if len(cells) != len(columns):
+    for line in _without_blank_end(lines):
+        cells = line.text.split("\t")
+        fault = line.fault
+        if not fault and len(cells) != len(columns):
             fault = f"{len(columns)} tab-separated columns expected ({', '.join(columns)}), got {len(cells)}"
-        yield Row(f"{path}, line {number}", dict(zip(columns, cells, strict=False)), fault)
-
-
-def _without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """All lines but the empty ones at the end: an empty one between others is a broken row."""
-    blank = []
-    for number, line in lines:
-        if not line:
-            blank.append((number, line))
-            continue
-        yield from blank
-        blank = []
-        yield number, line
+        yield Row(f"{path}, line {line.number}", dict(zip(columns, cells, strict=False)), fault)
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+    lines = _lines(path)
+    header = f"{_header(path, lines)}\n"
+    faults: dict[int, str] = {}
+
+    def texts() -> Iterator[str]:
+        yield header
+        for line in lines:
+            if line.fault:
+                faults[line.number] = line.fault
+            yield f"{line.text}\n"
+
+    reader = csv.reader(texts(), strict=True)
     columns: list[str] = []
     while True:
-        where = f"{path}, line {reader.line_num + 1}"  # where the row begins: a quoted newline may carry it further
+        first = reader.line_num + 1  # where the row begins: a quoted newline may carry it further
+        where = f"{path}, line {first}"
         try:
             cells = next(reader)
         except StopIteration:
@@ -129,26 +129,38 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         if not columns:
             columns = cells
         elif cells:  # not a blank line
-            fault = f"{len(columns)} comma-separated columns expected, got {len(cells)}"
-            values = dict(zip(columns, cells, strict=False))
-            yield Row(where, values, fault if len(cells) != len(columns) else "")
+            found = [faults[number] for number in range(first, reader.line_num + 1) if number in faults]
+            if not found and len(cells) != len(columns):
+                found = [f"{len(columns)} comma-separated columns expected, got {len(cells)}"]
+            yield Row(where, dict(zip(columns, cells, strict=False)), found[0] if found else "")
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
-        if not line.strip():
+    for line in _lines(path):
+        if not line.text.strip():
             continue
-        where = f"{path}, line {number}"
+        where = f"{path}, line {line.number}"
+        if line.fault:
+            yield Row(where, {}, line.fault)
+            continue
         try:
-            values = json.loads(line)
+            values = json.loads(line.text)
         except ValueError as error:
             yield Row(where, {}, f"not JSON: {error}")
             continue
         yield Row(where, values) if isinstance(values, dict) else Row(where, {}, "no JSON object")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, text) without the newline. Only \\n ends a line: U+0085 and its like occur in sentences."""
+class _Line(NamedTuple):
+    number: int
+    """From 1."""
+    text: str
+    """Without the newline."""
+    fault: str = ""
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """Only \\n ends a line: U+0085 and its like occur in sentences."""
     start = 0
     with path.open("rb") as file:
         for number, content in enumerate(file, start=1):
@@ -156,8 +168,27 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
-                yield number, line.decode()
+                yield _Line(number, line.decode())
             except UnicodeDecodeError as error:
                 at = start + content.index(line) + error.start
-                raise DataError(f"{path}, line {number}: not UTF-8 (byte {at})") from error
+                yield _Line(number, line.decode(errors="replace"), f"not UTF-8 (byte {at})")
             start += len(content)
+
+
+def _header(path: Path, lines: Iterator[_Line]) -> str:
+    line = next(lines, _Line(1, ""))
+    if line.fault:
+        raise DataError(f"{path}, line 1: {line.fault}")
+    return line.text
+
+
+def _without_blank_end(lines: Iterable[_Line]) -> Iterator[_Line]:
+    """All lines but the empty ones at the end: an empty one between others is a broken row."""
+    blank = []
+    for line in lines:
+        if not line.text:
+            blank.append(line)
+            continue
+        yield from blank
+        blank = []
+        yield line

@@ -186,6 +186,26 @@ def test_bytes_that_are_not_utf8_name_file_line_and_byte(sst2: Path) -> None:
         read_task(sst2, "sst2")
 
 
+def test_rows_that_are_not_utf8_can_be_skipped_and_are_counted(sst2: Path, tmp_path: Path) -> None:
+    write(sst2, "SST-2/train.tsv", b"sentence\tlabel\nfine\t1\ncaf\xe9\t1\nbad\t0\n")
+    data = read_task(sst2, "sst2", on_bad_row="skip")
+    assert ([each.text_a for each in data.train], data.num_skipped) == (["fine", "bad"], 1)
+    write_tickets(tmp_path, dev="dev.jsonl")
+    write(tmp_path, "tickets/train.csv", b'body,team\n"two\nlin\xe9s",billing\ngood,technical\n')
+    write(tmp_path, "tickets/dev.jsonl", b'{"body": "caf\xe9", "team": "billing"}\n{"body": "x", "team": "billing"}\n')
+    data = read_task(tmp_path, "tickets", on_bad_row="skip")
+    assert ([each.text_a for each in data.train], [each.text_a for each in data.dev["dev"]]) == (["good"], ["x"])
+    assert data.num_skipped == 2
+    with pytest.raises(DataError, match=r"train.csv, line 2: not UTF-8 \(byte 18\)"):
+        read_task(tmp_path, "tickets")
+
+
+def test_a_header_that_is_not_utf8_is_never_skipped(sst2: Path) -> None:
+    write(sst2, "SST-2/train.tsv", b"sent\xe9nce\tlabel\nfine\t1\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 1: not UTF-8 \(byte 4\)"):
+        read_task(sst2, "sst2", on_bad_row="skip")
+
+
 def test_an_unknown_task_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"tasks must be of .*; got 'sst-2'. Did you mean 'sst2'\?"):
         read_task(Path(), "sst-2")
