@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -183,6 +182,8 @@ def score_detector(
     Raises:
         NonFiniteLossError: the detector's output is not finite.
     """
+    from sklearn.metrics import roc_auc_score  # here, as it takes a second that most steps need not spend
+
     was_training = method.training
     method.eval()
     device = method.discriminator.device

@@ -207,7 +207,7 @@ def _mnli(rng: random.Random, words: _Words, label: float) -> _Texts:
 
 def _rte(rng: random.Random, words: _Words, label: float) -> _Texts:
     fact = _fact(rng, words)
-    told = fact if label == 0 else _another(rng, words, fact, ("subject", "verb", "thing", "place"))
+    told = fact if label == 0 else _another(rng, words, fact, ("subject", "verb", "thing", "place"), at_least=3)
     thing = told.thing if rng.random() < 0.8 else _kind(words, told.thing)
     return _active(fact), _sentence(f"the {told.subject} {told.verb.third} {_a(thing)} {told.place}")
 
@@ -255,9 +255,9 @@ def _alter(rng: random.Random, words: _Words, fact: _Fact, parts: Sequence[str])
     return fact
 
 
-def _another(rng: random.Random, words: _Words, fact: _Fact, parts: Sequence[str]) -> _Fact:
+def _another(rng: random.Random, words: _Words, fact: _Fact, parts: Sequence[str], *, at_least: int = 2) -> _Fact:
     """One that differs in two or more of these parts: in a single one, models of a few million tokens miss it."""
-    return _alter(rng, words, fact, rng.sample(parts, rng.randint(2, len(parts))))
+    return _alter(rng, words, fact, rng.sample(parts, rng.randint(at_least, len(parts))))
 
 
 def _reworded(rng: random.Random, fact: _Fact) -> _Fact:

@@ -26,7 +26,7 @@ import steps
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--corpus_licence", "CC0-1.0", "--heldout_fraction", "0.1")
 """Parameters of both flows: the text that `write_text` has written."""
-TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1")
+TRAINING = (*TEXT, "--shard_megabytes", "0.06", "--tasks", "rte", "--seeds", "1", "--finetune_max_examples", "500")
 LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "200", "--checkpoint_every_steps", "20", "--log_every_steps", "10")
 
 FLOW_FILES = (

@@ -34,7 +34,8 @@ from steps.tokenization import tokenize_shard
 NUM_STEPS = 6
 ALL = {"first_step": 0, "end_step": NUM_STEPS}
 DECIDING = {
-    "sequence_length": 16, "batch_size": 4, "micro_batch_size": 2, "num_steps": 8, "seed": 1, "mask_fraction": 0.3,
+    "sequence_length": 16, "attention": "document", "batch_size": 4, "micro_batch_size": 2, "num_steps": 8, "seed": 1,
+    "mask_fraction": 0.3,
     "schedule": "linear", "temperature_start": 3.0, "temperature_decay": 0.5, "temperature_end": 0.9,
     "precision": "fp32", "masking": "spans", "keep_fraction": 0.15, "auxiliary_dropout": 0.2, "unigram_share": 0.3,
     "top_k": 20, "top_p": 0.5,
@@ -50,7 +51,7 @@ SHARING = {
     "finetune_recipe": "modernbert", "finetune_grid": "1e-4", "best_epoch": True, "mnli_transfer": True,
     "test_predictions": False, "keep_task_models": True, "initial_model": "folder", "price_per_hour": 0.5,
     "processes_per_node": 2, "max_skipped_steps": 1, "auxiliary_shared_by": 7, "corpus_licence": "CC0",
-    "activation_checkpointing": True, "keep_checkpoints": 7, "milestone_every_steps": 2000,
+    "activation_checkpointing": True, "compile_layers": True, "keep_checkpoints": 7, "milestone_every_steps": 2000,
     "promote": "never", "promotion_margin": 0.1,
     "waive_gates": "licence",
 }  # fmt: skip

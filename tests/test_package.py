@@ -1,4 +1,7 @@
-"""What is shipped: the code package that steps on other machines unpack, and the lists of what it needs."""
+"""What is shipped: the code package that steps on other machines unpack, and the lists of what it needs.
+
+That a flow runs to its end from the package is shown in test_kubernetes_run.py.
+"""
 
 import ast
 import json
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from conftest import ROOT, TEXT, Workspace
+from conftest import ROOT, Workspace
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -122,16 +125,6 @@ def test_a_flow_file_imports_nothing_that_is_not_shipped(package: Package) -> No
             *beside,
             *sys.stdlib_module_names,
         }
-
-
-@pytest.mark.slow
-def test_a_flow_runs_to_its_end_from_the_unpacked_package(package: Package) -> None:
-    flow = package.folder / "auxiliary_flow.py"
-    output = package.workspace.run(flow, "run", *TEXT, **package.environment)
-    assert re.search(r"registered +fast-electra-auxiliary 1", output)
-    run = package.workspace.latest("AuxiliaryFlow")
-    assert run.successful
-    assert run["register"].task["version"].data["name"] == "fast-electra-auxiliary"
 
 
 # What has to be installed
