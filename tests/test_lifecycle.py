@@ -99,9 +99,8 @@ def test_an_interrupted_step_marks_the_run_killed(plan: Plain) -> None:
 
 
 def test_the_error_of_a_step_is_the_one_that_is_seen_where_mlflow_is_away(
-    plan: Plain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plan: Plain, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.0)
     plan["mlflow_run_id"] = "0" * 32  # unknown: the server refuses
     with pytest.raises(ZeroDivisionError), running(plan):
         raise ZeroDivisionError

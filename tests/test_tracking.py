@@ -382,10 +382,22 @@ def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_p
     assert not spill.exists()
 
 
-def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_back(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed when it has the first rows, started again four steps later; a step takes a fifth of a second."""
+class Watched(MaskedLanguageModel):
+    """Tells on_step of each step, by how often it was asked for a loss, before it is done."""
+
+    def __init__(self, on_step: Callable[[int], None]) -> None:
+        super().__init__(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
+        self._on_step, self._num_steps = on_step, 0
+
+    def loss(self, *arguments: Any, **more: Any) -> Any:
+        self._num_steps += 1
+        self._on_step(self._num_steps)
+        return super().loss(*arguments, **more)
+
+
+@pytest.fixture
+def served_training(server: Server, tmp_path: Path) -> tuple[str, Callable[..., dict[str, Any]]]:
+    """A run at the server, and what trains for it from the newest checkpoint on: 20 steps, with a row for each."""
     tracking.check_server(server.uri, "served")
     run = TrainingRun(
         store=Store(str(tmp_path / "store")), run_key="runs/1", shard_keys=[], tokenizer_key="",
@@ -395,30 +407,75 @@ def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_b
     config = AuxiliaryConfig(
         num_steps=20, batch_size=4, sequence_length=10, log_every_steps=1, checkpoint_every_steps=5, precision="fp32"
     )
+
+    def attempt(on_step: Callable[[int], None] = lambda step: None) -> dict[str, Any]:
+        return _train(Watched(on_step), dataset, config, run, evaluate=dict, label="test")
+
+    return run.mlflow_run_id, attempt
+
+
+def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_back(
+    server: Server, served_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when it has the first rows, started again four steps later; a step takes a fifth of a second."""
+    run_id, attempt = served_training
     patient = functools.partial(tracking.MetricsLogger, close_wait_seconds=300.0)  # on a busy machine it starts late
     monkeypatch.setattr(tracking, "MetricsLogger", patient)
     back = threading.Thread(target=server.start)
-    steps: list[int] = []
 
-    class Watched(MaskedLanguageModel):
-        def loss(self, *arguments: Any, **more: Any) -> Any:
-            steps.append(len(steps))
-            time.sleep(0.2)
-            if len(steps) == 14:
-                assert history(run.mlflow_run_id, "loss")
-                server.stop()
-            if len(steps) == 18:
-                back.start()
-            return super().loss(*arguments, **more)
+    def on_step(step: int) -> None:
+        time.sleep(0.2)
+        if step == 14:
+            assert history(run_id, "loss")
+            server.stop()
+        if step == 18:
+            back.start()
 
-    method = Watched(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
-    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+    result = attempt(on_step)
     back.join()
     assert result["seconds"] < 15  # none of the steps, 4 s in all, has waited for the server
-    assert history(run.mlflow_run_id, "loss") == [
+    assert history(run_id, "loss") == [
         (row["step"], pytest.approx(row["loss"])) for row in result["curve"] if "loss" in row
     ]
     assert [row["step"] for row in result["curve"]] == list(range(1, 21))
+
+
+def test_a_server_that_is_back_only_behind_the_end_of_a_resumed_training_gets_each_row_once(
+    server: Server, served_training: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed in step 8; in step 13 the training dies too, goes on without it from step 10, and ends. What it left
+    unsent is then in a file and in its curve. The server hears neither of the error, which comes out all the same."""
+    run_id, attempt = served_training
+    limits = {"send_every_seconds": 0.02, "close_wait_seconds": 0.2}
+    monkeypatch.setattr(
+        tracking, "MetricsLogger", lambda *args, **more: tracking_metrics.MetricsLogger(*args, **more, **limits)
+    )
+    monkeypatch.setattr(runs, "_LAST_WORD_SECONDS", 0.0)
+
+    def on_step(step: int) -> None:
+        if step == 8:
+            deadline = time.monotonic() + 30
+            while len(history(run_id, "loss")) < 7 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            server.stop()
+        if step == 13:
+            raise ZeroDivisionError
+
+    what = {"name": "x", "tags": {}, "params": {}, "key": "x"}
+    with pytest.raises(ZeroDivisionError), tracking.child_run(server.uri, run_id, **what) as child:
+        attempt(on_step)
+    assert f"the MLflow run {child} is not marked FAILED" in caplog.text
+    with pytest.raises(TrackingError, match=r"took no metrics .* Start the server and run the step again"):
+        attempt()
+    for thread in threading.enumerate():  # they would have ended with their process
+        if thread.name == "metrics":
+            thread.join()
+    server.start()
+    limits["close_wait_seconds"] = 60.0
+    result = attempt()
+    assert result["resumed_from"] == 20
+    assert [step for step, _ in history(run_id, "loss")] == list(range(1, 21))
+    assert history(run_id, "loss") == [(row["step"], pytest.approx(row["loss"])) for row in result["curve"]]
 
 
 def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_path: Path) -> None:

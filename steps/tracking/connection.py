@@ -11,7 +11,9 @@ from typing import Any
 from fast_electra_core.errors import TrackingError
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
-_PATIENCE_SECONDS = 60.0  # how long a call is repeated while the server is away or the database locked
+PATIENCE_SECONDS = 150.0
+"""How long a call is repeated while the server is away or the database locked: a restart of two minutes, and some."""
+_logger = logging.getLogger(__name__)
 _DENIED = (
     "Give an account that may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
     "environment"
@@ -131,21 +133,36 @@ def denied(error: Any) -> str:
     return _DENIED if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED") else ""
 
 
-def ask(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """function(*args, **kwargs), repeated while the server is away for at most _PATIENCE_SECONDS."""
+def ask(
+    what: str,
+    function: Callable[..., Any],
+    *args: Any,
+    patience_seconds: float = PATIENCE_SECONDS,
+    **kwargs: Any,
+) -> Any:
+    """function(*args, **kwargs), repeated while the server is away for at most patience_seconds; that is said once.
+
+    Raises:
+        TrackingError: it is away for longer, or refuses.
+    """
     from mlflow.exceptions import MlflowException
 
-    start, delay = time.monotonic(), 0.5
+    start, delay, is_said = time.monotonic(), 0.5, False
     while True:
         try:
             return function(*args, **kwargs)
         except MlflowException as error:
             waited = time.monotonic() - start
-            if not is_passing(error) or waited + delay > _PATIENCE_SECONDS:
+            if not is_passing(error) or waited + delay > patience_seconds:
                 hint = denied(error) or "Check that the server runs and may be written to, then run `resume`"
                 raise TrackingError(
                     f"cannot {what}: MLflow at {connected_uri()} says: {error} (after {waited:.0f} s). {hint}"
                 ) from error
+            if not is_said:
+                _logger.warning(
+                    "MLflow at %s is away; to %s is tried for %.0f s more", connected_uri(), what, patience_seconds
+                )
+                is_said = True
         time.sleep(delay)
         delay = min(2 * delay, 10.0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import TrackingError
-from steps.tracking.connection import ask, connected_uri, is_passing, mlflow_client
+from steps.tracking.connection import PATIENCE_SECONDS, ask, connected_uri, is_passing, mlflow_client
 
 _MAX_METRICS = 1000  # MLflow refuses more in one batch
 _log = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ class MetricsLogger:
     """Sends metric rows from a background thread, so that training never waits for the server.
 
     Rows leave the queue only when the server has confirmed them, and keep the time they were logged at, so a
-    batch that is sent twice (its answer was lost) is stored once. Steps that an earlier attempt logged are
-    not logged again. Close it, or use it as a context manager. `log` alone never waits; `flush` and `close` do.
+    batch that is sent twice (its answer was lost) is stored once. Steps that an earlier attempt logged, or left in
+    the spill file, are not logged again. Close it, or use it as a context manager. `log` alone never waits; `flush`
+    and `close` do.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class MetricsLogger:
         *,
         spill: Path | None = None,
         send_every_seconds: float = 2.0,
-        close_wait_seconds: float = 60.0,
+        close_wait_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         """spill: the .jsonl file for rows that the server would not take; the next MetricsLogger with the
         same file sends them first. By default `.fast_electra/unsent_metrics/RUN_ID.jsonl`."""
@@ -143,7 +144,10 @@ class MetricsLogger:
         try:
             if self._seen is None:
                 self._seen = _logged_steps(self.run_id)
-            send_values(self.run_id, _unseen(batch, self._seen))
+            fresh = _unseen(batch, self._seen)
+            send_values(self.run_id, fresh)
+            for value in fresh:
+                self._seen.setdefault(value.key, set()).add(value.step)
             return None
         except MlflowException as error:
             self._refused_for_good = not is_passing(error)
@@ -199,7 +203,12 @@ def _logged_steps(run_id: str, keys: set[str] | None = None) -> dict[str, set[in
 
 
 def _unseen(values: Iterable[Value], seen: Mapping[str, set[int]]) -> list[Value]:
-    return [value for value in values if value.step not in seen.get(value.key, ())]
+    """The first value of each metric at each step, where there is none yet."""
+    fresh: dict[tuple[str, int], Value] = {}
+    for value in values:
+        if value.step not in seen.get(value.key, ()):
+            fresh.setdefault((value.key, value.step), value)
+    return list(fresh.values())
 
 
 def _read_values(path: Path) -> list[Value]:

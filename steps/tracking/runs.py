@@ -2,19 +2,22 @@
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fast_electra_core.errors import TrackingError, check_choice
-from steps.tracking.connection import ask, connect, connected_uri, mlflow_client
+from steps.tracking.connection import PATIENCE_SECONDS, ask, connect, connected_uri, mlflow_client
 
 KEY_TAG = "fast_electra.key"
 _LOCAL_UI = "http://127.0.0.1:5000"
 _PARENT_TAG = "mlflow.parentRunId"
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 _MAX_ENTRIES = 100  # parameters or tags: MLflow refuses more in one batch
+_LAST_WORD_SECONDS = 5.0  # how long an error or a stop on its way out is kept for a server that is away
+_logger = logging.getLogger(__name__)
 
 
 def start_parent(
@@ -98,12 +101,17 @@ def run_url(run_id: str) -> str:
 
 @contextlib.contextmanager
 def child_run(tracking_uri: str, parent_run_id: str, **what: Any) -> Iterator[str]:
-    """start_child (same arguments) that also ends: FINISHED, FAILED by an error, KILLED by an interrupt."""
+    """start_child (same arguments) that also ends: FINISHED, FAILED by an error, KILLED by an interrupt. Where that
+    error cannot be told to the server it is still the one that comes out."""
     run_id = start_child(tracking_uri, parent_run_id, **what)
     try:
         yield run_id
     except BaseException as error:
-        finish(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            finish(run_id, status)
+        except TrackingError as lost:
+            _logger.warning("the MLflow run %s is not marked %s: %s", run_id, status, lost)
         raise
     finish(run_id)
 
@@ -111,7 +119,8 @@ def child_run(tracking_uri: str, parent_run_id: str, **what: Any) -> Iterator[st
 def finish(run_id: str, status: str = "FINISHED") -> None:
     """End a run: FINISHED, FAILED or KILLED."""
     check_choice("status", status, _STATUSES)
-    ask(f"finish the run {run_id}", mlflow_client().set_terminated, run_id, status)
+    patience = PATIENCE_SECONDS if status == "FINISHED" else _LAST_WORD_SECONDS
+    ask(f"finish the run {run_id}", mlflow_client().set_terminated, run_id, status, patience_seconds=patience)
 
 
 def reopen(run_id: str) -> None:

@@ -42,8 +42,8 @@ def check_server(tracking_uri: str, experiment: str) -> None:
         _check_socket(uri)
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_CHECK_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     lock = _lock_beside(sqlite_path(uri)) if location else contextlib.nullcontext()
+    connect(uri)  # outside of the limits: it sets those that hold from here on
     with _environment(limits), lock:
-        connect(uri)
         _create_experiment(experiment, location)
         if uri.startswith("http"):
             _check_release(uri)
