@@ -171,6 +171,9 @@ def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None 
                 if value.get("low") is not None:
                     axes.plot([place, place], [value["low"], value["high"]], color=_INK, linewidth=1.0)
         axes.axhline(0, color=_SOFT, linewidth=0.8)
+        # No score is above 1; of two seeds an interval may be, and would press the bars flat.
+        lowest = min(value["mean"] for column in columns.values() for value in column[1] if value)
+        axes.set_ylim(min(lowest, 0) - 0.03, 1.03)
         axes.set_xticks(range(len(summary)), [f"{row['task']}\n{row['metric']}" for row in summary])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, max(len(summary), 2) - 0.4)
