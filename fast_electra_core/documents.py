@@ -23,15 +23,17 @@ def number_documents(input_ids: Tensor, *, separator_id: int) -> Tensor:
     return is_end.cumsum(dim=1) - is_end.long()
 
 
-def visible_within(documents: Tensor) -> Tensor:
-    """(B, 1, L, L) bool: whether the first of two tokens attends to the second, for documents (B, L).
+def visible_within(documents: Tensor, columns: Tensor | None = None) -> Tensor:
+    """(B, 1, L, L) bool: whether the first of two tokens attends to the second, for documents (B, L); of the tokens at
+    columns (B, K) alone it is (B, 1, K, L).
 
     >>> visible_within(torch.tensor([[0, 0, 1]])).int()
     tensor([[[[1, 1, 0],
               [1, 1, 0],
               [0, 0, 1]]]], dtype=torch.int32)
     """
-    return (documents[:, None, :, None] == documents[:, None, None, :]).contiguous()
+    rows = documents if columns is None else documents.gather(1, columns)
+    return rows[:, None, :, None] == documents[:, None, None, :]
 
 
 def attention_mask(config: PretrainedConfig, documents: Tensor | None) -> Tensor | dict[str, Tensor] | None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import PretrainedConfig, PreTrainedModel
 
+from fast_electra_core.documents import visible_within
+
 
 @contextlib.contextmanager
 def last_layer_at(model: PreTrainedModel, columns: Tensor, documents: Tensor | None = None) -> Iterator[None]:
@@ -27,9 +29,7 @@ def last_layer_at(model: PreTrainedModel, columns: Tensor, documents: Tensor | N
     Only for models that `can_skip`, in evaluation mode, on sequences without padding.
     """
     layer, forward = _last_layer(model)
-    visible = None
-    if documents is not None:
-        visible = (documents.gather(1, columns)[:, None, :, None] == documents[:, None, None, :]).contiguous()
+    visible = None if documents is None else visible_within(documents, columns)
     layer.forward = functools.partial(forward, layer, columns, visible)  # visible (B, 1, K, L)
     compiled, layer._compiled_call_impl = layer._compiled_call_impl, None  # which would be called instead of it
     try:
