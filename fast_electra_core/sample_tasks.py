@@ -214,11 +214,9 @@ def _rte(rng: random.Random, words: _Words, label: float) -> _Texts:
 
 def _wnli(rng: random.Random, words: _Words, label: float) -> _Texts:
     fact, event = _fact(rng, words), rng.choice(_EVENTS)
-    text = (
-        f"the {fact.adjective} {fact.thing} was {rng.choice(_REASONS)}, so the {fact.subject} {event} it {fact.place}"
-    )
-    told = fact if label == 1 else _alter(rng, words, fact, ("subject", "adjective", "thing", "place"))
-    return _sentence(text), _sentence(f"the {told.subject} {event} the {told.adjective} {told.thing} {told.place}")
+    text = f"the {fact.thing} was {rng.choice(_REASONS)}, so the {fact.subject} {event} it {fact.place}"
+    told = fact if label == 1 else _alter(rng, words, fact, ("subject", "thing", "place"))
+    return _sentence(text), _sentence(f"the {told.subject} {event} the {told.thing} {told.place}")
 
 
 # fmt: off
