@@ -68,7 +68,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
 
         with console.console():
             link_run(self.plan)
-            print(scoring.close_evaluate(self.plan, self.scores))
+            print(scoring.close_evaluate(self.plan, self.scores, self.task_versions))
 
 
 if __name__ == "__main__":

@@ -227,7 +227,14 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
 
         with console.console():
             table, self.page = delivery.close_pretrain(
-                self.plan, self.text, self.candidates, self.frozen, self.trained, self.scores, self.version
+                self.plan,
+                self.text,
+                self.candidates,
+                self.frozen,
+                self.trained,
+                self.scores,
+                self.version,
+                task_models=self.task_versions,
             )
             link_run(self.plan)
             print(table)

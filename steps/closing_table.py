@@ -20,11 +20,13 @@ def closing_table(
     suite_name: str = "sample tasks",
     cost: Row | None = None,
     registered: Row | None = None,
+    task_models: Sequence[Row] = (),
 ) -> str:
     """What the terminal shows at the end, at most 100 columns wide.
 
     auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: scoring.gather_scores; cost:
-    ledger.account_*; registered: what register_* returned. What is None is left out.
+    ledger.account_*; registered: what register_* returned; task_models: what register_task_models did. What is None
+    or empty is left out.
     """
     lines: list[tuple[str, str, str]] = []
     if auxiliary is not None:
@@ -66,6 +68,9 @@ def closing_table(
         open_gates = [each for each in registered["gates"] if each["status"] != "pass"]
         remarks += [f"gate {each['name']} {each['status']}: {each['reason']}" for each in open_gates]
         remarks.append(str(registered["reason"]))
+    if task_models:
+        versions = [f"{each['name']} {each['version']}" for each in task_models]
+        remarks.append(f"task models: {', '.join(versions)}")
     return _aligned(lines, [*remarks, "browse runs and lineage: make ui"])
 
 

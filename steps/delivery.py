@@ -138,6 +138,7 @@ def close_pretrain(
     version: Plain,
     *,
     first: Sequence["Section"] = (),
+    task_models: Sequence[Plain] = (),
 ) -> tuple[str, str]:
     """The closing table for the terminal and the whole report, which begins with the sections in first; ends the MLflow
     run."""
@@ -179,6 +180,7 @@ def close_pretrain(
         suite_name=suite_name,
         cost=trained["cost"],
         registered=version,
+        task_models=task_models,
     )
     tracking.log_text(run_id, page, "report.html")
     tracking.log_text(run_id, table, "report.txt")

@@ -234,7 +234,7 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
 
 
 @attempt
-def close_evaluate(plan: Plain, scores: Plain) -> str:
+def close_evaluate(plan: Plain, scores: Plain, task_models: Sequence[Plain] = ()) -> str:
     """End the MLflow run of an evaluation; returns the closing words."""
     from steps import report
     from steps.closing_table import closing_table
@@ -242,7 +242,10 @@ def close_evaluate(plan: Plain, scores: Plain) -> str:
     connect(plan)
     run_id = plan["mlflow_run_id"]
     table = closing_table(
-        auxiliary=None, scores=scores, suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"])
+        auxiliary=None,
+        scores=scores,
+        suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"]),
+        task_models=task_models,
     )
     tracking.log_text(run_id, table, "report.txt")
     tracking.set_tags(run_id, model_tags(plan))

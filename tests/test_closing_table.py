@@ -16,10 +16,11 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         suite_name="sample tasks",
         cost=cost_of(),
         registered={"name": "fast-electra", "version": "3", "aliases": ["champion", "challenger"]},
+        task_models=[{"name": "fast-electra-sst2", "version": "3"}, {"name": "fast-electra-cola", "version": "2"}],
     )
 
     lines = [re.sub(" {2,}", "  ", line.strip()) for line in table.splitlines()]
-    assert lines[1:-4] == [
+    assert lines[1:-5] == [
         "auxiliary: held-out masked loss  4.4100  unigram 6.6200",
         "auxiliary: masked accuracy  0.2510  unigram 0.0460",
         "main model: held-out RTD loss  0.2100  majority class 0.3400",
@@ -35,9 +36,10 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         "cost: memory, measured  5.0 MB  planned 4.4 MB",
         "registered  fast-electra 3  @champion @challenger",
     ]
-    assert lines[-2] == "models:/fast-electra@champion: recipe electra; seeds 0 to 2"
+    assert lines[-2] == "task models: fast-electra-sst2 3, fast-electra-cola 2"
+    assert lines[-3] == "models:/fast-electra@champion: recipe electra; seeds 0 to 2"
     assert lines[-1] == "browse runs and lineage: make ui"
-    assert "sample tasks: mean ± std over seeds" in lines[-3]
+    assert "sample tasks: mean ± std over seeds" in lines[-4]
     assert "GLUE" not in table
 
 
