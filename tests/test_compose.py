@@ -71,6 +71,16 @@ def test_the_server_is_the_lock_s_mlflow_and_reads_every_variable_that_it_is_giv
     assert {word.partition("=")[0] for word in services["mlflow"]["command"] if word.startswith("--")} <= options
 
 
+def test_the_image_has_the_driver_that_the_lock_s_sqlalchemy_takes_for_the_address(services: dict[str, Any]) -> None:
+    from sqlalchemy.engine import make_url
+
+    scheme, colon, _ = services["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"].partition(":")
+    driver = make_url(f"{scheme}{colon}//database/mlflow").get_dialect().driver
+    (command,) = re.findall(r"(?m)^RUN pip install (.*)", (ROOT / "infra/container/mlflow.Dockerfile").read_text())
+    packages = [re.split(r"[\[=]", word.strip("'"))[0] for word in command.split()]
+    assert driver in packages
+
+
 def test_the_bucket_is_made_and_making_it_again_changes_nothing(services: dict[str, Any], s3: Any) -> None:
     program = services["bucket"]["command"][-1]
     for _ in range(2):

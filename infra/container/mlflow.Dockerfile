@@ -2,8 +2,9 @@
 #   docker build -f infra/container/mlflow.Dockerfile -t fast-electra-mlflow:3.17.2 .
 FROM python:3.11-slim
 COPY requirements.lock /tmp/requirements.lock
-# Unverified: the version of psycopg2; the flows never speak to the database themselves, so the lock has none.
-RUN pip install --no-cache-dir --constraint /tmp/requirements.lock mlflow boto3 psycopg2-binary==2.9.11 \
+# psycopg 3 and not psycopg2: it is what SQLAlchemy from 2.1 on takes for postgresql://, and pg_dump takes no other scheme.
+# The flows never speak to the database themselves, so the lock has none.
+RUN pip install --no-cache-dir --constraint /tmp/requirements.lock mlflow boto3 'psycopg[binary]==3.3.9' \
     && useradd --create-home --uid 10001 mlflow
 USER 10001
 WORKDIR /home/mlflow
