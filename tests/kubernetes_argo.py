@@ -1,9 +1,13 @@
-"""Argo Workflows in the double of a Kubernetes cluster: what its resources take and keep. Nothing is started."""
+"""Argo Workflows in the double of a Kubernetes cluster: what its resources take and keep. Nothing is started.
+
+As version 4, it takes only what Argo's own descriptions allow, unknown fields refused.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from argo_schemas import validate
 from kubernetes_looks import Refused, found
 
 GROUP = "argoproj.io"
@@ -50,6 +54,11 @@ class Argo:
             raise Refused(400, f'strict decoding error: unknown field "spec.{unknown[0]}"')
         if plural == "cronworkflows":
             self._look_at_schedule(name, body["spec"])
+        if self.argo == 4:
+            try:
+                validate(body)
+            except ValueError as error:
+                raise Refused(422, str(error)) from error
         if plural in self.argo_trouble and not rehearsed:
             raise Refused(422, self.argo_trouble[plural])
         if verb == "create" and name in kept:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import argo_schemas
 import kubernetes_validate
 import pytest
 import yaml
@@ -78,9 +79,13 @@ def test_a_schedule_that_is_refused_leaves_no_template_behind(deploy: Callable[.
 def test_what_was_deployed_before_comes_back_and_what_was_not_there_goes(cluster: Cluster) -> None:
     plan = argo.Planned("flow", cron="0 3 * * 1", sensor="flow", sensor_namespace=NAMESPACE)
     metadata = {"name": "flow", "annotations": {"metaflow/owner": "tester"}, "resourceVersion": "0"}
-    specs = {"workflowtemplates": {"entrypoint": "old"}, "cronworkflows": {"schedules": ["0 3 * * 1"]}}
-    for plural, spec in specs.items():
-        cluster.argo_kept[plural]["flow"] = {"metadata": dict(metadata), "spec": dict(spec)}
+    specs: dict[str, Any] = {
+        "workflowtemplates": {"entrypoint": "old"},
+        "cronworkflows": {"schedules": ["0 3 * * 1"], "workflowSpec": {"workflowTemplateRef": {"name": "flow"}}},
+    }
+    for (plural, spec), kind in zip(specs.items(), ("WorkflowTemplate", "CronWorkflow"), strict=True):
+        whole = {"apiVersion": "argoproj.io/v1alpha1", "kind": kind, "metadata": dict(metadata), "spec": dict(spec)}
+        cluster.argo_kept[plural]["flow"] = whole
     before = argo.present(Connection(), NAMESPACE, plan)
     cluster.argo_kept["workflowtemplates"]["flow"]["spec"] = {"entrypoint": "new"}
     del cluster.argo_kept["cronworkflows"]["flow"]
@@ -178,6 +183,21 @@ def test_a_template_is_rehearsed_strictly_and_unknown_fields_are_named(cluster: 
     assert check.state == "failed" and "workflowtemplates is forbidden" in check.found
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"schedules": ["0 3 * * 1"], "schedule": "0 3 * * 1"}, "does not know: spec.schedule$"),
+        ({"schedules": "0 3 * * 1"}, "schedules"),  # no list
+        ({"schedules": ["0 3 * * 1"], "workflowSpec": {"templates": [{"name": "a", "contaner": {}}]}}, "contaner"),
+    ],
+)
+def test_the_double_refuses_what_argo_does_not_know(spec: dict[str, Any], message: str) -> None:
+    kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "CronWorkflow", "metadata": {"name": "some"}}
+    whole = {"workflowSpec": {"workflowTemplateRef": {"name": "some"}}, **spec}
+    with pytest.raises(ValueError, match=message):
+        argo_schemas.validate({**kind, "spec": whole})
+
+
 def template(cron: str = "", **spec: Any) -> dict[str, Any]:
     notes = {"metaflow/cron": json.dumps({"schedule": cron, "tz": None})} if cron else {}
     metadata = {"name": "some", "annotations": notes}
@@ -198,6 +218,7 @@ def test_every_pod_of_a_flow_on_argo_is_valid_bounded_and_unprivileged(
     words = ["deploy", str(ROOT / "flows" / flow), "--to", "argo-workflows", "--profile", profile, "--only_json"]
     assert main([*words, "--defaults", "weekly.json", *more]) == 0
     found = json.loads(capfd.readouterr().out)
+    argo_schemas.validate(found)
     assert argo.planned(found).cron == cron
     made = {each["name"]: each for each in found["spec"]["templates"] if "container" in each or "resource" in each}
     ours = {name: each for name, each in made.items() if not name.startswith(METAFLOWS_OWN)}
