@@ -29,7 +29,7 @@ demo: $(READY)  ## an auxiliary and a Fast-ELECTRA model on text that is on this
 
 ui: $(READY)  ## browse runs, lineage and models at http://127.0.0.1:5000
 	@echo "http://127.0.0.1:$${PORT:-5000}/#/experiments?workflowType=machine_learning"
-	@mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $${PORT:-5000}
 
 server:  ## a tracking server with PostgreSQL and S3, in containers: infra/compose.yaml says what must be set
 	@docker compose --project-name fast-electra -f infra/compose.yaml up --build

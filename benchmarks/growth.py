@@ -24,6 +24,7 @@ import torch
 
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.methods import Batch
+from fast_electra_core.peak import gemm_flops_per_second
 
 AROUND = {"layers": 4, "width": 256, "length": 128, "batch": 8}
 GROWN = {"layers": (2, 8), "width": (128, 512), "length": (32, 64, 256, 512), "batch": (2, 32)}
@@ -63,7 +64,7 @@ def print_steps(rounds: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in made}
     gemm = 0.0
     for number in range(rounds + 1):
-        gemm = max(gemm, steps_of._gemm_flops_per_second())
+        gemm = max(gemm, gemm_flops_per_second(torch.device("cpu"), clock=time.process_time))
         for name, (comparison, step) in made.items():
             batch = steps_of._batch(steps_of._config(comparison.main, comparison), seed=number)
             start = time.process_time()

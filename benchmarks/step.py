@@ -41,6 +41,7 @@ from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.model_cost import cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config, freeze, vocabulary_logits
 from fast_electra_core.optimizer import build_optimizer
+from fast_electra_core.peak import gemm_flops_per_second
 from fast_electra_core.proposals import FrozenMaskedLm
 from steps.meter import MemoryMeter
 
@@ -109,7 +110,7 @@ def _print_table(name: str, comparison: Comparison, *, rounds: int) -> None:
         gemm = 0.0
         for number in range(rounds + 1):
             batch = _batch(config, seed=number)
-            gemm = max(gemm, _gemm_flops_per_second())
+            gemm = max(gemm, gemm_flops_per_second(torch.device("cpu"), clock=time.process_time))
             for arm, step in steps.items():
                 start = time.process_time()
                 step(batch, number)
@@ -222,17 +223,6 @@ def _planned(comparison: Comparison) -> dict[str, float]:
         JOINT: plan.joint_total, JOINT_CUT: plan.joint_total - 3 * auxiliary.skipped_flops, ONLINE: plan.total,
         OFFLINE: plan.main, ALONE: plan.main, APART: plan.total,
     }  # fmt: skip
-
-
-def _gemm_flops_per_second() -> float:
-    """Of the best of some products of matrices as large as the feed-forward's at base size."""
-    left, right = torch.randn(1024, 768), torch.randn(768, 3072)
-    best = 0.0
-    for _ in range(5):
-        start = time.process_time()
-        left @ right
-        best = max(best, 2 * 1024 * 768 * 3072 / (time.process_time() - start))
-    return best
 
 
 def _measured_memory(name: str, comparison: Comparison, arm: str) -> int:

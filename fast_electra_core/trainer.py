@@ -5,7 +5,6 @@ So a run resumed from step k is the run that was never interrupted, bit for bit;
 rows of every batch, compute what one does, up to the order of addition. Dropout alone depends on how many there are.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +32,7 @@ from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.schedules import learning_rate_at
 from fast_electra_core.skipping import Skipper
+from fast_electra_core.stopwatch import Stopwatch
 
 Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
@@ -83,6 +83,9 @@ class Trained(NamedTuple):
     """Wall-clock time of all num_steps steps, with their scoring and checkpoints, over all attempts. Steps that a kill
     undid count once, as they were done again; the time between attempts does not count, nor does the writing of a
     checkpoint that a run went on from."""
+    spent: dict[str, float]
+    """Seconds of them that went to `starting` (restoring, what comes before the first step), `data` (making batches),
+    `scoring` and `checkpoints` (copying them, waiting for the one before): the rest went to the steps."""
 
 
 def train(
@@ -108,15 +111,17 @@ def train(
     """
     device = next(method.parameters()).device
     uses_bf16(config.precision, device)  # refused here, before the first step
-    if config.activation_checkpointing:
-        method.checkpoint_activations()
-    if config.compile_layers:
-        method.compile_layers()
-    optimizer = build_optimizer(method, config)
-    first_step, sums, seconds_before = _restore(method, optimizer, config, checkpoints, group)
-    replica = group.replicate(method.train())
-    started = time.perf_counter()
-    window_started, window_from = started, first_step
+    watch = Stopwatch()
+    with watch.part("starting"):
+        if config.activation_checkpointing:
+            method.checkpoint_activations()
+        if config.compile_layers:
+            method.compile_layers()
+        optimizer = build_optimizer(method, config)
+        first_step, sums, seconds_before, spent_before = _restore(method, optimizer, config, checkpoints, group)
+        watch.go_on_from(seconds_before, spent_before)
+        replica = group.replicate(method.train())
+    window_started, window_from = watch.seconds, first_step
     skipper = Skipper(
         config.max_skipped_steps,
         batch_of=lambda step: dataset.index_at(step, batch_size=config.batch_size, seed=config.seed),
@@ -130,7 +135,8 @@ def train(
     )
     with writer:
         for step in range(first_step, config.num_steps):
-            batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
+            with watch.part("data"):
+                batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
             for parameters in optimizer.param_groups:
                 parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
             torch.manual_seed(_dropout_seed(step, config, group))
@@ -151,27 +157,28 @@ def train(
             if done % config.log_every_steps == 0 or is_last:
                 skipper.look()
                 row = _row(method, sums, done, config)  # device sync
-                now = time.perf_counter()
                 num_tokens = (done - window_from) * config.batch_size * config.sequence_length
-                row["tokens_per_second"] = num_tokens / (now - window_started)
+                row["tokens_per_second"] = num_tokens / (watch.seconds - window_started)
                 sums = {}
             if done % config.checkpoint_every_steps == 0 or is_last or stop:
                 tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
                 skipper.look()
                 skipper.check_weights(tensors)
             if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
-                row |= {"step": done, **hooks.evaluate()}
+                with watch.part("scoring"):
+                    row |= {"step": done, **hooks.evaluate()}
             if group.is_first and row:
                 hooks.on_metrics(row)
-                window_started, window_from = time.perf_counter(), done
             if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last or stop):
-                seconds = seconds_before + time.perf_counter() - started
-                state = {"identity": training_identity(config), "seconds": seconds}
-                writer.write(Checkpoint(done, tensors, state))
+                state = {"identity": training_identity(config), "seconds": watch.seconds, "spent": watch.parts}
+                with watch.part("checkpoints"):
+                    writer.write(Checkpoint(done, tensors, state))
+            if row:
+                window_started, window_from = watch.seconds, done
             if stop:
                 writer.wait()
                 raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
-    return Trained(first_step, config.num_steps, seconds_before + time.perf_counter() - started)
+    return Trained(first_step, config.num_steps, watch.seconds, watch.parts)
 
 
 def progress_at(step: int, config: TrainingConfig) -> float:
@@ -264,6 +271,7 @@ class _Restored(NamedTuple):
     step: int
     sums: Stats
     seconds: float
+    spent: dict[str, float]
 
 
 def _restore(
@@ -272,7 +280,7 @@ def _restore(
     device = next(method.parameters()).device
     checkpoint = group.from_first(load_latest(checkpoints) if group.is_first else None, device)
     if checkpoint is None:
-        return _Restored(0, {}, 0.0)
+        return _Restored(0, {}, 0.0, {})
     expected = training_identity(config)
     found = checkpoint.state["identity"]
     if found != expected:
@@ -287,5 +295,5 @@ def _restore(
         for name, value in checkpoint.tensors.items()
         if name.startswith("sum.")
     }
-    # Checkpoints of earlier versions do not say how long they took.
-    return _Restored(checkpoint.step, sums, checkpoint.state.get("seconds", 0.0))
+    # Checkpoints of earlier versions do not say how long they took, or with what.
+    return _Restored(checkpoint.step, sums, checkpoint.state.get("seconds", 0.0), checkpoint.state.get("spent", {}))

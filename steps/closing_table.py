@@ -21,12 +21,13 @@ def closing_table(
     cost: Row | None = None,
     registered: Row | None = None,
     task_models: Sequence[Row] = (),
+    browse: str = "make ui",
 ) -> str:
     """What the terminal shows at the end, at most 100 columns wide.
 
     auxiliary: the chosen candidate's dict; heldout: the last held-out row; scores: scoring.gather_scores; cost:
-    ledger.account_*; registered: what register_* returned; task_models: what register_task_models did. What is None
-    or empty is left out.
+    ledger.account_*; registered: what register_* returned; task_models: what register_task_models did; browse: how
+    to open MLflow. What is None or empty is left out.
     """
     lines: list[tuple[str, str, str]] = []
     if auxiliary is not None:
@@ -71,7 +72,7 @@ def closing_table(
     if task_models:
         versions = [f"{each['name']} {each['version']}" for each in task_models]
         remarks.append(f"task models: {', '.join(versions)}")
-    return _aligned(lines, [*remarks, "browse runs and lineage: make ui"])
+    return _aligned(lines, [*remarks, f"browse runs and lineage: {browse}"])
 
 
 def _gate_lines(gates: Sequence[Row]) -> list[tuple[str, str, str]]:

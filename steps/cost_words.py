@@ -35,11 +35,15 @@ def plan_text(costs: Sequence[Cost], *, ensemble_size: int = 1) -> str:
 def closing_lines(cost: Cost) -> list[Line]:
     """What a run has cost, for the table that ends it."""
     measured = cost["measured"]
-    rest = measured["seconds"] - measured["training_seconds"] - measured["drawing_seconds"]
-    speed = f"{measured['flops_per_second']:.2e} FLOP/s; scores, checkpoints {_seconds(rest)}"
+    speed = f"{measured['tokens_per_second']:,.0f} tokens/s; {_speed(measured)}"
+    beside = {name: measured[f"{name}_seconds"] for name in ("scoring", "checkpoint", "starting")}
+    words = {"scoring": "scores", "checkpoint": "checkpoints", "starting": "start-up"}
+    parts = ", ".join(f"{words[name]} {_seconds(value)}" for name, value in beside.items())
     lines = [
         *_operations(cost),
         ("time in training steps", _seconds(measured["training_seconds"]), speed),
+        ("time of them for batches", _seconds(measured["data_seconds"]), ""),
+        ("time beside them", _seconds(sum(beside.values())), parts),
     ]
     if cost["is_drawn_ahead"]:
         lines.append(("time of drawing ahead", _seconds(measured["drawing_seconds"]), ""))
@@ -94,8 +98,14 @@ def measured_rows(cost: Cost) -> list[list[str]]:
     rows.append(["parameters trained or frozen", f"{sum(cost['parameters'].values()):,}", ""])
     in_training = cost["flops"]["main"] if cost["is_drawn_ahead"] else cost["flops"]["total"]
     rows.append(["training steps", _flops(in_training), _seconds(measured["training_seconds"])])
+    rows.append(["of which making batches", "", _seconds(measured["data_seconds"])])
+    rows.append(["tokens per second in training steps", "", f"{measured['tokens_per_second']:,.0f}"])
     rows.append(["FLOP/s in training steps", "", f"{measured['flops_per_second']:.3e}"])
-    rows.append(["with scores, checkpoints and drawing ahead", "", _seconds(measured["seconds"])])
+    rows.append(["of the device's matrix products at their best", "", f"{100 * measured['peak_share']:.0f} %"])
+    rows.append(["scores on held-out text", "", _seconds(measured["scoring_seconds"])])
+    rows.append(["copying checkpoints and waiting for them", "", _seconds(measured["checkpoint_seconds"])])
+    rows.append(["loading and setting up, before the first step", "", _seconds(measured["starting_seconds"])])
+    rows.append(["all that, and drawing ahead", "", _seconds(measured["seconds"])])
     if measured["money"] is not None:
         rows.append(["price", f"{cost['price_per_hour']:g} per hour", _money(measured["money"])])
         rows.append([f"price, with the {cost['beside']}'s training charged", "", _money(measured["money_charged"])])
@@ -181,6 +191,10 @@ def _bytes(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value / 3600:.2f} h" if value >= 3600 else f"{value:.1f} s"
+
+
+def _speed(measured: Mapping[str, Any]) -> str:
+    return f"{measured['flops_per_second']:.2e} FLOP/s, {100 * measured['peak_share']:.0f} % of peak"
 
 
 def _money(value: float | None) -> str:

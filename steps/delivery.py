@@ -17,6 +17,7 @@ from steps.trace import (
     corpus_dataset,
     costs,
     finish,
+    how_to_browse,
     lineage_tags,
     method_tags,
     note_use,
@@ -62,7 +63,9 @@ def close_auxiliary(plan: Plain, trained: Plain, version: Plain) -> str:
     connect(plan)
     tracking.log_metrics(plan["mlflow_run_id"], [{"step": 0, **trained["scores"], **costs(trained)}])
     finish(plan)
-    return closing_table(auxiliary=trained["scores"], cost=trained["cost"], registered=version)
+    return closing_table(
+        auxiliary=trained["scores"], cost=trained["cost"], registered=version, browse=how_to_browse(plan)
+    )
 
 
 @attempt
@@ -181,6 +184,7 @@ def close_pretrain(
         cost=trained["cost"],
         registered=version,
         task_models=task_models,
+        browse=how_to_browse(plan),
     )
     tracking.log_text(run_id, page, "report.html")
     tracking.log_text(run_id, table, "report.txt")

@@ -123,21 +123,31 @@ def account(
     """The plan with `measured`: time, speed, memory and price of the training that gave `result`.
 
     result is pretrain.train_auxiliary's or train_discriminator's and its memory_bytes; drawing_seconds those of the
-    tasks that drew replacements ahead of it. training_seconds are those of the steps alone, seconds all of them, with
-    scores and checkpoints; flops_per_second is what was achieved in the steps.
+    tasks that drew replacements ahead of it. training_seconds are those of the steps alone, data_seconds of them those
+    of making batches, seconds all of them, with scores, checkpoints and what else comes before the first step;
+    flops_per_second and tokens_per_second are what was achieved in the steps, peak_share the part of the device's peak.
     """
     flops = cost["flops"]
     in_training = flops["main"] if cost["is_drawn_ahead"] else flops["total"]
     training_seconds = _training_seconds(result["curve"], config.batch_size * config.sequence_length)
-    seconds = result["seconds"] + drawing_seconds
+    spent = result["spent"]
+    starting_seconds = spent["loading"] + spent.get("starting", 0.0)
+    seconds = result["seconds"] + spent["loading"] + drawing_seconds
+    flops_per_second = in_training / training_seconds
     money = None if config.price_per_hour is None else config.price_per_hour * seconds / _SECONDS_PER_HOUR
     own = cost["own_training_money"]
     charged = None if money is None or own is None else money + own / cost["auxiliary_shared_by"]
     measured = {
         "seconds": seconds,
         "training_seconds": training_seconds,
+        "data_seconds": spent.get("data", 0.0),
+        "scoring_seconds": spent.get("scoring", 0.0),
+        "checkpoint_seconds": spent.get("checkpoints", 0.0),
+        "starting_seconds": starting_seconds,
         "drawing_seconds": drawing_seconds,
-        "flops_per_second": in_training / training_seconds,
+        "tokens_per_second": cost["num_tokens"] / training_seconds,
+        "flops_per_second": flops_per_second,
+        "peak_share": flops_per_second / result["peak_flops_per_second"],
         "memory": result["memory_bytes"],
         "money": money,
         "money_charged": charged,

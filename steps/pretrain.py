@@ -7,8 +7,9 @@ import resource
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,6 +42,7 @@ from fast_electra_core.models import (
     warm_start,
 )
 from fast_electra_core.parallel import ALONE, Group
+from fast_electra_core.peak import gemm_flops_per_second
 from fast_electra_core.proposals import Proposal
 from fast_electra_core.replay import MixedDataset
 from fast_electra_core.tokenizer import load_tokenizer
@@ -86,6 +88,8 @@ class TrainingRun:
     """Replacements drawn ahead of training."""
     group: Group = ALONE
     """The processes that train together. Only the first scores, saves and has a result."""
+    began: float = field(default_factory=time.perf_counter)
+    """When the work of this attempt began, on the clock of time.perf_counter."""
 
     @property
     def checkpoint_prefix(self) -> str:
@@ -279,8 +283,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint on; curves, seconds and speed are those of all attempts together.
 
-    What counts as seconds is said in trainer.Trained; peak memory is this attempt's. Only a group's first process has
-    a result.
+    What counts as seconds is said in trainer.Trained; loading comes on top, and it and the peaks are this attempt's.
+    Only a group's first process has a result.
     """
     samples_at = run.samples.at if run.samples else None
     if not run.group.is_first:
@@ -317,6 +321,7 @@ def _train(
             # Without a word to the tracker: rows that it lacks are sent from the curve.
             keep_checkpoint(folder, run.store, run.checkpoint_prefix, config)
 
+        loading_seconds = time.perf_counter() - run.began
         trained = train(
             method,
             dataset,
@@ -332,6 +337,8 @@ def _train(
         "resumed_from": trained.first_step,
         "seconds": trained.seconds,
         "tokens_per_second": num_tokens / trained.seconds,
+        "spent": {**trained.spent, "loading": loading_seconds},
+        "peak_flops_per_second": gemm_flops_per_second(device(), config.precision) * run.group.size,
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(next(method.parameters()).device),
         "num_processes": run.group.size,

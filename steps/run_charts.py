@@ -45,11 +45,12 @@ def cost_split(cost: Row, seconds: Mapping[str, float]) -> Chart | None:
         beside: flops["auxiliary"] - flops["auxiliary_head"],
         f"the {beside}'s head": flops["auxiliary_head"],
     }
-    rest = measured["seconds"] - measured["training_seconds"] - measured["drawing_seconds"]
     time = {
         "drawing ahead": measured["drawing_seconds"],
         "pre-training": measured["training_seconds"],
-        "its scores and checkpoints": rest,
+        "its scores": measured["scoring_seconds"],
+        "its checkpoints": measured["checkpoint_seconds"],
+        "its start-up": measured["starting_seconds"],
         **seconds,
     }
     wholes = {

@@ -17,6 +17,7 @@ from steps.trace import (
     child,
     connect,
     finish,
+    how_to_browse,
     log_task,
     made_of,
     model_tags,
@@ -246,6 +247,7 @@ def close_evaluate(plan: Plain, scores: Plain, task_models: Sequence[Plain] = ()
         scores=scores,
         suite_name=report.suite_name(plan["config"]["glue"], plan["tasks"]),
         task_models=task_models,
+        browse=how_to_browse(plan),
     )
     tracking.log_text(run_id, table, "report.txt")
     tracking.set_tags(run_id, model_tags(plan))

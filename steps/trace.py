@@ -47,6 +47,12 @@ def running(plan: Plain) -> Iterator[None]:
         raise
 
 
+def how_to_browse(plan: Plain) -> str:
+    """The page of the flow's run on the tracking server; the command that opens it, where there is no server."""
+    is_served = str(plan["config"]["tracking_uri"]).startswith("http")
+    return str(plan["mlflow_url"]) if is_served else "make ui"
+
+
 def finish(plan: Plain) -> None:
     """The flow's MLflow run is FINISHED; a step that is done again after that reopens it."""
     tracking.finish(plan["mlflow_run_id"])

@@ -6,6 +6,7 @@ from toy_costs import cost_of
 from toy_scores import HELDOUT, candidate, scores_of, task_row
 
 from steps.closing_table import closing_table
+from steps.trace import how_to_browse
 
 
 def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
@@ -32,7 +33,9 @@ def test_the_closing_table_says_each_score_beside_its_baseline() -> None:
         "cost: FLOPs of this run  1.400e+09  1.40e+06 per token; auxiliary 2.000e+08, 14 %",
         "cost: FLOPs, auxiliary charged  1.650e+09  its training 1.000e+09, shared by 4 runs",
         "cost: FLOPs of joint ELECTRA  1.800e+09  this run 22 % less; charged 8 % less",
-        "cost: time in training steps  14.0 s  1.00e+08 FLOP/s; scores, checkpoints 6.0 s",
+        "cost: time in training steps  14.0 s  71 tokens/s; 1.00e+08 FLOP/s, 62 % of peak",
+        "cost: time of them for batches  0.5 s",
+        "cost: time beside them  6.0 s  scores 3.0 s, checkpoints 1.0 s, start-up 2.0 s",
         "cost: memory, measured  5.0 MB  planned 4.4 MB",
         "registered  fast-electra 3  @champion @challenger",
     ]
@@ -69,3 +72,13 @@ def test_the_closing_table_is_at_most_100_columns_wide() -> None:
     table = closing_table(auxiliary=None, scores=scores_of(task_row()), registered=registered)
 
     assert max(len(line) for line in table.splitlines()) == 100
+
+
+def test_the_last_line_says_where_the_run_is_to_be_seen() -> None:
+    plan = {
+        "mlflow_url": "http://mlflow:5000/#/experiments/1/runs/ab",
+        "config": {"tracking_uri": "http://mlflow:5000"},
+    }
+    assert closing_table(auxiliary=None, browse=how_to_browse(plan)).endswith(f": {plan['mlflow_url']}")
+    plan["config"] = {"tracking_uri": "sqlite:///mlflow.db"}
+    assert closing_table(auxiliary=None, browse=how_to_browse(plan)).endswith(": make ui")

@@ -67,6 +67,8 @@ def test_the_server_is_the_lock_s_mlflow_and_reads_every_variable_that_it_is_giv
     read = {option.envvar for option in server.params} | set(vars(mlflow.environment_variables))
     given = {name for name in services["mlflow"]["environment"] if name.startswith("MLFLOW_")}
     assert len(given) == 4 and given <= read
+    image = (ROOT / "infra/container/mlflow.Dockerfile").read_text()
+    assert {word.partition("=")[0] for word in re.findall(r"\bMLFLOW_\w+=\S+", image)} <= read
     options = {option for parameter in server.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in services["mlflow"]["command"] if word.startswith("--")} <= options
 

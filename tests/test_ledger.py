@@ -193,18 +193,22 @@ CURVE = [
     {"step": 7, "heldout_auc": 0.6},  # scored, but not logged
     {"step": 10, "tokens_per_second": 320.0},
 ]
-RESULT = {"curve": CURVE, "seconds": 9.0, "memory_bytes": 5000}
+SPENT = {"starting": 0.25, "data": 0.5, "scoring": 1.0, "checkpoints": 0.75, "loading": 1.0}
+RESULT = {"curve": CURVE, "seconds": 8.0, "memory_bytes": 5000, "spent": SPENT, "peak_flops_per_second": 1e9}
 
 
 def test_time_speed_and_money_are_those_of_the_training_by_hand(store: Store) -> None:
-    """5 steps of 256 tokens at 640 a second, then 5 at 320: 2 s and 4 s; 9 s at 400 an hour are 1."""
+    """5 steps of 256 tokens at 640 a second, then 5 at 320: 2 s and 4 s; 9 s with that of loading, at 400 an hour
+    1."""
     config = tiny(price_per_hour=400.0, auxiliary_shared_by=2)
     tags = {"training.total_flops": "3e6", "training.money": "0.5"}
     cost = account(plan_pretraining(config, candidate(**tags), store), config, RESULT)
     assert cost["measured"] == pytest.approx(
         {
             "seconds": 9.0, "training_seconds": 6.0, "drawing_seconds": 0.0, "memory": 5000,
-            "flops_per_second": cost["flops"]["total"] / 6, "money": 1.0, "money_charged": 1.25,
+            "data_seconds": 0.5, "scoring_seconds": 1.0, "checkpoint_seconds": 0.75, "starting_seconds": 1.25,
+            "tokens_per_second": 2560 / 6, "flops_per_second": cost["flops"]["total"] / 6,
+            "peak_share": cost["flops"]["total"] / 6 / 1e9, "money": 1.0, "money_charged": 1.25,
         }
     )  # fmt: skip
     assert training_tags(cost) == {"training.total_flops": cost["flops"]["total"], "training.money": 1.0}

@@ -11,7 +11,7 @@ from torch import Tensor
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
-from fast_electra_core import trainer
+from fast_electra_core import stopwatch
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
@@ -103,7 +103,7 @@ def test_seconds_and_speed_are_those_of_all_attempts(
 
     def attempt(*, die_at: int = 0) -> dict[str, Any]:
         clock, evaluations = Clock(), [0]
-        monkeypatch.setattr(trainer, "time", clock)
+        monkeypatch.setattr(stopwatch, "time", clock)
 
         def evaluate() -> Row:
             clock.now += 50

@@ -14,7 +14,7 @@ import torch
 from toys import METHODS, dataset_of, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
-from fast_electra_core import trainer
+from fast_electra_core import stopwatch, trainer
 from fast_electra_core.checkpoint import list_checkpoints, load_latest, save_checkpoint
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import TokenDataset
@@ -431,10 +431,23 @@ class Clock:
 def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every step takes 2 s and every evaluation 50, which is not training: 40 tokens / 2 s, also after a resume."""
+    """Every batch takes 3 s and every step 2 besides: 40 tokens / 5 s, also after a resume. Evaluations (50 s) and
+    checkpoints (7 s) are not training."""
     clock = Clock()
-    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(stopwatch, "time", clock)
+    really_at, really_write = trainer.batch_at, trainer.CheckpointWriter.write
     rows: list[Row] = []
+
+    def batch_at(*args: Any, **more: Any) -> Any:
+        clock.now += 3
+        return really_at(*args, **more)
+
+    def write(writer: trainer.CheckpointWriter, checkpoint: trainer.Checkpoint) -> None:
+        clock.now += 7
+        really_write(writer, checkpoint)
+
+    monkeypatch.setattr(trainer, "batch_at", batch_at)
+    monkeypatch.setattr(trainer.CheckpointWriter, "write", write)
 
     def on_step(step: int) -> None:
         clock.now += 2
@@ -452,16 +465,17 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     clock.now += 10_000  # between the attempts
     trained = train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-    assert speeds == [20.0, 20.0, 20.0]
-    # Seven steps and four evaluations; step 5, done twice, counts once.
-    assert trained.seconds == 7 * 2 + 4 * 50
+    assert speeds == [8.0, 8.0, 8.0]
+    # Seven steps and four evaluations; step 5, done twice, counts once, and the checkpoint gone on from does not.
+    assert trained.seconds == 7 * (2 + 3) + 4 * 50 + 3 * 7
+    assert trained.spent == {"starting": 0, "data": 7 * 3, "scoring": 4 * 50, "checkpoints": 3 * 7}
 
 
 def test_a_finished_run_started_again_has_taken_the_time_it_took(
     dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(stopwatch, "time", clock)
 
     def on_step(step: int) -> None:
         clock.now += 2
@@ -478,7 +492,7 @@ def test_a_checkpoint_that_does_not_say_how_long_it_took_is_good_all_the_same(
     run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
     newest = load_latest(tmp_path)
     assert newest is not None
-    del newest.state["seconds"]
+    del newest.state["seconds"], newest.state["spent"]
     save_checkpoint(tmp_path, newest)
     run("masked_lm", dataset, tmp_path)
     assert final_tensors(tmp_path) == uninterrupted["masked_lm"][0]

@@ -16,6 +16,8 @@ def cost_of(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     measured = {
         "seconds": 20.0, "training_seconds": 14.0, "drawing_seconds": 0.0, "flops_per_second": 1e8, "memory": 5e6,
+        "data_seconds": 0.5, "scoring_seconds": 3.0, "checkpoint_seconds": 1.0, "starting_seconds": 2.0,
+        "tokens_per_second": 1000 / 14, "peak_share": 0.625,
         "money": None, "money_charged": None,
     }  # fmt: skip
     cost = {
