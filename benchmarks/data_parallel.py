@@ -93,7 +93,7 @@ def _train(folder: Path, meeting: Path, rank: int, size: int, num_steps: int) ->
     )
     rows: list[Row] = []
     store = dist.FileStore(str(meeting / "store"), size)
-    with joined(torch.device("cpu"), store=store) as group:
+    with joined(torch.device("cpu"), timeout_seconds=120, store=store) as group:
         train(
             method, dataset, config=config, checkpoints=meeting / "checkpoints", hooks=Hooks(on_metrics=rows.append),
             group=group,

@@ -164,6 +164,9 @@ class TrainingConfig(RunConfig):
     processes_per_node: int | None = None
     """Processes that train together on each machine, each on its share of every batch. None: one for each GPU, and one
     where there is none. 1 .. batch_size."""
+    group_timeout_seconds: float = 1800.0
+    """So long processes that train together wait for one that is slow, or busy with scoring held-out text or sending a
+    checkpoint to S3. One that takes longer counts as hung: the group begins again from its newest checkpoint. >= 1."""
     checkpoint_every_steps: int = 1000
     """A checkpoint is written every so many steps. >= 1."""
     keep_checkpoints: int = 2
@@ -216,6 +219,7 @@ class TrainingConfig(RunConfig):
                 )
         if self.processes_per_node is not None:
             _check_interval("processes_per_node", self.processes_per_node, 1, self.batch_size, "[]")
+        _check_at_least("group_timeout_seconds", self.group_timeout_seconds, 1)
         _check_positive("learning_rate", self.learning_rate)
         _check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0, "[)")
         _check_at_least("weight_decay", self.weight_decay, 0.0)

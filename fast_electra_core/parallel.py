@@ -6,13 +6,17 @@ numbers are those of one process up to the order of addition. The first process 
 
 import contextlib
 import os
+import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch._C._distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fast_electra_core.checkpoint import Checkpoint
@@ -97,22 +101,60 @@ ALONE = Group()
 """One process trains."""
 
 
+class GroupLost(RuntimeError):
+    """Others of the group have died or hang: this process has to end, and the group to begin again."""
+
+
+_JOIN = timedelta(minutes=30)  # processes that start together still import, and reach each other, at their own pace
+_GLOO_SAYS = re.compile("gloo/transport|timeout caused pair closure")  # of its errors, which have no type of their own
+_ANSWER = timedelta(seconds=10)  # who is alive answers at once
+
+
 @contextlib.contextmanager
-def joined(device: torch.device, *, store: Store | None = None) -> Iterator[Group]:
+def joined(device: torch.device, *, timeout_seconds: float, store: Store | None = None) -> Iterator[Group]:
     """This process's group, as torch's elastic launcher sets the environment: gloo between CPUs, NCCL between GPUs.
 
-    store is where they find each other, if it is not at MASTER_ADDR.
+    An exchange waits for timeout_seconds for those that are slow. store is where the processes find each other, if it
+    is not at MASTER_ADDR.
+
+    Raises:
+        GroupLost: others died or gave no answer; it names them. NCCL ends a process itself, if it notices first.
     """
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if size == 1:
         yield ALONE
         return
+    if store is None:
+        store, _, _ = next(rendezvous("env://", timeout=_JOIN))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank if store else -1, world_size=size if store else -1)
+    patience = timedelta(seconds=timeout_seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    roll = dist.new_group(backend="gloo", timeout=_ANSWER)  # its connections outlive those of an exchange that failed
+    places = [""] * size
+    dist.all_gather_object(places, f"rank {rank} (process {os.getpid()} on {socket.gethostname()})")
     try:
         yield Group(rank, size)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _GLOO_SAYS.search(str(error)):
+            raise
+        raise GroupLost(
+            f"{places[rank]} got no answer from {_call_roll(roll, rank, places)}: {error}. It ends, for the group to "
+            f"begin again from its newest checkpoint. An answer may take {timeout_seconds:g} s: raise "
+            "--group_timeout_seconds where one was merely slow, look at the machine of one that fails again"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _call_roll(group: dist.ProcessGroup, rank: int, places: list[str]) -> str:
+    """Who does not answer now. The first process finds out about all that hang, the others about the first."""
+    try:
+        dist.monitored_barrier(group, timeout=_ANSWER, wait_all_ranks=True)
+    except RuntimeError as error:
+        if silent := re.search(r"Ranks ([\d, ]+) failed to pass", str(error)):
+            return ", ".join(places[int(each)] for each in silent[1].split(","))
+        return "one that has died" if rank == 0 else f"{places[0]}, or one that it names"
+    return "the others, who are alive"
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

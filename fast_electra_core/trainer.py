@@ -38,7 +38,7 @@ Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
     | {"checkpoint_every_steps", "keep_checkpoints", "milestone_every_steps", "log_every_steps", "max_skipped_steps"}
-    | {"num_nodes", "processes_per_node", "activation_checkpointing"}
+    | {"num_nodes", "processes_per_node", "group_timeout_seconds", "activation_checkpointing"}
     | {"price_per_hour", "auxiliary_shared_by", "max_auxiliary_fraction"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.

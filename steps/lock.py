@@ -4,7 +4,9 @@ It is one small JSON file that names its owner, who renews it while it works (`h
 for its whole lifetime, because its owner was killed, the next one takes it over. In S3 it is written by conditional
 puts (If-None-Match for a new one, If-Match for one that is there), and its age is the difference of two times of the
 server, so the clocks of the machines do not matter. In a folder it appears by a link, which fails where there is a
-file, as O_EXCL does, but with its content; one that is there is changed under flock.
+file, as O_EXCL does, but with its content; one that is there is changed under flock. Its age is told by the machine's
+steady clock, where the same machine has written it, so that it does not matter if the time of day is set; on another
+machine it is the difference of two times of the file system.
 
 An owner is a run, not a process: any step of the run, a retried or resumed one too, renews the same lock.
 """
@@ -12,6 +14,7 @@ An owner is a run, not a process: any step of the run, a retried or resumed one 
 import contextlib
 import email.utils
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -141,7 +144,9 @@ class Lock:
             "owner": self.owner,
             "machine": socket.gethostname(),
             "since": held.since if ours and held else now,
-            "renewed": f"{now} {time.monotonic_ns()}",  # no two writes are alike, so that each has a tag of its own
+            "renewed": now,
+            "boot": _boot_id(),
+            "steady_ns": time.monotonic_ns(),  # also makes no two writes alike, so that each has a tag of its own
             "lifetime_seconds": self.lifetime_seconds,
         }
         return json.dumps(content).encode()
@@ -156,6 +161,26 @@ def _held(content: bytes, *, age_seconds: float, tag: str) -> Held:
         return Held("an unknown owner", 3600.0, age_seconds, "an unknown time", tag)
 
 
+def _steady_age(content: bytes) -> float | None:
+    """Seconds since a lock file was written, by the clock that nobody sets; None if this machine, since it was last
+    started, has not written it."""
+    try:
+        said: dict[str, Any] = json.loads(content)
+        is_ours = bool(said["boot"]) and said["boot"] == _boot_id()
+        return (time.monotonic_ns() - int(said["steady_ns"])) / 1e9 if is_ours else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@functools.cache
+def _boot_id() -> str:
+    """Of this machine since it was started; empty where the system gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class _InFolder:
     def __init__(self, store: Store, name: str) -> None:
         self._path = store.path(f"locks/{name}.json")
@@ -167,7 +192,16 @@ class _InFolder:
                 content, changed = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        return _held(content, age_seconds=time.time() - changed, tag=content.decode(errors="replace"))
+        age = _steady_age(content)
+        if age is None:
+            age = max(0.0, self._now() - changed)
+        return _held(content, age_seconds=age, tag=content.decode(errors="replace"))
+
+    def _now(self) -> float:
+        """What the file system, which has dated the lock, takes for the time."""
+        clock = self._path.with_suffix(".clock")
+        clock.touch()
+        return clock.stat().st_mtime
 
     def write(self, content: bytes, *, over: str | None) -> bool:
         if over is None:

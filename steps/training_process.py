@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 def _train(job: dict[str, Any], folder: Path) -> None:
     import torch
 
-    from fast_electra_core.parallel import joined
+    from fast_electra_core.parallel import GroupLost, joined
     from fast_electra_core.trainer import Interrupted
     from steps import lifecycle
     from steps.machine import share_cores
@@ -52,17 +52,21 @@ def _train(job: dict[str, Any], folder: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     share_cores(int(os.environ["LOCAL_WORLD_SIZE"]), of_one_task=True)
-    with joined(device()) as group:
-        work = getattr(lifecycle, {"pretrain": "pretrain", "train_auxiliary": "train_auxiliary"}[job["work"]])
-        try:
+    work = getattr(lifecycle, {"pretrain": "pretrain", "train_auxiliary": "train_auxiliary"}[job["work"]])
+    config = job["arguments"][0]["config"]
+    try:
+        with joined(device(), timeout_seconds=config["group_timeout_seconds"]) as group:
             result = work(*job["arguments"], group=group)
-        except Interrupted as stop:
-            _logger.info("%s", stop)
-            sys.exit(1)
-        if group.is_first:
-            partial = folder / f"{RESULT}.partial"
-            partial.write_text(json.dumps(result))
-            partial.rename(folder / RESULT)
+            if group.is_first:
+                partial = folder / f"{RESULT}.partial"
+                partial.write_text(json.dumps(result))
+                partial.rename(folder / RESULT)
+    except Interrupted as stop:
+        _logger.info("%s", stop)
+        sys.exit(1)
+    except GroupLost as lost:  # not the user's to mend: the launcher begins again
+        _logger.error("%s", lost)
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:

@@ -48,7 +48,7 @@ def _run(work: Callable[..., Any], folder: Path, rank: int, size: int, arguments
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     store = torch.distributed.FileStore(str(folder / "store"), size)
-    with joined(torch.device("cpu"), store=store) as group:
+    with joined(torch.device("cpu"), timeout_seconds=120, store=store) as group:
         result = work(group, *arguments)
     (folder / f"{rank}.json").write_text(json.dumps(result))
 

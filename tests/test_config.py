@@ -25,8 +25,8 @@ SHARED: dict[str, Any] = {
     "mask_fraction": 0.5, "masking": "spans", "keep_fraction": 0.15,
     "num_steps": 1, "batch_size": 1, "micro_batch_size": 32, "learning_rate": 1.0,
     "warmup_fraction": 0.0, "weight_decay": 0.0, "max_gradient_norm": 0.1, "precision": "fp32", "seed": 2**60 - 1,
-    "processes_per_node": 2, "max_skipped_steps": 0, "activation_checkpointing": True, "compile_layers": True,
-    "keep_checkpoints": 1, "milestone_every_steps": 1000,
+    "processes_per_node": 2, "group_timeout_seconds": 60.0, "max_skipped_steps": 0, "activation_checkpointing": True,
+    "compile_layers": True, "keep_checkpoints": 1, "milestone_every_steps": 1000,
     "checkpoint_every_steps": 1, "log_every_steps": 1, "price_per_hour": 0.5, "store": "s3://b/p", "tracking_uri": "http://h",
     "experiment": "other",
 }  # fmt: skip
@@ -145,6 +145,7 @@ OUT_OF_PRETRAIN_RANGE = [
     ),
     ("num_nodes", 0, r"must be in \[1, 128\], got 0"),
     ("num_nodes", 129, r"must be in \[1, 128\], got 129"),  # as many as a batch has rows
+    ("group_timeout_seconds", 0.5, r"must be >= 1, got 0.5"),
     ("processes_per_node", 0, r"must be in \[1, 128\], got 0"),
     ("max_skipped_steps", -1, "must be >= 0, got -1"),
     ("auxiliary_shared_by", 0, "must be >= 1, got 0"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ GIVEN = {
     "num_steps": 120, "checkpoint_every_steps": 10, "log_every_steps": 10, "dropout": 0.0, "learning_rate": 0.003,
     "tracking_uri": "sqlite:///mlflow.db", "auxiliary": "auxiliary", "embedding_size": 8, "tasks": "rte", "seeds": 1,
 }  # fmt: skip
+TIMEOUT = 8.0
 STOP_SECONDS = 10  # what is promised of a stop at this size
 
 
@@ -55,7 +57,8 @@ class Run(NamedTuple):
         script = Path(__file__).with_name("train_in_group.py")
         return subprocess.Popen(
             [sys.executable, str(script), str(file)], cwd=self.folder, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def result(self) -> dict[str, Any]:
@@ -98,6 +101,8 @@ class Disturbed(NamedTuple):
     run: Run
     output: list[str]
     """Of the three attempts."""
+    hung: int
+    """The process that was frozen for longer than the group waits; another one, before, for less."""
     stop_seconds: float
     """From SIGTERM to the complete checkpoint."""
     stopped_at: int
@@ -108,12 +113,25 @@ class Disturbed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
-    """The same training, with a process killed; then stopped; then its launcher killed; then left in peace."""
-    run = prepare("disturbed", processes_per_node=2)
+    """The same training, with a process killed; then one slow, then one hung; then stopped; then its launcher killed;
+    then left in peace."""
+    run = prepare("disturbed", processes_per_node=2, group_timeout_seconds=TIMEOUT)
     process = run.start()
     wait_for_step(run, process, 10)
     os.kill(group_of(process)[1], signal.SIGKILL)
     reached = run.newest_step()
+    wait_for_step(run, process, reached + 20)
+    slow = group_of(process)[0]
+    os.kill(slow, signal.SIGSTOP)
+    time.sleep(TIMEOUT / 2)
+    os.kill(slow, signal.SIGCONT)
+    reached = run.newest_step()
+    wait_for_step(run, process, reached + 10)
+    waiting, hung = group_of(process)
+    os.kill(hung, signal.SIGSTOP)
+    reached = run.newest_step()
+    assert still_running([waiting], seconds=60) == []
+    os.kill(hung, signal.SIGCONT)  # it has been given up; else the launcher kills it half a minute later
     wait_for_step(run, process, reached + 20)
     asked = time.time()
     process.send_signal(signal.SIGTERM)
@@ -130,15 +148,15 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
     process = run.start()
     third, _ = process.communicate(timeout=200)
     assert process.returncode == 0, third
-    return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)
+    return Disturbed(run, [first, second, third], hung, stop_seconds, stopped_at, survivors)
 
 
-def still_running(group: list[int]) -> list[int]:
-    """Those of the processes that have not ended in five seconds; without their launcher they would train for longer.
+def still_running(group: list[int], *, seconds: float = 5) -> list[int]:
+    """Those of the processes that have not ended in so long; without their launcher they would train for longer.
 
     A process that is killed closes its output before it ceases to be one, and so is there for a moment more.
     """
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + seconds
     while (left := [pid for pid in group if is_running(pid)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
@@ -191,9 +209,21 @@ def test_a_group_whose_members_are_killed_and_stopped_ends_with_the_same_bits(wh
     assert [{**row, "tokens_per_second": 0} for row in curve] == [{**row, "tokens_per_second": 0} for row in expected]
 
 
-def test_a_process_that_is_killed_is_replaced_without_help(disturbed: Disturbed) -> None:
-    assert disturbed.output[0].count("goes on from its checkpoint at step") == 1
-    assert "a process of the group has died; the group begins again, restart 1 of 3" in disturbed.output[0]
+def test_a_process_that_is_killed_and_one_that_hangs_are_replaced_without_help(disturbed: Disturbed) -> None:
+    assert disturbed.output[0].count("goes on from its checkpoint at step") == 2
+    for number in (1, 2):
+        assert f"a process of the group has died; the group begins again, restart {number} of 3" in disturbed.output[0]
+
+
+def test_a_process_that_hangs_is_named_and_one_that_is_slow_is_waited_for(disturbed: Disturbed) -> None:
+    """Only the death and the hang make the group begin again."""
+    output = disturbed.output[0]
+    said = output[output.index(f"got no answer from rank 1 (process {disturbed.hung} on ") :]
+    assert re.match(
+        r".*([Tt]imed out|timeout).*It ends, for the group to begin again from its newest checkpoint\.", said
+    ), output
+    assert f"An answer may take {TIMEOUT:g} s: raise --group_timeout_seconds where one was merely slow" in said
+    assert "restart 3 of 3" not in output
 
 
 def test_a_stop_gives_a_checkpoint_in_time(disturbed: Disturbed) -> None:

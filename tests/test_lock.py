@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fast_electra_core.errors import LockError
+from steps import lock as lock_module
 from steps.lock import Lock
 from steps.store import Store
 
@@ -191,4 +192,45 @@ def test_the_file_says_who_where_and_since_when(tmp_path: Path) -> None:
     second = json.loads((tmp_path / "locks" / "retrain.json").read_text())
     assert first["owner"] == "RetrainFlow/1" and first["machine"] == os.uname().nodename
     assert first["lifetime_seconds"] == LIFETIME
-    assert first["since"] == second["since"] and first["renewed"] != second["renewed"]
+    assert first["since"] == second["since"] and first["steady_ns"] < second["steady_ns"]
+
+
+HOUR = 3600.0
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, folder: Path, *, by: float) -> None:
+    """As if the time of day had been set after the lock was written: it is another now, and the file is that much
+    older or younger."""
+    now, file = time.time, folder / "locks" / "retrain.json"
+    written = file.stat().st_mtime
+    monkeypatch.setattr(time, "time", lambda: now() + by)
+    os.utime(file, (written - by, written - by))
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+def test_a_clock_that_is_set_makes_no_lock_of_a_folder_older_or_younger(
+    by: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lock_of(str(tmp_path), "RetrainFlow/1", lifetime=0.6).acquire() is None
+    set_clock(monkeypatch, tmp_path, by=by)
+    held = lock_of(str(tmp_path), "RetrainFlow/2").acquire()
+    assert held is not None and 0 <= held.age_seconds < 0.6
+    time.sleep(0.7)
+    assert lock_of(str(tmp_path), "RetrainFlow/2").acquire() is None
+
+
+@pytest.mark.parametrize("boot", ["another", ""])
+def test_on_another_machine_the_file_system_tells_a_locks_age_and_not_the_machines_clock(
+    boot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "" is a system that does not say when it was started."""
+    monkeypatch.setattr(lock_module, "_boot_id", lambda: boot)
+    assert lock_of(str(tmp_path), "RetrainFlow/1").acquire() is None
+    monkeypatch.setattr(lock_module, "_boot_id", lambda: "" if boot == "" else "ours")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + HOUR)
+    held = lock_of(str(tmp_path), "RetrainFlow/2").acquire()
+    assert held is not None and held.age_seconds < LIFETIME
+    written = now() - LIFETIME - 1
+    os.utime(tmp_path / "locks" / "retrain.json", (written, written))
+    assert lock_of(str(tmp_path), "RetrainFlow/2").acquire() is None

@@ -45,6 +45,24 @@ def test_system_metrics_of_a_resumed_step_follow_on_and_are_there_once(run_id: s
     assert steps == sorted(set(steps))
 
 
+def test_a_clock_that_is_set_back_before_and_while_a_resumed_step_runs_costs_no_system_metrics(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, hours = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() - 3600 * hours[0])
+    steps: list[list[int]] = []
+    for hours[0] in (0.0, 2.0):
+        with tracking.system_metrics(run_id, spill=tmp_path / "spill", every_seconds=1.1):
+            time.sleep(0.3)
+            hours[0] += 1
+            time.sleep(2.0)
+        history = client().get_metric_history(run_id, "system/cpu_utilization_percentage")
+        steps.append(sorted(value.step for value in history))
+    first, both = steps
+    assert len(first) >= 2 and both[: len(first)] == first and len(set(both)) >= len(first) + 2
+    assert both[-1] < 60  # not in hours
+
+
 def test_a_server_that_goes_away_costs_system_metrics_a_warning_only(
     run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

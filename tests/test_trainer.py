@@ -419,7 +419,7 @@ def test_a_row_holds_the_mean_of_its_steps_where_log_every_steps_changed_on_the_
 
 
 class Clock:
-    """A clock that stands still until told."""
+    """In place of the module `time`: a steady clock that stands still until told, and no time of day to be read."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -29,7 +29,7 @@ class Value(NamedTuple):
 def log_metrics(run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Log rows `{"step": int, name: number, ...}`; a metric that has a value at that step keeps it."""
     values = to_values(rows)
-    seen = ask("read metrics", _logged_steps, run_id, {value.key for value in values})
+    seen = ask("read metrics", logged_steps, run_id, {value.key for value in values})
     fresh = _unseen(values, seen)
     for start in range(0, len(fresh), _MAX_METRICS):
         ask("log metrics", send_values, run_id, fresh[start : start + _MAX_METRICS])
@@ -143,7 +143,7 @@ class MetricsLogger:
 
         try:
             if self._seen is None:
-                self._seen = _logged_steps(self.run_id)
+                self._seen = logged_steps(self.run_id)
             fresh = _unseen(batch, self._seen)
             send_values(self.run_id, fresh)
             for value in fresh:
@@ -194,7 +194,7 @@ def values_at_last_steps(run_id: str, metrics: Mapping[str, float]) -> list[Valu
     return found
 
 
-def _logged_steps(run_id: str, keys: set[str] | None = None) -> dict[str, set[int]]:
+def logged_steps(run_id: str, keys: set[str] | None = None) -> dict[str, set[int]]:
     """Metric -> steps that have a value at the server; only the given metrics, or all."""
     client = mlflow_client()
     there = set(client.get_run(run_id).data.metrics)

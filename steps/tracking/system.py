@@ -10,9 +10,10 @@ from typing import Any
 
 from fast_electra_core.errors import TrackingError
 from steps.tracking.connection import ask, mlflow_client
-from steps.tracking.metrics import MetricsLogger
+from steps.tracking.metrics import MetricsLogger, logged_steps
 
 _PREFIX = "system/"  # the UI has a tab of its own for these
+_ALWAYS_THERE = f"{_PREFIX}cpu_utilization_percentage"
 _CLOSE_WAIT_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ def system_metrics(run_id: str, *, spill: Path, every_seconds: float = 10.0) -> 
     there twice. MLflow's own monitor counts from 0 and stops for good when the server is away once; here the values
     wait, at last in the file spill, and whatever happens to them the work inside goes on.
     """
-    started = ask(f"find the run {run_id}", mlflow_client().get_run, run_id).info.start_time / 1000
+    opened = ask(f"find the run {run_id}", mlflow_client().get_run, run_id).info.start_time / 1000
+    logged = ask(f"read the metrics of run {run_id}", logged_steps, run_id, {_ALWAYS_THERE}).get(_ALWAYS_THERE, ())
+    first = max(time.time() - opened, *(step + 1 for step in logged), 0)  # the clock may have been set back meanwhile
+    started = time.monotonic()
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         logger = MetricsLogger(run_id, spill=spill, close_wait_seconds=_CLOSE_WAIT_SECONDS)
@@ -38,7 +42,7 @@ def system_metrics(run_id: str, *, spill: Path, every_seconds: float = 10.0) -> 
             is_over, last = False, -1
             while not is_over:
                 is_over = stop.wait(every_seconds)
-                if (second := int(time.time() - started)) > last:
+                if (second := int(first + time.monotonic() - started)) > last:
                     logger.log({"step": second, **_sample(monitors)})
                     last = second
 
