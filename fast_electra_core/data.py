@@ -51,12 +51,13 @@ def write_shard(
             if not len(ids):
                 continue
             part = "heldout" if _is_heldout(ids, heldout_fraction) else "train"
-            data = np.append(ids, separator_id).astype(dtype).tobytes()
-            (heldout if part == "heldout" else train).write(data)
-            digests[part].update(data)
+            data = np.empty(len(ids) + 1, dtype)
+            data[:-1], data[-1] = ids, separator_id
+            (heldout if part == "heldout" else train).write(memoryview(data))
+            digests[part].update(memoryview(data))
             counts[part] += len(ids) + 1
             num_documents += 1
-            num_unknown += int((ids == unknown_id).sum())
+            num_unknown += int(np.count_nonzero(ids == unknown_id))
     manifest = {
         "num_documents": num_documents,
         "num_train_tokens": counts["train"],

@@ -28,6 +28,8 @@ KNOWN_SUFFIXES = ".txt, .jsonl (each also with .gz, .bz2, .xz or .zst behind) an
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 _LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNCLEAN_ASCII = bytes(code for code in range(128) if (code < 32 and code not in b"\t\n") or code == 127)
+_NEWLINE = ord("\n")
 _DECOMPRESSORS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _OFFER = "Mend the file, or go on with --on_bad_text replace or --on_bad_text skip"
 
@@ -127,6 +129,10 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 def clean_text(text: str) -> str:
     """The text without control characters and lone surrogates, with "\\n" for every kind of line break."""
+    if text.isascii():  # most text is: one look in C
+        data = text.encode("ascii")
+        if len(data.translate(None, _UNCLEAN_ASCII)) == len(data):
+            return text.strip()
     text = _LINE_BREAKS.sub("\n", text)
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text)).strip()
 
@@ -155,10 +161,14 @@ def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterato
     num_held = 0
     with _open(piece.path) as stream:
         for offset, data in _lines(stream, piece, limit=MAX_SEGMENT_CHARACTERS):
-            line = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
-            if line is None:
-                continue
-            is_blank = not line.strip()
+            try:
+                line = data.decode("utf-8")
+            except UnicodeDecodeError:
+                made = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
+                if made is None:
+                    continue
+                line = made
+            is_blank = line.isspace()
             if held and (is_blank or num_held + len(line) > MAX_SEGMENT_CHARACTERS):
                 yield "".join(held)
                 held, num_held = [], 0
@@ -262,15 +272,17 @@ def _lines(stream: IO[bytes], piece: TextPiece, *, limit: int | None) -> Iterato
     A line longer than `limit` bytes comes in parts, cut behind a blank, else between two characters.
     """
     offset = _seek_first_line(stream, piece.start)
+    end = math.inf if piece.end is None else piece.end
+    readline, at_most = stream.readline, -1 if limit is None else limit
     rest = b""
     is_line_start = True
-    while rest or not (is_line_start and piece.end is not None and offset >= piece.end):
-        data = rest + (stream.readline() if limit is None else stream.readline(limit - len(rest)))
+    while offset < end or not is_line_start:
+        data = rest + readline(at_most - len(rest)) if rest else readline(at_most)
         rest = b""
         if not data:
             return
-        is_line_start = data.endswith(b"\n")
-        if limit is not None and not is_line_start and len(data) == limit:
+        is_line_start = data[-1] == _NEWLINE
+        if not is_line_start and len(data) == limit:
             cut = _cut_before(data)
             data, rest = data[:cut], data[cut:]
         yield offset, data
