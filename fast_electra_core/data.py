@@ -53,8 +53,8 @@ def write_shard(
             part = "heldout" if _is_heldout(ids, heldout_fraction) else "train"
             data = np.empty(len(ids) + 1, dtype)
             data[:-1], data[-1] = ids, separator_id
-            (heldout if part == "heldout" else train).write(memoryview(data))
-            digests[part].update(memoryview(data))
+            (heldout if part == "heldout" else train).write(data.data)
+            digests[part].update(data.data)
             counts[part] += len(ids) + 1
             num_documents += 1
             num_unknown += int(np.count_nonzero(ids == unknown_id))
