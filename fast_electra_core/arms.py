@@ -208,6 +208,7 @@ _SHARED |= {
     "sequence_length",
     "num_nodes",
     "processes_per_node",
+    "sharding",
     "group_timeout_seconds",
     "max_skipped_steps",
     "keep_checkpoints",

@@ -149,6 +149,13 @@ def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 @torch.no_grad()
+def restore_weights(tensors: dict[str, Tensor], module: nn.Module) -> None:
+    """The parameters alone; the module is mutated."""
+    for name, parameter in module.named_parameters():
+        parameter.copy_(tensors[f"model.{name}"])
+
+
+@torch.no_grad()
 def restore_training_tensors(tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Inverse of training_tensors; module and optimizer are mutated.
 
@@ -160,8 +167,7 @@ def restore_training_tensors(tensors: dict[str, Tensor], module: nn.Module, opti
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     if shapes != {name: tuple(value.shape) for name, value in saved.items()}:
         raise CheckpointError("the checkpoint is of another model: names or shapes of its weights differ")
-    for name, parameter in parameters.items():
-        parameter.copy_(saved[name])
+    restore_weights(tensors, module)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -25,6 +25,7 @@ MASKINGS = ("tokens", "whole_words", "spans")
 BAD_TEXT_CHOICES = ("error", "replace", "skip")
 ARCHITECTURES = ("electra", "modernbert")
 WARM_STARTS = ("none", "embeddings", "layers")
+SHARDINGS = ("ddp", "fsdp")
 PRECISIONS = ("auto", "fp32", "bf16")
 PYDOCS_LICENCE = "PSF-2.0 (Python's standard library); of an installed package, the package's own"
 
@@ -164,6 +165,10 @@ class TrainingConfig(RunConfig):
     processes_per_node: int | None = None
     """Processes that train together on each machine, each on its share of every batch. None: one for each GPU, and one
     where there is none. 1 .. batch_size."""
+    sharding: str = "ddp"
+    """What each of the processes that train together holds: ddp, the whole model, its gradients and optimizer; or fsdp,
+    a share of them, for models that one GPU does not hold. fsdp wants several processes, and no compile_layers. The
+    numbers are the same but for rounding; a run may go on under the other."""
     group_timeout_seconds: float = 1800.0
     """So long processes that train together wait for one that is slow, or busy with scoring held-out text or sending a
     checkpoint to S3. One that takes longer counts as hung: the group begins again from its newest checkpoint. >= 1."""
@@ -219,6 +224,7 @@ class TrainingConfig(RunConfig):
                 )
         if self.processes_per_node is not None:
             _check_interval("processes_per_node", self.processes_per_node, 1, self.batch_size, "[]")
+        self._check_sharding()
         _check_at_least("group_timeout_seconds", self.group_timeout_seconds, 1)
         _check_positive("learning_rate", self.learning_rate)
         _check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0, "[)")
@@ -230,6 +236,14 @@ class TrainingConfig(RunConfig):
             _check_positive("price_per_hour", self.price_per_hour)
         for name in ("corpus", "text_field"):
             _check_not_blank(name, getattr(self, name))
+
+    def _check_sharding(self) -> None:
+        check_choice("sharding", self.sharding, SHARDINGS)
+        if self.sharding == "fsdp" and self.compile_layers:
+            raise ConfigError(
+                "compile_layers must be false with sharding fsdp, got true: a layer that is gathered for each of its "
+                "passes is not compiled whole. Leave --compile_layers out, or --sharding"
+            )
 
     def licence(self) -> str:
         """Of the text, as stated or known; empty where it is neither, `unstated` where that was waived."""

@@ -109,9 +109,11 @@ class Method(nn.Module, ABC):
         """All trainable parameters, each once: one set, unless a method keeps some apart."""
         return [ParameterSet("", trainable_parameters(self), 1.0)]
 
-    def forward(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:
-        """The loss, so that what wraps a module's forward pass wraps it."""
-        return self.loss(batch, totals, progress=progress, stats=stats)
+    def forward(self, batch: Batch, totals: Totals, *, progress: float) -> tuple[Tensor, Stats]:
+        """The loss and its stats, so that what wraps a module's forward pass wraps it: FSDP may hand on a copy of the
+        dict that it is given."""
+        stats: Stats = {}
+        return self.loss(batch, totals, progress=progress, stats=stats), stats
 
     def finish(self) -> None:
         """Training is over: the main model becomes what is to be saved, where it is not that already."""

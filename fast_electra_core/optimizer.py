@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.methods import Method, Stats
@@ -27,7 +28,9 @@ def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optim
 
 def clip_gradients(method: Method, max_norm: float) -> Stats:
     """Scale each parameter set's gradients down to the norm allowed; the norms that they had, by the name to log."""
-    return {
+    norms = {
         f"{each.prefix}gradient_norm": torch.nn.utils.clip_grad_norm_(each.parameters, max_norm)
         for each in method.parameter_sets()
     }
+    # Of shards it is the whole gradient's, the same in every process; as a plain tensor once it is asked for.
+    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

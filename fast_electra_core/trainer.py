@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fast_electra_core.checkpoint import (
     Checkpoint,
     load_latest,
     restore_training_tensors,
+    restore_weights,
     training_tensors,
 )
 from fast_electra_core.checkpoint_writer import CheckpointWriter
@@ -31,6 +33,7 @@ from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.schedules import learning_rate_at
+from fast_electra_core.sharding import gathered, scattered, sharded
 from fast_electra_core.skipping import Skipper
 from fast_electra_core.stopwatch import Stopwatch
 
@@ -38,7 +41,7 @@ Row = dict[str, float]
 WITHOUT_EFFECT_ON_TRAINING = frozenset(
     ({field.name for field in fields(ScoringConfig)} - {"on_bad_text"})
     | {"checkpoint_every_steps", "keep_checkpoints", "milestone_every_steps", "log_every_steps", "max_skipped_steps"}
-    | {"num_nodes", "processes_per_node", "group_timeout_seconds", "activation_checkpointing"}
+    | {"num_nodes", "processes_per_node", "sharding", "group_timeout_seconds", "activation_checkpointing"}
     | {"price_per_hour", "auxiliary_shared_by", "max_auxiliary_fraction"}
     | {"corpus_licence", "promote", "promotion_margin", "waive_gates"}
     # Bit for bit the same on the same device; where a store was filled by another, it says so.
@@ -117,10 +120,13 @@ def train(
             method.checkpoint_activations()
         if config.compile_layers:
             method.compile_layers()
-        optimizer = build_optimizer(method, config)
-        first_step, sums, seconds_before, spent_before = _restore(method, optimizer, config, checkpoints, group)
+        trained = sharded(method, group) if config.sharding == "fsdp" else method
+        optimizer = build_optimizer(trained, config)
+        first_step, sums, seconds_before, spent_before = _restore(
+            method, trained, optimizer, config, checkpoints, group
+        )
         watch.go_on_from(seconds_before, spent_before)
-        replica = group.replicate(method.train())
+        replica = trained.train() if config.sharding == "fsdp" else group.replicate(trained.train())
     window_started, window_from = watch.seconds, first_step
     skipper = Skipper(
         config.max_skipped_steps,
@@ -143,7 +149,7 @@ def train(
             num_selected = group.sum(batch.is_selected.sum().float())
             totals = Totals(config.batch_size * config.sequence_length, num_selected.to(device))
             stats = _backward(replica, batch, totals, step=step, config=config, group=group)
-            stats = group.sum_all(stats) | clip_gradients(method, config.max_gradient_norm)
+            stats = group.sum_all(stats) | clip_gradients(trained, config.max_gradient_norm)
             for name, value in skipper.sift(step, optimizer, stats).items():
                 sums[name] = sums[name] + value if name in sums else value
             optimizer.step()
@@ -161,9 +167,12 @@ def train(
                 row["tokens_per_second"] = num_tokens / (watch.seconds - window_started)
                 sums = {}
             if done % config.checkpoint_every_steps == 0 or is_last or stop:
-                tensors = training_tensors(method, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+                tensors = training_tensors(trained, optimizer) | {f"sum.{name}": sums[name] for name in sums}
+                tensors = gathered(tensors, group)
                 skipper.look()
                 skipper.check_weights(tensors)
+                if group.is_first and trained is not method:
+                    restore_weights(tensors, method)
             if group.is_first and (done % config.checkpoint_every_steps == 0 or is_last):
                 with watch.part("scoring"):
                     row |= {"step": done, **hooks.evaluate()}
@@ -238,7 +247,8 @@ def _backward(
     for index, micro_batch in enumerate(micro_batches, start=1):
         with group.accumulating(replica, is_last=index == len(micro_batches)):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = replica(micro_batch.to(device), totals, progress=progress_at(step, config), stats=stats)
+                loss, sums = replica(micro_batch.to(device), totals, progress=progress_at(step, config))
+            stats = {name: stats[name] + value for name, value in sums.items()} if stats else sums
             (loss * group.size).backward()  # gradients are averaged, and to be summed
     return stats
 
@@ -275,9 +285,9 @@ class _Restored(NamedTuple):
 
 
 def _restore(
-    method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, checkpoints: Path, group: Group
+    method: Method, trained: Method, optimizer: Optimizer, config: TrainingConfig, checkpoints: Path, group: Group
 ) -> _Restored:
-    device = next(method.parameters()).device
+    device = next(trained.parameters()).device
     checkpoint = group.from_first(load_latest(checkpoints) if group.is_first else None, device)
     if checkpoint is None:
         return _Restored(0, {}, 0.0, {})
@@ -289,7 +299,9 @@ def _restore(
             f"the checkpoint in {checkpoints} is of another run: {', '.join(differing)} differ. Start a new run, or "
             "give the values it was begun with"
         )
-    restore_training_tensors(checkpoint.tensors, method, optimizer)
+    restore_training_tensors(scattered(checkpoint.tensors, trained, optimizer), trained, optimizer)
+    if group.is_first and trained is not method:
+        restore_weights(checkpoint.tensors, method)
     sums = {
         name.removeprefix("sum."): value.to(device)
         for name, value in checkpoint.tensors.items()

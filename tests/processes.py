@@ -57,7 +57,7 @@ def train_toy(
     group: Group, name: str, shard: Path, checkpoints: Path, changes: dict[str, Any], stop_after: int, bad_step: int
 ) -> dict[str, Any]:
     """Train one of toys.METHODS, from the newest checkpoint on; stop_after: the last process is asked to stop then;
-    bad_step: its gradient is infinite then."""
+    bad_step: its loss, and so its gradient, is infinite then."""
     dataset = TokenDataset([shard], "train", sequence_length=10, special_ids=SPECIAL_IDS)
     config = replace(CONFIG, **changes)
     shape = electra_config(VOCAB_SIZE, dropout=config.dropout)
@@ -68,14 +68,16 @@ def train_toy(
     rows: list[Row] = []
     steps: list[int] = []
     scored: list[int] = []
+    weights_scored: list[float] = []
 
     if group.rank == group.size - 1:
-        next(method.parameters()).register_hook(
-            lambda gradient: gradient * float("inf") if len(steps) == bad_step else gradient
+        method.register_forward_hook(
+            lambda _, __, output: (output[0] * float("inf"), output[1]) if len(steps) == bad_step else output
         )
 
     def evaluate() -> Row:
         scored.append(steps[-1])
+        weights_scored.append(float(sum(value.detach().abs().sum() for value in method.parameters())))
         return {}
 
     hooks = Hooks(
@@ -88,5 +90,5 @@ def train_toy(
         train(method, dataset, config=config, checkpoints=checkpoints, hooks=hooks, group=group)
     except Interrupted:
         steps.append(-1)
-    weights = {key: value.detach().flatten().tolist() for key, value in method.named_parameters()}
-    return {"rows": rows, "steps": steps, "scored": scored, "weights": weights}
+    weights = {key: value.detach().flatten().tolist() for key, value in method.named_parameters() if not value.is_meta}
+    return {"rows": rows, "steps": steps, "scored": scored, "weights_scored": weights_scored, "weights": weights}

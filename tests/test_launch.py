@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from conftest import write_text
+from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toys import save_auxiliary
 
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.errors import CheckpointError, ConfigError
+from fast_electra_core.parallel import Group
 from steps import launch, lifecycle, planning, training_process
 from steps.store import Store
 
@@ -199,6 +201,24 @@ def test_two_processes_train_the_model_that_one_trains(prepare: Callable[..., Ru
         for name in ("loss", "gradient_norm", "replaced_fraction", "heldout_rtd_loss", "heldout_auc"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours["step"], name)
     assert together["scores"] == pytest.approx(result["scores"], rel=2e-3)
+
+
+def pretrain_in(group: Group, folder: str, arguments: list[Any]) -> dict[str, Any]:
+    os.chdir(folder)
+    return lifecycle.pretrain(*arguments, group=group)[0]
+
+
+def test_processes_that_share_the_model_score_and_save_the_one_that_one_trains(prepare: Callable[..., Run]) -> None:
+    """Without the launcher."""
+    run = prepare("shared", processes_per_node=2, sharding="fsdp", num_steps=20)
+    shared, nothing = together(2, pretrain_in, str(run.folder), run.arguments)
+    assert nothing == {}
+    alone, _ = lifecycle.pretrain(*prepare("for one", num_steps=20).arguments)
+    for ours, theirs in zip(shared["curve"], alone["curve"], strict=True):
+        for name in ("step", "loss", "gradient_norm", "heldout_rtd_loss", "heldout_auc"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours["step"], name)
+    assert shared["scores"] == pytest.approx(alone["scores"], rel=2e-3)
+    assert shared["num_parameters"] == alone["num_parameters"]
 
 
 def test_a_group_whose_members_are_killed_and_stopped_ends_with_the_same_bits(whole: Run, disturbed: Disturbed) -> None:

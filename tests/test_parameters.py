@@ -51,6 +51,7 @@ SHARED = {
     "log_every_steps": 4,
     "price_per_hour": 2.5,
     "processes_per_node": 2,
+    "sharding": "fsdp",
     "group_timeout_seconds": 60.0,
     "max_skipped_steps": 1,
     "keep_checkpoints": 5,
