@@ -76,7 +76,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def statistics_of(values: Sequence[float]) -> dict[str, Any]:
     """n, median, mean, std, best, and Student's 95 % interval of the mean (low, high), of one value or more; std, low
-    and high are None of one."""
+    and high are None of one. The interval ends at -1 and 1, where every metric of a task does."""
     mean, half = statistics.fmean(values), _half_interval(values)
     return {
         "n": len(values),
@@ -84,8 +84,8 @@ def statistics_of(values: Sequence[float]) -> dict[str, Any]:
         "mean": mean,
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "best": max(values),
-        "low": None if half is None else mean - half,
-        "high": None if half is None else mean + half,
+        "low": None if half is None else max(-1.0, mean - half),
+        "high": None if half is None else min(1.0, mean + half),
     }
 
 

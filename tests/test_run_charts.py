@@ -53,7 +53,7 @@ def test_bars_stand_beside_the_champion_s_and_the_untrained_encoder_s_with_the_i
     }
     ends = [tuple(line.get_ydata()) for line in axes.get_lines()][:-1]  # the last is the axis at 0
     half = 12.706205 * 0.1 / 2**0.5
-    assert ends == [(0.74, 0.76), (pytest.approx(0.6 - half), pytest.approx(0.6 + half)), (0.605, 0.645)]
+    assert ends == [(0.74, 0.76), (pytest.approx(0.6 - half), 1.0), (0.605, 0.645)]
 
 
 def test_the_cost_is_split_into_operations_by_model_and_head_and_time_by_work() -> None:

@@ -8,7 +8,17 @@ import pytest
 from scipy.stats import ttest_ind
 
 from fast_electra_core.config import EvaluateConfig
-from steps.scores import as_markdown, averages, chosen, failures, own_answers, protocol, submit, summarise
+from steps.scores import (
+    as_markdown,
+    averages,
+    chosen,
+    failures,
+    own_answers,
+    protocol,
+    statistics_of,
+    submit,
+    summarise,
+)
 
 
 def result_of(
@@ -183,3 +193,11 @@ def test_without_test_sets_there_is_no_zip(tmp_path: Path) -> None:
     results = [{**result_of(0.5, untrained=False), "test_predictions": {}}]
     assert submit(tmp_path / "answers.zip", results) == {"files": [], "missing": [], "seeds": {}}
     assert not (tmp_path / "answers.zip").exists()
+
+
+def test_an_interval_ends_where_scores_do() -> None:
+    """Two scores .1 apart: Student's factor is 12.7, so half of the interval is .635."""
+    assert statistics_of([0.9, 1.0]) | {"low": 0, "std": 0} == {
+        "n": 2, "median": 0.95, "mean": 0.95, "std": 0, "best": 1.0, "low": 0, "high": 1.0,
+    }  # fmt: skip
+    assert statistics_of([-0.9, -1.0])["low"] == -1.0
