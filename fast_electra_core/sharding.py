@@ -57,9 +57,9 @@ def gathered(tensors: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
     """
     found = {}
     for name, value in tensors.items():
-        whole = value.full_tensor().cpu() if isinstance(value, DTensor) else value
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
         if group.is_first or whole is value:
-            found[name] = whole
+            found[name] = value if whole is value else whole.cpu()
     return found
 
 

@@ -29,7 +29,7 @@ GIVEN = {
     "num_steps": 120, "checkpoint_every_steps": 10, "log_every_steps": 10, "dropout": 0.0, "learning_rate": 0.003,
     "tracking_uri": "sqlite:///mlflow.db", "auxiliary": "auxiliary", "embedding_size": 8, "tasks": "rte", "seeds": 1,
 }  # fmt: skip
-TIMEOUT = 8.0
+TIMEOUT = 12.0  # the first process may import, and open its run, for some seconds while the other waits
 STOP_SECONDS = 10  # what is promised of a stop at this size
 
 
@@ -125,7 +125,7 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
     wait_for_step(run, process, reached + 20)
     slow = group_of(process)[0]
     os.kill(slow, signal.SIGSTOP)
-    time.sleep(TIMEOUT / 2)
+    time.sleep(4)
     os.kill(slow, signal.SIGCONT)
     reached = run.newest_step()
     wait_for_step(run, process, reached + 10)
