@@ -239,6 +239,12 @@ class TrainingConfig(RunConfig):
 
     def _check_sharding(self) -> None:
         check_choice("sharding", self.sharding, SHARDINGS)
+        num_nodes = getattr(self, "num_nodes", 1)  # an auxiliary trains on one
+        if self.sharding == "fsdp" and num_nodes == 1 and self.processes_per_node == 1:
+            raise ConfigError(
+                "processes_per_node must be at least 2 with sharding fsdp on one machine, got 1: there is nobody to "
+                "share with. Give more, or leave --sharding out"
+            )
         if self.sharding == "fsdp" and self.compile_layers:
             raise ConfigError(
                 "compile_layers must be false with sharding fsdp, got true: a layer that is gathered for each of its "

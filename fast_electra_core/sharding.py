@@ -72,9 +72,7 @@ def scattered(tensors: dict[str, Tensor], trained: Method, optimizer: torch.opti
     def shard_of(name: str, value: Tensor) -> Tensor:
         is_moment = name.startswith("optimizer.") and value.ndim > 0
         like = order[int(name.split(".")[1])] if is_moment else names.get(name)
-        if (
-            not isinstance(like, DTensor) or like.shape != value.shape
-        ):  # another model's is refused where it is restored
+        if not isinstance(like, DTensor) or like.shape != value.shape:  # another model's: refused on being restored
             return value
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 

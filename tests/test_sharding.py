@@ -11,7 +11,7 @@ from toys import METHODS, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core.checkpoint import load_latest
-from fast_electra_core.config import PretrainConfig
+from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.sharding import gathered, sharded
@@ -103,5 +103,10 @@ def test_sharding_is_refused_where_there_is_nobody_to_share_with_and_with_compil
         sharded(torch.nn.Module(), ALONE)  # type: ignore[arg-type]  # it is not looked at
     with pytest.raises(ConfigError, match=r"compile_layers must be false with sharding fsdp, got true: .*Leave --comp"):
         PretrainConfig(sharding="fsdp", compile_layers=True)
+    with pytest.raises(
+        ConfigError, match=r"processes_per_node must be at least 2 with sharding fsdp on one machine, got"
+    ):
+        AuxiliaryConfig(sharding="fsdp", processes_per_node=1)
+    assert PretrainConfig(sharding="fsdp", processes_per_node=1, num_nodes=2).sharding == "fsdp"
     with pytest.raises(ConfigError, match=r"sharding must be one of ddp, fsdp; got 'fsdp2'. Did you mean 'fsdp'"):
         PretrainConfig(sharding="fsdp2")
