@@ -52,13 +52,14 @@ class Run(NamedTuple):
     def newest_step(self) -> int:
         return max((int(folder.name.removeprefix("step-")) for folder in list_checkpoints(self.checkpoints)), default=0)
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, *machine: str) -> "subprocess.Popen[str]":
+        """machine: its index and the number of machines."""
         file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "arguments.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(self.arguments))
         script = Path(__file__).with_name("train_in_group.py")
         return subprocess.Popen(
-            [sys.executable, str(script), str(file)], cwd=self.folder, text=True,
+            [sys.executable, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -266,6 +267,26 @@ def test_the_tracker_has_one_curve_of_a_disturbed_run(whole: Run, disturbed: Dis
         curves[run.plan["run_key"]] = sorted((value.step, value.value) for value in history)
         assert [value.step for value in sorted(history, key=lambda value: value.step)] == list(range(10, 121, 10))
     assert len({tuple(curve) for curve in curves.values()}) == 1
+
+
+def test_a_machine_that_is_lost_is_replaced_and_the_group_goes_on_to_the_same_bits(
+    whole: Run, prepare: Callable[..., Run]
+) -> None:
+    """As a JobSet's pod that is started again elsewhere."""
+    run = prepare("two machines", processes_per_node=1, num_nodes=2)
+    first, second = run.start("0", "2"), run.start("1", "2")
+    wait_for_step(run, first, 10)
+    lost = [second.pid, *group_of(second)]
+    for pid in lost:
+        os.kill(pid, signal.SIGKILL)
+    second.communicate(timeout=60)
+    replacement = run.start("1", "2")
+    output, _ = first.communicate(timeout=200)
+    assert first.returncode == 0, output
+    _, code = replacement.communicate(timeout=60), replacement.returncode
+    assert code == 0
+    assert output.count("goes on from its checkpoint at step") == 1
+    assert weights_of(run) == weights_of(whole)
 
 
 def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(

@@ -1,15 +1,21 @@
-"""What tests/test_launch.py runs as the step of a flow: `python train_in_group.py FILE`, of what steps.launch.pretrain
-gets; FILE's neighbour `result.json` is what it returns."""
+"""What tests/test_launch.py runs as the step of a flow: `python train_in_group.py FILE [INDEX NUMBER]`, of what
+steps.launch.pretrain gets, as machine INDEX of so many; FILE's neighbour `result.json` is what it returns, if the first
+process is there."""
 
 import json
 import sys
 from pathlib import Path
 
 from steps.console import console
-from steps.launch import pretrain
+from steps.launch import ONE, Machine, pretrain
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
+    machine = ONE
+    if len(sys.argv) > 2:
+        index, number = map(int, sys.argv[2:])
+        machine = Machine(index, number, "127.0.0.1", f"{file} 0")
     with console():
-        result, page = pretrain(*json.loads(file.read_text()))
-    file.with_name("result.json").write_text(json.dumps(result))
+        result, page = pretrain(*json.loads(file.read_text()), machine=machine)
+    if result:
+        file.with_name("result.json").write_text(json.dumps(result))
