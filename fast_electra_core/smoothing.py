@@ -36,7 +36,7 @@ def sample_smoothed(
     if len(logits) == 1 and smoothing == Smoothing(smoothing.temperature, smoothing.dropout):
         return sample_replacements(logits[0], uniforms, smoothing.temperature)
     ids = torch.empty(len(uniforms), dtype=torch.int64, device=uniforms.device)
-    for rows in chunks(len(uniforms)):
+    for rows in chunks(len(uniforms), uniforms.device):
         weights = _probabilities([each[rows] for each in logits], smoothing, unigram)
         ids[rows] = sample_weighted(weights, uniforms[rows])
     return ids
@@ -45,7 +45,7 @@ def sample_smoothed(
 def mean_probability(logits: Sequence[Tensor], ids: Tensor) -> Tensor:
     """Probability (N,) float32 of ids (N,) under the members' mean, at temperature 1; logits as in sample_smoothed."""
     probability = torch.zeros(len(ids), device=ids.device)
-    for rows in chunks(len(ids)):
+    for rows in chunks(len(ids), ids.device):
         for each in logits:
             scores = each[rows].float()
             probability[rows] += (scores.gather(1, ids[rows, None]).squeeze(1) - scores.logsumexp(dim=1)).exp()

@@ -94,7 +94,7 @@ def test_the_chunks_of_the_computation_do_not_matter(chunk_rows: int, monkeypatc
     logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(1))
     uniform = numbers(1, 50)[0]
     whole = sample_replacements(logits, uniform, 1.5)
-    monkeypatch.setattr(corruption, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setitem(corruption._CHUNK_ROWS, "cpu", chunk_rows)
     assert torch.equal(sample_replacements(logits, uniform, 1.5), whole)
 
 

@@ -156,7 +156,7 @@ def test_the_chunks_of_the_computation_do_not_matter(rows: int, chunk_rows: int,
     whole = sample_smoothed(logits, uniform, smoothing, unigram=unigram)
     probability = mean_probability(logits, whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corruption, "_CHUNK_ROWS", chunk_rows)
+        patch.setitem(corruption._CHUNK_ROWS, "cpu", chunk_rows)
         assert torch.equal(sample_smoothed(logits, uniform, smoothing, unigram=unigram), whole)
         assert torch.equal(mean_probability(logits, whole), probability)
 
@@ -168,7 +168,7 @@ def test_one_model_and_a_temperature_alone_are_sampled_as_ever() -> None:
 
 def test_no_tensor_of_all_rows_is_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 600 rows and a vocabulary of 30,522 it would hold 146 MB, and as much again while it is made."""
-    monkeypatch.setattr(corruption, "_CHUNK_ROWS", 16)
+    monkeypatch.setitem(corruption._CHUNK_ROWS, "cpu", 16)
     made: list[int] = []
     real = torch.Tensor.cumsum
 
