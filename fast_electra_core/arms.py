@@ -8,7 +8,7 @@ times the value that the arm has anyway, `*` stands for each of the candidates i
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, check_choice
@@ -70,6 +70,10 @@ COMPARISONS: Mapping[str, Comparison] = {
 class CompareConfig(PretrainConfig):
     """Arms that differ in a few settings each, all else alike (CompareFlow)."""
 
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset({"keep_task_models", "promote", "promotion_margin", "waive_gates"})
+    """A comparison registers nothing, so it would not read them."""
+
+    keep_task_models: bool = False
     experiment: str = "fast-electra-comparison"
     """MLflow experiment."""
     comparison: str = "paper_main"

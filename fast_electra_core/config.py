@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from fast_electra_core.errors import ConfigError, check_choice
@@ -33,6 +33,9 @@ PYDOCS_LICENCE = "PSF-2.0 (Python's standard library); of an installed package, 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What every flow shares: where things are kept, and what to do with bad input."""
+
+    LEFT_OUT: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are no parameters of the flow."""
 
     preset: str = "demo"
     """What the other values start from: tiny, demo, laptop, small, base, large or modernbert_base."""

@@ -19,8 +19,8 @@ class Described(NamedTuple):
 
 @functools.cache
 def describe_fields(config_class: type[Any]) -> dict[str, Described]:
-    """Every field of the dataclass, inherited ones too, in order; where a subclass says nothing new of a field that it
-    overrides, its base's words hold.
+    """Every field of the dataclass, inherited ones too, in order, but for those that it names in LEFT_OUT; where a
+    subclass says nothing new of a field that it overrides, its base's words hold.
 
     Raises:
         LookupError: a field without a docstring.
@@ -30,7 +30,8 @@ def describe_fields(config_class: type[Any]) -> dict[str, Described]:
     for each in reversed(config_class.__mro__):
         if dataclasses.is_dataclass(each):
             texts |= _docstrings(each)
-    names = [field.name for field in dataclasses.fields(config_class)]
+    left_out: frozenset[str] = getattr(config_class, "LEFT_OUT", frozenset())
+    names = [field.name for field in dataclasses.fields(config_class) if field.name not in left_out]
     missing = [name for name in names if name not in texts]
     if missing:
         raise LookupError(f"fields without a docstring in {config_class.__name__}: {', '.join(missing)}")

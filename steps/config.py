@@ -74,7 +74,7 @@ def _merge(
     presets: Mapping[str, Mapping[str, Any]],
     config_class: type[RunConfig],
 ) -> dict[str, Any]:
-    known = {field.name for field in fields(config_class)}
+    known = {field.name for field in fields(config_class)} - config_class.LEFT_OUT
     unknown = sorted(set(given) - known)
     if unknown:
         raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from flow_walker import load_flow
 
+from fast_electra_core.arms import CompareConfig
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
 from fast_electra_core.retraining import RetrainConfig
-from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain, resolve_retrain
+from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain, resolve_retrain
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {
@@ -294,3 +295,12 @@ def test_every_field_of_a_config_is_read_somewhere(config: Config) -> None:
     unread = {field.name for field in fields(config)} - read - through_a_method - label
     assert unread == set(), unread
     assert by_tuple <= read
+
+
+def test_what_a_comparison_would_not_read_is_no_parameter_of_it() -> None:
+    """It registers nothing, so nothing is promoted, gated or kept to be registered."""
+    unread = {"keep_task_models", "promote", "promotion_margin", "waive_gates"}
+    assert unread == set(describe_fields(PretrainConfig)) - set(describe_fields(CompareConfig))
+    with pytest.raises(ConfigError, match="unknown parameter 'promote'"):
+        resolve_compare({"promote": "never"})
+    assert resolve_compare({"preset": "demo"}).keep_task_models is False
