@@ -22,8 +22,9 @@ def gemm_flops_per_second(
     rows, inner, columns = _SHAPE_ON_GPU if is_gpu else _SHAPE
     products = _PRODUCTS_ON_GPU if is_gpu else 1
     dtype = torch.bfloat16 if uses_bf16(precision, device) else torch.float32
-    left = torch.randn(rows, inner, device=device, dtype=dtype)
-    right = torch.randn(inner, columns, device=device, dtype=dtype)
+    rng = torch.Generator(device).manual_seed(0)  # the process's own stays as it is
+    left = torch.randn(rows, inner, device=device, dtype=dtype, generator=rng)
+    right = torch.randn(inner, columns, device=device, dtype=dtype, generator=rng)
     times = []
     for _ in range(_TURNS):
         _wait(device)

@@ -88,7 +88,7 @@ class Trained(NamedTuple):
     checkpoint that a run went on from."""
     spent: dict[str, float]
     """Seconds of them that went to `starting` (restoring, what comes before the first step), `data` (making batches),
-    `scoring` and `checkpoints` (copying them, waiting for the one before): the rest went to the steps."""
+    `scoring` and `checkpoints` (copying them, waiting for the one before and the last): the rest went to the steps."""
 
 
 def train(
@@ -187,6 +187,8 @@ def train(
             if stop:
                 writer.wait()
                 raise Interrupted(f"stopped after step {done}; a checkpoint is written, resume goes on from there")
+        with watch.part("checkpoints"):
+            writer.wait()
     return Trained(first_step, config.num_steps, watch.seconds, watch.parts)
 
 

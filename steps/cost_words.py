@@ -35,7 +35,8 @@ def plan_text(costs: Sequence[Cost], *, ensemble_size: int = 1) -> str:
 def closing_lines(cost: Cost) -> list[Line]:
     """What a run has cost, for the table that ends it."""
     measured = cost["measured"]
-    speed = f"{measured['tokens_per_second']:,.0f} tokens/s; {_speed(measured)}"
+    speed = f"{measured['tokens_per_second']:,.0f} tokens/s; {measured['flops_per_second']:.2e} FLOP/s"
+    speed += f", {100 * measured['peak_share']:.0f} % of peak"
     beside = {name: measured[f"{name}_seconds"] for name in ("scoring", "checkpoint", "starting")}
     words = {"scoring": "scores", "checkpoint": "checkpoints", "starting": "start-up"}
     parts = ", ".join(f"{words[name]} {_seconds(value)}" for name, value in beside.items())
@@ -191,10 +192,6 @@ def _bytes(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value / 3600:.2f} h" if value >= 3600 else f"{value:.1f} s"
-
-
-def _speed(measured: Mapping[str, Any]) -> str:
-    return f"{measured['flops_per_second']:.2e} FLOP/s, {100 * measured['peak_share']:.0f} % of peak"
 
 
 def _money(value: float | None) -> str:

@@ -321,6 +321,8 @@ def _train(
             # Without a word to the tracker: rows that it lacks are sent from the curve.
             keep_checkpoint(folder, run.store, run.checkpoint_prefix, config)
 
+        # Before training: a GPU that has no room left for it then would otherwise lose the run's result.
+        peak = gemm_flops_per_second(device(), config.precision)
         loading_seconds = time.perf_counter() - run.began
         trained = train(
             method,
@@ -338,7 +340,7 @@ def _train(
         "seconds": trained.seconds,
         "tokens_per_second": num_tokens / trained.seconds,
         "spent": {**trained.spent, "loading": loading_seconds},
-        "peak_flops_per_second": gemm_flops_per_second(device(), config.precision) * run.group.size,
+        "peak_flops_per_second": peak * run.group.size,
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": str(next(method.parameters()).device),
         "num_processes": run.group.size,

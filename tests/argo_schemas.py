@@ -20,7 +20,7 @@ def validate(resource: Mapping[str, Any]) -> None:
     from hera.workflows.models import CronWorkflow, Workflow, WorkflowTemplate
 
     model = {each.__name__: each for each in (CronWorkflow, Sensor, Workflow, WorkflowTemplate)}[resource["kind"]]
-    given = _without_nulls(resource)
+    given = without_nulls(resource)
     for trigger in given["spec"].get("triggers", ()):  # the workflow that a sensor starts is free of form there
         validate(trigger["template"]["k8s"]["source"].pop("resource"))
     known = json.loads(model.model_validate(given).model_dump_json(by_alias=True, exclude_unset=True))
@@ -40,7 +40,8 @@ def _differences(given: Any, known: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """As the API server reads it: a null is a field that is not there."""
     if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value

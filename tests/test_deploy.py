@@ -241,22 +241,22 @@ def jobs_of(template: Any) -> list[Any]:
     """The pods that a template of Argo's makes, as Jobs."""
     if "resource" in template:
         manifest = yaml.safe_load(re.sub(r"\{\{.*?\}\}", "1", template["resource"]["manifest"]))
-        jobs = [without_nulls(each["template"]) for each in manifest["spec"]["replicatedJobs"]]
+        jobs = [argo_schemas.without_nulls(each["template"]) for each in manifest["spec"]["replicatedJobs"]]
     else:
         names = ("serviceAccountName", "nodeSelector", "tolerations", "volumes", "activeDeadlineSeconds")
         pod = {"containers": [template["container"]], **{name: template[name] for name in names if name in template}}
         metadata = {key: template["metadata"][key] for key in ("labels", "annotations")}
         jobs = [
-            {"spec": {"template": {"metadata": metadata, "spec": {**without_nulls(pod), "restartPolicy": "Never"}}}}
+            {
+                "spec": {
+                    "template": {
+                        "metadata": metadata,
+                        "spec": {**argo_schemas.without_nulls(pod), "restartPolicy": "Never"},
+                    }
+                }
+            }
         ]
     return [{"apiVersion": "batch/v1", "kind": "Job", **job, "metadata": {"name": "some"}} for job in jobs]
-
-
-def without_nulls(value: Any) -> Any:
-    """As the API server reads it: a null is a field that is not there."""
-    if isinstance(value, dict):
-        return {key: without_nulls(each) for key, each in value.items() if each is not None}
-    return [without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def configs_kept(pod: Any, s3: Any) -> Any:

@@ -15,3 +15,9 @@ def test_the_best_turn_counts_two_operations_for_each_multiplication() -> None:
     measured = gemm_flops_per_second(torch.device("cpu"), clock=lambda: next(readings))
     assert measured == pytest.approx(2 * 512 * 768 * 3072 / 0.5)
     assert next(readings, None) is None
+
+
+def test_the_process_s_own_random_numbers_stay_what_they_are() -> None:
+    before = torch.get_rng_state()
+    gemm_flops_per_second(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)

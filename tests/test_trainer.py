@@ -432,10 +432,11 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every batch takes 3 s and every step 2 besides: 40 tokens / 5 s, also after a resume. Evaluations (50 s) and
-    checkpoints (7 s) are not training."""
+    checkpoints (7 s, and one for each that is still being written when it is waited for) are not training."""
     clock = Clock()
     monkeypatch.setattr(stopwatch, "time", clock)
-    really_at, really_write = trainer.batch_at, trainer.CheckpointWriter.write
+    Writer = trainer.CheckpointWriter
+    really_at, really_write, really_wait = trainer.batch_at, Writer.write, Writer.wait
     rows: list[Row] = []
 
     def batch_at(*args: Any, **more: Any) -> Any:
@@ -446,8 +447,13 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
         clock.now += 7
         really_write(writer, checkpoint)
 
+    def wait(writer: trainer.CheckpointWriter) -> None:
+        clock.now += writer._thread is not None
+        really_wait(writer)
+
     monkeypatch.setattr(trainer, "batch_at", batch_at)
-    monkeypatch.setattr(trainer.CheckpointWriter, "write", write)
+    monkeypatch.setattr(Writer, "write", write)
+    monkeypatch.setattr(Writer, "wait", wait)
 
     def on_step(step: int) -> None:
         clock.now += 2
@@ -467,8 +473,9 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
     assert speeds == [8.0, 8.0, 8.0]
     # Seven steps and four evaluations; step 5, done twice, counts once, and the checkpoint gone on from does not.
-    assert trained.seconds == 7 * (2 + 3) + 4 * 50 + 3 * 7
-    assert trained.spent == {"starting": 0, "data": 7 * 3, "scoring": 4 * 50, "checkpoints": 3 * 7}
+    # Waited for: the one of step 6 when that of 7 is due, and that at the end.
+    assert trained.seconds == 7 * (2 + 3) + 4 * 50 + 3 * 7 + 2
+    assert trained.spent == {"starting": 0, "data": 7 * 3, "scoring": 4 * 50, "checkpoints": 3 * 7 + 2}
 
 
 def test_a_finished_run_started_again_has_taken_the_time_it_took(
