@@ -6,10 +6,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from argo_schemas import without_nulls
 from conftest import ROOT
 from kubernetes_api import Cluster
 from kubernetes_pods import SCHEMAS
-from test_deploy import METAFLOWS_OWN, cluster, set_events, without_nulls  # noqa: F401 -- fixtures
+from test_deploy import METAFLOWS_OWN, cluster, set_events  # noqa: F401 -- fixtures
 from test_deploy_step_functions import aws, mlflow  # noqa: F401 -- fixtures
 
 from steps.command import main
