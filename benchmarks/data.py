@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,19 +155,27 @@ def _print_reading(folder: Path) -> None:
     start = time.perf_counter()
     dataset = TokenDataset(shards, "train", sequence_length=128, special_ids=SPECIAL)
     opened = time.perf_counter() - start
-    config = PretrainConfig(sequence_length=128, batch_size=128)
     start = time.perf_counter()
-    batch_at(0, dataset, config)
+    batch_at(0, dataset, PretrainConfig(sequence_length=128, batch_size=128))
     first = time.perf_counter() - start
     print(f"\n{dataset.num_tokens:.1e} tokens: opened in {opened:.3f} s, the first batch {first:.3f} s later")
-    rng = np.random.default_rng(0)
-    times = []
-    for step in rng.integers(0, 10_000_000, 30):
-        start = time.process_time()
-        batch_at(int(step), dataset, config)
-        times.append(time.process_time() - start)
-    low, median, high = statistics.quantiles(times, n=4)
-    print(f"batch of 128 x 128 at a random step: {1000 * median:.1f} ms, noise {500 * (high - low):.1f}")
+    for batch_size, length in ((128, 128), (256, 512)):
+        dataset = TokenDataset(shards, "train", sequence_length=length, special_ids=SPECIAL)
+        config = PretrainConfig(sequence_length=length, batch_size=batch_size)
+        times = [_seconds_of_batch(int(step), dataset, config) for step in _random_steps(30)]
+        low, median, high = statistics.quantiles(times, n=4)
+        noise = 500 * (high - low)
+        print(f"batch of {batch_size} x {length} at a random step: {1000 * median:.1f} ms, noise {noise:.1f}")
+
+
+def _random_steps(count: int) -> Iterator[int]:
+    yield from np.random.default_rng(0).integers(0, 10_000_000, count).tolist()
+
+
+def _seconds_of_batch(step: int, dataset: TokenDataset, config: PretrainConfig) -> float:
+    start = time.process_time()
+    batch_at(step, dataset, config)
+    return time.process_time() - start
 
 
 def _sparse_shard(folder: Path, num_tokens: int) -> Path:

@@ -49,12 +49,16 @@ class Batch(NamedTuple):
         is_masked = self.is_selected if self.is_masked is None else self.is_masked
         return self.input_ids.masked_fill(is_masked, mask_token_id)
 
+    def pinned(self) -> "Batch":
+        """The batch, or what `rows` takes of it, in memory from which a GPU copies while the CPU goes on."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, with its selection: nothing on the device has to be waited for, now or later."""
 
         def moved(tensor: Tensor) -> Tensor:
             if device.type == "cuda" and tensor.device.type == "cpu":
-                tensor = tensor.pin_memory()  # from memory that may be paged out, the copy would wait
+                tensor = tensor.pin_memory()  # what is pinned stays as it is; from other memory, the copy would wait
             return tensor.to(device, non_blocking=True)
 
         selection = Selection._make(map(moved, self.selected()))

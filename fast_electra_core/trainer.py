@@ -6,6 +6,7 @@ rows of every batch, compute what one does, up to the order of addition. Dropout
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.precision import uses_bf16
+from fast_electra_core.prefetch import made_ahead
 from fast_electra_core.schedules import learning_rate_at
 from fast_electra_core.sharding import gathered, scattered, sharded
 from fast_electra_core.skipping import Skipper
@@ -87,8 +89,9 @@ class Trained(NamedTuple):
     undid count once, as they were done again; the time between attempts does not count, nor does the writing of a
     checkpoint that a run went on from."""
     spent: dict[str, float]
-    """Seconds of them that went to `starting` (restoring, what comes before the first step), `data` (making batches),
-    `scoring` and `checkpoints` (copying them, waiting for the one before and the last): the rest went to the steps."""
+    """Seconds of them that went to `starting` (restoring, what comes before the first step), `data` (waiting for
+    batches), `scoring` and `checkpoints` (copying them, waiting for the one before and the last): the rest went to the
+    steps."""
 
 
 def train(
@@ -103,8 +106,9 @@ def train(
 ) -> Trained:
     """Train `method` (mutated) for config.num_steps steps, going on from the newest checkpoint if there is one.
 
-    samples_at gives a step's replacements where they were drawn ahead; see batch_at. Every process of a group calls
-    this alike; the first reads and writes the checkpoints, and it alone is asked for scores and has rows to tell.
+    samples_at gives a step's replacements where they were drawn ahead; see batch_at, which a thread calls. Every
+    process of a group calls this alike; the first reads and writes the checkpoints, and it alone is asked for scores
+    and has rows to tell.
 
     Raises:
         NonFiniteLossError: too many steps in a row were left out, their loss or gradient being NaN or infinite; the
@@ -139,10 +143,16 @@ def train(
         milestone_every=config.milestone_every_steps,
         on_written=hooks.on_checkpoint,
     )
-    with writer:
-        for step in range(first_step, config.num_steps):
+
+    def batch_of(step: int) -> Batch:
+        batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
+        return batch.pinned() if device.type == "cuda" else batch
+
+    steps = range(first_step, config.num_steps)
+    with writer, closing(made_ahead(batch_of, steps)) as batches:
+        for step in steps:
             with watch.part("data"):
-                batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
+                batch = next(batches)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
             torch.manual_seed(_dropout_seed(step, config, group))

@@ -99,7 +99,7 @@ def measured_rows(cost: Cost) -> list[list[str]]:
     rows.append(["parameters trained or frozen", f"{sum(cost['parameters'].values()):,}", ""])
     in_training = cost["flops"]["main"] if cost["is_drawn_ahead"] else cost["flops"]["total"]
     rows.append(["training steps", _flops(in_training), _seconds(measured["training_seconds"])])
-    rows.append(["of which making batches", "", _seconds(measured["data_seconds"])])
+    rows.append(["of which waiting for batches", "", _seconds(measured["data_seconds"])])
     rows.append(["tokens per second in training steps", "", f"{measured['tokens_per_second']:,.0f}"])
     rows.append(["FLOP/s in training steps", "", f"{measured['flops_per_second']:.3e}"])
     rows.append(["of the device's matrix products at their best", "", f"{100 * measured['peak_share']:.0f} %"])

@@ -124,7 +124,7 @@ def account(
 
     result is pretrain.train_auxiliary's or train_discriminator's and its memory_bytes; drawing_seconds those of the
     tasks that drew replacements ahead of it. training_seconds are those of the steps alone, data_seconds of them those
-    of making batches, seconds all of them, with scores, checkpoints and what else comes before the first step;
+    spent waiting for batches, seconds all of them, with scores, checkpoints and what else comes before the first step;
     flops_per_second and tokens_per_second are what was achieved in the steps, peak_share the part of the device's peak.
     """
     flops = cost["flops"]

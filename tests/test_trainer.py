@@ -431,17 +431,18 @@ class Clock:
 def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every batch takes 3 s and every step 2 besides: 40 tokens / 5 s, also after a resume. Evaluations (50 s) and
-    checkpoints (7 s, and one for each that is still being written when it is waited for) are not training."""
+    """Every batch is waited for 3 s and every step takes 2 besides: 40 tokens / 5 s, also after a resume. Evaluations
+    (50 s) and checkpoints (7 s, and one for each still being written when it is waited for) are not training."""
     clock = Clock()
     monkeypatch.setattr(stopwatch, "time", clock)
     Writer = trainer.CheckpointWriter
-    really_at, really_write, really_wait = trainer.batch_at, Writer.write, Writer.wait
+    really_made, really_write, really_wait = trainer.made_ahead, Writer.write, Writer.wait
     rows: list[Row] = []
 
-    def batch_at(*args: Any, **more: Any) -> Any:
-        clock.now += 3
-        return really_at(*args, **more)
+    def made_late(make: Any, steps: range) -> Any:
+        for batch in really_made(make, steps):
+            clock.now += 3
+            yield batch
 
     def write(writer: trainer.CheckpointWriter, checkpoint: trainer.Checkpoint) -> None:
         clock.now += 7
@@ -451,7 +452,7 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
         clock.now += writer._thread is not None
         really_wait(writer)
 
-    monkeypatch.setattr(trainer, "batch_at", batch_at)
+    monkeypatch.setattr(trainer, "made_ahead", made_late)
     monkeypatch.setattr(Writer, "write", write)
     monkeypatch.setattr(Writer, "wait", wait)
 
