@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import ElectraConfig, PreTrainedModel
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.curriculum import Curriculum
@@ -25,7 +26,7 @@ from fast_electra_core.data import TokenDataset
 from fast_electra_core.models import build_masked_lm, masked_logits
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.proposals import FrozenMaskedLm
-from fast_electra_core.trainer import batch_at, progress_at
+from fast_electra_core.trainer import progress_at
 from steps.auxiliary import load_masked_lm
 from steps.tokenization import special_ids
 

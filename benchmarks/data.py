@@ -23,12 +23,12 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 import numpy as np  # after the environment, which the libraries read when they are loaded
 import torch
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import MANIFEST, SpecialIds, TokenDataset
 from fast_electra_core.pydocs import source_files, write_pydocs
 from fast_electra_core.text import TextPiece, read_documents
 from fast_electra_core.tokenizer import load_tokenizer
-from fast_electra_core.trainer import batch_at
 from steps.corpus import resolve_corpus
 from steps.meter import MemoryMeter
 from steps.store import Store

@@ -28,13 +28,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import MANIFEST, TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.proposals import FrozenMaskedLm
-from fast_electra_core.trainer import batch_at, progress_at
+from fast_electra_core.trainer import progress_at
 
 _SAMPLES, _COUNTS = "samples.bin", "counts.bin"
 _ADVICE = ". Resume from the step `corrupt`, which draws anew what is missing or damaged"

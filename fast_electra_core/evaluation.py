@@ -14,17 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from fast_electra_core.batches import make_batch
 from fast_electra_core.corruption import Corruption
-from fast_electra_core.data import TokenDataset, is_ordinary
-from fast_electra_core.documents import number_documents
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.electra import Electra
 from fast_electra_core.errors import DataError, NonFiniteLossError
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.losses import majority_rtd_loss, masked_lm_loss_sum, rtd_loss_sum
-from fast_electra_core.masking import PLAIN, Masking, choose_positions
 from fast_electra_core.methods import (
     Batch,
     MaskedLanguageModel,
@@ -33,7 +31,6 @@ from fast_electra_core.methods import (
     detection_metrics,
 )
 from fast_electra_core.models import detector_logits, masked_logits
-from fast_electra_core.randomness import Stream, uniforms
 from fast_electra_core.smoothing import mean_log_probability
 
 _EVALUATION_SEED = 20_231_011
@@ -51,41 +48,6 @@ class MaskedScores(NamedTuple):
     unigram_accuracy: float
     num_masked: int
     seconds_per_1k_tokens: float
-
-
-def make_batch(
-    dataset: TokenDataset,
-    sequence: Tensor,
-    epoch: Tensor,
-    *,
-    mask_fraction: float,
-    seed: int,
-    masking: Masking = PLAIN,
-) -> Batch:
-    """The sequences (B,) with their selected positions and sampling numbers; a pure function of the arguments.
-
-    Raises:
-        ValueError: masking is by words, which the dataset does not know.
-    """
-
-    def draw(stream: Stream, length: int) -> Tensor:
-        return uniforms(sequence, length=length, seed=seed, epoch=epoch, stream=stream)
-
-    input_ids, length, vocabulary = dataset.batch(sequence), dataset.sequence_length, dataset.continues_word
-    is_selected = choose_positions(
-        is_ordinary(input_ids, dataset.special_ids),
-        None if vocabulary is None or masking.scheme == "tokens" else vocabulary[input_ids],
-        scheme=masking.scheme,
-        mask_fraction=mask_fraction,
-        draw=draw,
-    )
-    is_masked = None
-    if masking.keep_fraction > 0:
-        is_masked = is_selected & (draw(Stream.KEEP, length) >= masking.keep_fraction)
-    documents = None
-    if dataset.attention == "document":
-        documents = number_documents(input_ids, separator_id=dataset.special_ids.sep)
-    return Batch(input_ids, is_selected, draw(Stream.SAMPLE, length), is_masked=is_masked, documents=documents)
 
 
 def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import (
     Checkpoint,
     load_latest,
@@ -24,11 +25,8 @@ from fast_electra_core.checkpoint import (
 )
 from fast_electra_core.checkpoint_writer import CheckpointWriter
 from fast_electra_core.config import ScoringConfig, TrainingConfig
-from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError, DataError
-from fast_electra_core.evaluation import make_batch
-from fast_electra_core.masking import Masking
+from fast_electra_core.errors import CheckpointError
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
@@ -205,42 +203,6 @@ def train(
 def progress_at(step: int, config: TrainingConfig) -> float:
     """Share of the run done before step `step`, in [0, 1): what the temperature depends on."""
     return step / config.num_steps
-
-
-def batch_at(
-    step: int,
-    dataset: TokenDataset,
-    config: TrainingConfig,
-    *,
-    samples_at: Callable[[int], Tensor] | None = None,
-    rows: slice = slice(None),
-) -> Batch:
-    """The batch of step `step`, on the CPU, or some rows of it; with samples_at, which gives the ids (N,) of the whole
-    batch, with those in the selected places.
-
-    Raises:
-        DataError: samples_at gives another number of ids than there are selected positions.
-    """
-    index = dataset.index_at(step, batch_size=config.batch_size, seed=config.seed)
-    made = rows if samples_at is None else slice(None)  # of stored ids it is known only with the rows before
-    batch = make_batch(
-        dataset,
-        index.sequence[made],
-        index.epoch[made],
-        mask_fraction=config.mask_fraction,
-        seed=config.seed,
-        masking=Masking(config.masking, config.keep_fraction),
-    )
-    if samples_at is None:
-        return batch
-    samples, num_selected = samples_at(step), int(batch.is_selected.sum())
-    if len(samples) != num_selected:
-        raise DataError(
-            f"{len(samples)} replacements are stored for step {step}, but {num_selected} positions are selected: they "
-            "were drawn for another text or another config"
-        )
-    corrupted_ids = place(batch.input_ids, batch.selected(), samples).corrupted_ids
-    return batch._replace(corrupted_ids=corrupted_ids).rows(rows)
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import corruption_store
+from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import StoredSamples, draw_samples, open_samples, write_samples
@@ -26,7 +27,7 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.schedules import temperature_at
-from fast_electra_core.trainer import Hooks, batch_at, train
+from fast_electra_core.trainer import Hooks, train
 
 VOCAB_SIZE, MASK, NUM_STEPS = 30, 4, 7
 SPECIAL_IDS = SpecialIds(cls=2, sep=3, mask=MASK, pad=0, all_special=(0, 1, 2, 3, 4))

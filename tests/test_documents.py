@@ -13,10 +13,10 @@ from torch import Tensor
 from toys import dataset_of
 from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
 
+from fast_electra_core.batches import make_batch
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.documents import attention_mask, check_attention, number_documents
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.evaluation import make_batch
 from fast_electra_core.models import build_discriminator, detector_logits, masked_logits
 from fast_electra_core.selection import find_selected
 from steps.corruption_plan import identity_of

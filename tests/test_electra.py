@@ -10,6 +10,7 @@ import torch
 from toys import JOINT, MASK, dataset_of, electra_config, method_of
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
@@ -17,7 +18,7 @@ from fast_electra_core.errors import ConfigError
 from fast_electra_core.methods import Batch, Method, Totals
 from fast_electra_core.models import build_masked_lm, count_parameters, warm_start
 from fast_electra_core.optimizer import build_optimizer
-from fast_electra_core.trainer import Hooks, Row, batch_at, train
+from fast_electra_core.trainer import Hooks, Row, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40

@@ -11,12 +11,12 @@ from toys import MASK, corrupt_at, dataset_of, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import evaluation
+from fast_electra_core.batches import make_batch
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.evaluation import (
     heldout_masked_scores,
-    make_batch,
     score_detector,
     score_masked_lm,
     unigram_counts,

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from toys import electra_config
 from transformers import ElectraForMaskedLM
 
+from fast_electra_core.batches import make_batch
 from fast_electra_core.curriculum import Smoothing
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import AuxiliaryError, ConfigError
-from fast_electra_core.evaluation import make_batch, unigram_counts
+from fast_electra_core.evaluation import unigram_counts
 from fast_electra_core.method_building import build_frozen, build_model_free
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer

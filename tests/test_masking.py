@@ -18,10 +18,10 @@ from torch import Tensor
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
+from fast_electra_core.batches import make_batch
 from fast_electra_core.config import MASKINGS
 from fast_electra_core.curriculum import Smoothing
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.evaluation import make_batch
 from fast_electra_core.masking import (
     PLAIN,
     Masking,

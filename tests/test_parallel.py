@@ -9,11 +9,12 @@ import torch
 from processes import CONFIG, VOCAB_SIZE, together, train_toy
 from toys import METHODS, SPECIAL_IDS, dataset_of
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.parallel import ALONE, Group
-from fast_electra_core.trainer import SKIPPED, batch_at
+from fast_electra_core.trainer import SKIPPED
 
 
 @pytest.fixture(scope="module")

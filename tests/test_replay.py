@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import dataset_of
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.evaluation import unigram_counts
 from fast_electra_core.replay import MixedDataset, mixed_index_at
-from fast_electra_core.trainer import batch_at
 
 VOCAB_SIZE, NUM_NEW = 30, 7
 FRACTIONS = st.integers(1, 9_999).map(lambda parts: parts / 10_000)
