@@ -50,9 +50,13 @@ class RunSize:
     num_tokens: int
     """In all steps."""
     tokens_per_pass: int
-    """In one forward and backward pass: a micro-batch."""
+    """In one forward and backward pass of a process: a micro-batch."""
     num_corruptions: int = 1
     """Of every sequence, each seen in a pass of its own before the backward one. >= 1."""
+    num_processes: int = 1
+    """That train together, each on its rows. >= 1."""
+    is_sharded: bool = False
+    """They share the trained models (FSDP) instead of each holding them."""
     is_accumulated: bool = False
     """A step has several passes, so gradients are there while the next one runs."""
     is_drawn_ahead: bool = False
@@ -99,15 +103,21 @@ class Flops(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that training needs at the same time, on one machine."""
+    """Bytes that a process needs at the same time in training; of several the first, which never holds less."""
 
     weights: float
+    """Trained or frozen; of what is sharded, its share."""
     gradients: float
     optimizer_state: float
     activations: float
     """What a micro-batch keeps for its backward pass."""
     logits: float
     """The vocabulary head's output while it is used, and its gradient where it has one."""
+    exchange: float
+    """For what several processes exchange: with replicas, gradients once more, in the buckets that are summed; with
+    shards, whole weights: those in no layer throughout a pass, and two layers at a time."""
+    saved: float
+    """The whole weights that the first process keeps beside its shards, to score and save them."""
     peak: float
     """At the worst moment: a gradient that takes an activation's place needs none of its own."""
 
@@ -152,17 +162,15 @@ def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: Meth
 
     A frozen auxiliary costs its weights and, before the main model has kept anything, its logits; one that is trained
     keeps all that the main model keeps, and its logits throughout. A teacher's pass comes when the main model's is
-    kept; of its logits a few rows at a time are there, and the gradient that they give is kept.
+    kept; of its logits a few rows at a time are there, and the gradient that they give is kept. A frozen model is
+    whole in every process.
     """
     is_trained = work.auxiliary == "trained"
     is_away = work.auxiliary == "none" or (work.auxiliary == "frozen" and size.is_drawn_ahead)
     in_memory = [] if is_away else list(auxiliaries)
     trained = [main, *(in_memory if is_trained else [])]
-    num_weights = main.num_parameters + sum(each.num_parameters for each in in_memory)
-    num_trained = sum(each.num_parameters for each in trained)
-    if work.shares_embeddings:
-        shared = sum(_table(each) for each in trained[1:] if each.embedding_shape == main.embedding_shape)
-        num_weights, num_trained = num_weights - shared, num_trained - shared
+    frozen = float(FLOAT_BYTES * sum(each.num_parameters for each in in_memory if not is_trained))
+    share = _share(trained, work=work, size=size)
     kept = sum(each.activation_bytes for each in trained) * size.tokens_per_pass * size.num_corruptions
     logits, drawn = (sum(each.logit_bytes for each in models) * size.tokens_per_pass for models in ([main], in_memory))
     passing = max((each.passing_bytes for each in in_memory), default=0.0) * size.tokens_per_pass
@@ -172,18 +180,56 @@ def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: Meth
     else:
         own = 0.0
         during = kept + drawn if is_trained else max(kept, drawn, passing)
-    gradients = float(FLOAT_BYTES * num_trained)
-    fixed = FLOAT_BYTES * (num_weights + _OPTIMIZER_NUMBERS * num_trained)
+    fixed = frozen + (1 + _OPTIMIZER_NUMBERS) * share.held + share.buckets + share.saved
+    in_pass = (share.held if size.is_accumulated else 0.0) + during + share.gathered
+    at_its_end = share.held + 2 * share.outer + share.parts  # outer: gathered and its gradient, then that and a copy
     return Memory(
-        weights=float(FLOAT_BYTES * num_weights),
-        gradients=gradients,
-        optimizer_state=float(FLOAT_BYTES * _OPTIMIZER_NUMBERS * num_trained),
+        weights=frozen + share.held,
+        gradients=share.held,
+        optimizer_state=_OPTIMIZER_NUMBERS * share.held,
         activations=kept,
         logits=own + drawn,
-        peak=fixed + (gradients + during if size.is_accumulated else max(gradients, during)),
+        exchange=share.buckets + share.gathered,
+        saved=share.saved,
+        peak=max(fixed + max(in_pass, at_its_end), frozen + 2 * share.saved),  # before they are shared, both are whole
     )
 
 
-def _table(model: ModelCost) -> int:
+class _Share(NamedTuple):
+    """What a process holds because of the trained weights, in bytes."""
+
+    held: float
+    """Of the weights, and so of gradients and of each moment."""
+    parts: float
+    """Gradients of a token embedding that is a head's output matrix too, before they are added up."""
+    buckets: float = 0.0
+    """Gradients once more, where replicas sum them."""
+    saved: float = 0.0
+    """Memory.saved."""
+    outer: float = 0.0
+    """Weights in no layer, where they are gathered."""
+    gathered: float = 0.0
+    """At most at a time while activations are kept: those, a layer, and the next one on its way."""
+
+
+def _share(trained: Sequence[ModelCost], *, work: MethodWork, size: RunSize) -> _Share:
+    others = trained[1:] if work.shares_embeddings else []
+    shared = [each for each in others if each.embedding_shape == trained[0].embedding_shape]
+    whole = FLOAT_BYTES * float(sum(each.num_parameters for each in trained) - sum(map(_table, shared)))
+    # Two and their sum; but what comes from a detector is there first, and is added to in place.
+    tables = FLOAT_BYTES * float(sum(_table(each) for each in trained if each.logit_bytes))
+    parts = tables if shared else 2 * tables
+    if not size.is_sharded:
+        parts += tables if size.is_accumulated else 0.0
+        return _Share(whole, parts, buckets=whole if size.num_processes > 1 else 0.0)
+    number = size.num_processes
+    held = sum(each.shard_parameters(number) for each in trained) - sum(_table(each, number) for each in shared)
+    outer = FLOAT_BYTES * float(sum(each.outer_parameters for each in trained) - sum(map(_table, shared)))
+    layer = FLOAT_BYTES * float(max(each.layer_parameters for each in trained))
+    return _Share(float(FLOAT_BYTES * held), parts, saved=whole, outer=outer, gathered=outer + 2 * layer)
+
+
+def _table(model: ModelCost, num_processes: int = 1) -> int:
+    """Numbers in the token embeddings, or in the first process's rows of them."""
     rows, width = model.embedding_shape
-    return rows * width
+    return -(-rows // num_processes) * width

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fast_electra_core.losses import masked_lm_loss_sum
-from fast_electra_core.models import masked_logits
+from fast_electra_core.models import layers_of, masked_logits
 from fast_electra_core.selection import Selection, find_selected
 
 
@@ -135,9 +134,8 @@ class Method(nn.Module, ABC):
 
         Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
         """
-        for module in self.modules():
-            if isinstance(module, GradientCheckpointingLayer):  # transformers' base class of an encoder's layers
-                module.compile(backend=backend, fullgraph=True, dynamic=False)
+        for layer in layers_of(self):
+            layer.compile(backend=backend, fullgraph=True, dynamic=False)
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:

@@ -7,12 +7,14 @@ not counted: they move bytes.
 Shapes: L tokens per sequence, D width, E embedding width, F feed-forward width, H heads, V vocabulary.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fast_electra_core.last_layer import last_layer_flops
+from fast_electra_core.models import layers_of
 
 FLOAT_BYTES = 4
 POST_NORM_TYPES = ("electra", "bert", "roberta", "distilbert")
@@ -39,6 +41,18 @@ class ModelCost(NamedTuple):
     """Of the vocabulary head's output; 0 for a detector."""
     head_flops: float = 0.0
     """Of forward_flops, what is above the encoder."""
+    rows: tuple[tuple[int, int], ...] = ()
+    """Of each parameter, how many rows it has, and of how many numbers each: where processes share it, they share
+    rows."""
+    layer_parameters: int = 0
+    """Of num_parameters, those of its largest layer."""
+    outer_parameters: int = 0
+    """Of num_parameters, those that are in no layer: the token embeddings above all."""
+
+    def shard_parameters(self, num_processes: int) -> int:
+        """Of num_parameters, those that the first of so many processes holds, if they share the model: of each
+        parameter's rows its part, rounded up."""
+        return sum(-(-num_rows // num_processes) * width for num_rows, width in self.rows)
 
 
 def cost_of(
@@ -63,16 +77,21 @@ def cost_of(
     num_layers, width = int(model.config.num_hidden_layers), int(model.config.hidden_size)
     kept = outside + ((num_layers - 1) * width + layer if recomputes else (num_layers - 1) * layer + first)
     head = _kept_by_vocabulary_head(model.config, vocab_size) if predicts_tokens else _kept_by_detector(model.config)
+    parameters = list(model.parameters())
+    num_parameters, in_layers = _count(parameters), [_count(each.parameters()) for each in layers_of(model)]
     return ModelCost(
         forward_flops=forward_flops_per_token(model, sequence_length=sequence_length, head_fraction=fraction),
         skipped_flops=(1.0 - fraction) * last_layer_flops(model, sequence_length=sequence_length),
         recomputed_flops=_layer_flops(model, sequence_length=sequence_length) if recomputes else 0.0,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=num_parameters,
         embedding_shape=(vocab_size, embedding_size),
         activation_bytes=FLOAT_BYTES * (kept + fraction * head),
         passing_bytes=FLOAT_BYTES * _passing_numbers(model.config),
         logit_bytes=FLOAT_BYTES * fraction * vocab_size if predicts_tokens else 0.0,
         head_flops=fraction * _head_flops(model),
+        rows=tuple((len(each), each.numel() // len(each)) for each in parameters),
+        layer_parameters=max(in_layers),
+        outer_parameters=num_parameters - sum(in_layers),
     )
 
 
@@ -85,6 +104,10 @@ def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, hea
     """
     in_encoder = sum(_flops(layer) for layer in _linears(model.base_model))
     return in_encoder + _attention_flops(model, sequence_length) + head_fraction * _head_flops(model)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(each.numel() for each in parameters)
 
 
 def _head_flops(model: PreTrainedModel) -> float:

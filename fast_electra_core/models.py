@@ -20,6 +20,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.data import SpecialIds
@@ -29,6 +30,11 @@ from fast_electra_core.last_layer import can_skip, last_layer_at
 from fast_electra_core.selection import Selection
 
 _EMBEDDING_SPREAD = 0.1
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The layers of all encoders in the module, in order."""
+    return [each for each in module.modules() if isinstance(each, GradientCheckpointingLayer)]  # of all transformers'
 
 
 def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: SpecialIds) -> PretrainedConfig:

@@ -13,10 +13,10 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.methods import Method
+from fast_electra_core.models import layers_of
 from fast_electra_core.parallel import Group
 
 
@@ -43,9 +43,8 @@ def sharded(method: Method, group: Group) -> Method:
     for value in (*trained.parameters(), *trained.buffers()):
         dist.broadcast(value.detach(), src=0)  # as DDP does
     mesh = init_device_mesh(next(trained.parameters()).device.type, (group.size,))
-    for module in trained.modules():
-        if isinstance(module, GradientCheckpointingLayer):  # transformers' base class of an encoder's layers
-            fully_shard(module, mesh=mesh)
+    for layer in layers_of(trained):
+        fully_shard(layer, mesh=mesh)
     fully_shard(trained, mesh=mesh)
     return trained
 

@@ -15,7 +15,7 @@ Cost = Mapping[str, Any]
 NOTE = (
     "A backward pass counts as two forward passes. Memory is planned in float32, without what a layer's own backward "
     "pass needs; measured is the peak above what the process held before, on a CPU with what libraries load and with "
-    "freed memory that the C library keeps."
+    "freed memory that the C library keeps. Of several processes both are the first one's."
 )
 
 
@@ -90,8 +90,7 @@ def accounting_rows(cost: Cost) -> list[list[str]]:
 def measured_rows(cost: Cost) -> list[list[str]]:
     """Rows of what, as planned and as measured."""
     memory, measured = cost["memory"], cost["measured"]
-    parts = ("weights", "gradients", "optimizer_state", "activations", "logits")
-    rows = [[f"memory: {name.replace('_', ' ')}", _bytes(memory[name]), ""] for name in parts]
+    rows = [[f"memory: {words}", _bytes(memory[name]), ""] for name, words in _memory_parts(cost).items()]
     rows.append(["memory: peak", _bytes(memory["peak"]), _bytes(measured["memory"])])
     rows.append([f"memory: of which the {cost['beside']}", _bytes(memory["auxiliary"]), ""])
     if memory["auxiliary_if_joint"] is not None:
@@ -153,15 +152,24 @@ def _saving(fraction: float) -> str:
 
 def _memory(cost: Cost) -> list[Line]:
     memory = cost["memory"]
-    parts = {"weights": "weights", "gradients": "gradients", "optimizer_state": "optimizer"}
-    parts |= {"activations": "activations", "logits": "logits"}
-    hint = ", ".join(f"{words} {_bytes(memory[name])}" for name, words in parts.items())
-    lines = [("memory of training, in float32", _bytes(memory["peak"]), f"at its peak; {hint}")]
+    hint = ", ".join(f"{words} {_bytes(memory[name])}" for name, words in _memory_parts(cost).items())
+    number = cost["num_processes"]
+    which = f"the first of {number} processes" if cost["is_sharded"] else f"each of {number} processes"
+    label = f"memory of {'training' if number == 1 else which}, in float32"
+    lines = [(label, _bytes(memory["peak"]), f"at its peak; {hint}")]
     if cost["parameters"]["auxiliary"]:
         joint = memory["auxiliary_if_joint"]
         alongside = "" if joint is None else f"trained alongside: {_bytes(joint)}"
         lines.append((f"memory for the {cost['beside']}", _bytes(memory["auxiliary"]), alongside))
     return lines
+
+
+def _memory_parts(cost: Cost) -> dict[str, str]:
+    """What memory consists of, in words; what only several processes need where they do."""
+    parts = {"weights": "weights", "gradients": "gradients", "optimizer_state": "optimizer state"}
+    parts |= {"activations": "activations", "logits": "logits"}
+    together = {"exchange": "exchange with the others", "saved": "whole weights, to score and save"}
+    return parts | {name: words for name, words in together.items() if cost["memory"][name]}
 
 
 def _is_charged(cost: Cost) -> bool:

@@ -30,12 +30,15 @@ _SECONDS_PER_HOUR = 3600.0
 
 
 class Circumstances(NamedTuple):
-    """What is known of a run only when it is on its way; at the start it is taken to draw all and to be on a GPU."""
+    """What is known of a run only when it is on its way; at the start it is taken to draw all, to be on a GPU, and to
+    have as many processes on each machine as this one has GPUs, if the config does not say how many."""
 
     reused_fraction: float = 0.0
     """Share of the steps whose replacements an earlier run has drawn."""
     device: str = "cuda"
     """On a CPU attention keeps its probabilities where it has dropout."""
+    num_processes: int | None = None
+    """That train together."""
 
 
 AT_START = Circumstances()
@@ -57,7 +60,7 @@ def plan_auxiliary(
     *,
     tokenizer_key: str,
     teacher: Mapping[str, Any] | None,
-    device: str = "cuda",
+    circumstances: Circumstances = AT_START,
 ) -> Plain:
     """What the training of an auxiliary will cost; teacher is distill.fetch_teacher's.
 
@@ -70,8 +73,9 @@ def plan_auxiliary(
         shape = encoder_config(config, vocab_size=vocab_size, special_ids=special_ids(folder))
         models = _Models(build_masked_lm(shape, seed=config.seed), teachers, [])
     work = METHOD_WORK["distilled" if teacher else "mlm"]
-    size = _size(config, auxiliary_training_flops=_tagged(teacher, FLOPS_TAG) if teacher else 0.0)
-    cost = _price(models, config, work=work, size=size, device=device)
+    own_training = _tagged(teacher, FLOPS_TAG) if teacher else 0.0
+    size = _size(config, circumstances.num_processes, auxiliary_training_flops=own_training)
+    cost = _price(models, config, work=work, size=size, device=circumstances.device)
     money = _tagged(teacher, MONEY_TAG) if teacher else 0.0
     return {**cost, "beside": "teacher", "address": teacher and teacher["address"], "own_training_money": money}
 
@@ -104,6 +108,7 @@ def plan_pretraining(
     uses_weights = work.auxiliary == "frozen" or config.warm_start != "none"
     size = _size(
         config,
+        circumstances.num_processes,
         is_drawn_ahead=config.corruption == "offline",
         reused_fraction=circumstances.reused_fraction,
         num_corruptions=2 if config.consistency_weight else 1,
@@ -160,14 +165,24 @@ def _on_paper(model: Mapping[str, Any], store: Store) -> PreTrainedModel:
     return AutoModelForMaskedLM.from_config(shape, trust_remote_code=False)
 
 
-def _size(config: TrainingConfig, **more: Any) -> RunSize:
-    sequences = config.micro_batch_size or config.batch_size
+def _size(config: TrainingConfig, num_processes: int | None, **more: Any) -> RunSize:
+    number = num_processes or _expected_processes(config)
+    rows = math.ceil(config.batch_size / number)
+    sequences = min(rows, config.micro_batch_size or rows)
     return RunSize(
         num_tokens=config.num_steps * config.batch_size * config.sequence_length,
         tokens_per_pass=sequences * config.sequence_length,
-        is_accumulated=sequences < config.batch_size,
+        num_processes=number,
+        is_sharded=config.sharding == "fsdp",
+        is_accumulated=sequences < rows,
         **more,
     )
+
+
+def _expected_processes(config: TrainingConfig) -> int:
+    """As steps.launch will start them, on machines like this one; a model is shared by two at least."""
+    number = (config.processes_per_node or max(1, torch.cuda.device_count())) * getattr(config, "num_nodes", 1)
+    return max(2, number) if config.sharding == "fsdp" else number
 
 
 def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: RunSize, device: str) -> Plain:
@@ -202,6 +217,8 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
         },
         "parameters": {"main": main.num_parameters, "auxiliary": sum(each.num_parameters for each in auxiliaries)},
         "auxiliary_shared_by": size.auxiliary_shared_by,
+        "num_processes": size.num_processes,
+        "is_sharded": size.is_sharded,
         "is_drawn_ahead": size.is_drawn_ahead,
     }
 

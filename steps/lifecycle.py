@@ -117,7 +117,8 @@ def train_auxiliary(plan: Plain, text: Plain, *, group: "Group | None" = None) -
             result = pretrain.train_auxiliary(config, run, teacher=plan["teacher"])
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
-        made_by = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "device": result["device"]}
+        known = ledger.Circumstances(device=result["device"], num_processes=result["num_processes"])
+        made_by: Plain = {"tokenizer_key": plan["tokenizer_key"], "teacher": plan["teacher"], "circumstances": known}
         result["cost"] = ledger.account(ledger.plan_auxiliary(config, Store(config.store), **made_by), config, result)
         heldout = heldout_rows(result["curve"])
         page = report.training_page(result["curve"], plan["config"], heldout, cost=result["cost"])
@@ -245,7 +246,7 @@ def pretrain(
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         check_frozen(frozen, store)
-        known = ledger.Circumstances(corrupted["reused_fraction"], result["device"])
+        known = ledger.Circumstances(corrupted["reused_fraction"], result["device"], result["num_processes"])
         cost = ledger.plan_pretraining(config, frozen, store, initial_model=plan["initial_model"], circumstances=known)
         result["cost"] = ledger.account(cost, config, result, drawing_seconds=corrupted["drawing_seconds"])
         page = report.training_page(result["curve"], plan["config"], heldout_rows(result["curve"]))

@@ -189,17 +189,60 @@ def test_memory_by_hand() -> None:
         return plan_memory(main, [auxiliary], work=work, size=sized(tokens_per_pass=8, **changes))
 
     # Gradients take the place of activations: where there is one pass only the larger of the two counts.
-    assert plan(FROZEN) == (600.0, 400.0, 800.0, 80.0, 24.0, 600.0 + 800.0 + 400.0)
+    alone = (0.0, 0.0)
+    assert plan(FROZEN) == (600.0, 400.0, 800.0, 80.0, 24.0, *alone, 600.0 + 800.0 + 400.0)
     assert plan(FROZEN, is_accumulated=True).peak == 600.0 + 800.0 + 400.0 + 80.0
-    assert plan(FROZEN, is_drawn_ahead=True) == (400.0, 400.0, 800.0, 80.0, 0.0, 400.0 + 800.0 + 400.0)
-    assert plan(JOINT) == (520.0, 520.0, 1040.0, 112.0, 24.0, 520.0 + 1040.0 + 520.0)
-    assert plan(JOINT, is_accumulated=True).peak == 520.0 + 1040.0 + 520.0 + 112.0 + 24.0
-    assert plan(APART) == (600.0, 600.0, 1200.0, 112.0, 24.0, 600.0 + 1200.0 + 600.0)
+    assert plan(FROZEN, is_drawn_ahead=True) == (400.0, 400.0, 800.0, 80.0, 0.0, *alone, 400.0 + 800.0 + 400.0)
+    # A table that is a head's output matrix, too, has gradients from both, and their sum.
+    assert plan(JOINT) == (520.0, 520.0, 1040.0, 112.0, 24.0, *alone, 520.0 + 1040.0 + 520.0 + 80.0)
+    assert plan(JOINT, is_accumulated=True).peak == 520.0 + 1040.0 + 520.0 + 2 * 80.0
+    assert plan(APART) == (600.0, 600.0, 1200.0, 112.0, 24.0, *alone, 600.0 + 1200.0 + 600.0 + 2 * 80.0)
     # Without an auxiliary; a vocabulary head's logits count with their gradients. A teacher passes beside what is kept.
-    assert plan_memory(auxiliary, [], work=MLM, size=sized(tokens_per_pass=8)) == (200, 200, 400, 32, 48, 800)
+    assert plan_memory(auxiliary, [], work=MLM, size=sized(tokens_per_pass=8)) == (200, 200, 400, 32, 48, *alone, 960)
     teacher = main._replace(passing_bytes=50.0, logit_bytes=3.0)
     distilled = plan_memory(auxiliary, [teacher], work=METHOD_WORK["distilled"], size=sized(tokens_per_pass=8))
-    assert distilled == (600, 200, 400, 32, 72, 600 + 400 + 32 + 24 + 400)
+    assert distilled == (600, 200, 400, 32, 72, *alone, 600 + 400 + 32 + 24 + 400)
+
+
+def test_memory_of_several_processes_by_hand() -> None:
+    """Both have a table of 20 rows; the main model besides a layer of 7 x 10 and 10 single numbers, the auxiliary a
+    layer of 6 x 5. A fourth of them: 5 + 2 x 10 + 3, and 5 + 2 x 5 numbers."""
+    table = {"embedding_shape": (20, 1)}
+    main = priced(
+        1.0, num_parameters=100, rows=((20, 1), (7, 10), (10, 1)), layer_parameters=70, outer_parameters=30, **table
+    )
+    auxiliary = priced(
+        1.0,
+        num_parameters=50,
+        rows=((20, 1), (6, 5)),
+        layer_parameters=30,
+        outer_parameters=20,
+        logit_bytes=3.0,
+        **table,
+    )
+
+    def plan(work: MethodWork, **changes: Any) -> Any:
+        return plan_memory(main, [auxiliary], work=work, size=sized(tokens_per_pass=8, num_processes=4, **changes))
+
+    # Replicas: gradients once more, in buckets.
+    assert plan(FROZEN) == (600.0, 400.0, 800.0, 0.0, 24.0, 400.0, 0.0, 600.0 + 800.0 + 400.0 + 400.0)
+    # Shards: the frozen auxiliary whole; table, single numbers and two layers gathered; all weights, to be saved.
+    held, gathered = 4.0 * 28, 4.0 * (30 + 2 * 70)
+    peak = 200.0 + 3 * held + 400.0 + 24.0 + gathered
+    assert plan(FROZEN, is_sharded=True) == (200.0 + held, held, 2 * held, 0.0, 24.0, gathered, 400.0, peak)
+    assert plan(FROZEN, is_sharded=True, is_accumulated=True).peak == peak + held
+    held = 4.0 * (28 + 15 - 5)
+    peak = 3 * held + 520.0 + 24.0 + gathered
+    assert plan(JOINT, is_sharded=True) == (held, held, 2 * held, 0.0, 24.0, gathered, 520.0, peak)
+    # At the end of a backward pass weights in no layer and their gradient are there as a whole; before training all
+    # weights are, twice.
+    wide = main._replace(layer_parameters=1, outer_parameters=99)
+    assert plan_memory(wide, [], work=FROZEN, size=sized(num_processes=4, is_sharded=True)).peak == (
+        4.0 * (3 * 28 + 100 + 28 + 2 * 99)
+    )
+    many = sized(num_processes=20, is_sharded=True)
+    flat = main._replace(layer_parameters=1, outer_parameters=1)
+    assert plan_memory(flat, [], work=FROZEN, size=many).peak == 4.0 * 2 * 100
 
 
 def test_tables_of_other_widths_are_not_shared() -> None:

@@ -36,9 +36,23 @@ def test_the_plan_says_operations_in_both_accountings_and_memory() -> None:
         "FLOPs, auxiliary charged  1.650e+09  its training 1.000e+09, shared by 4 runs",
         "FLOPs of joint ELECTRA  1.800e+09  this run 22 % less; charged 8 % less",
         "memory of training, in float32  4.4 MB  at its peak; weights 600.0 kB, gradients 400.0 kB, "
-        "optimizer 800.0 kB, activations 3.0 MB, logits 10.0 kB",
+        "optimizer state 800.0 kB, activations 3.0 MB, logits 10.0 kB",
         "memory for the auxiliary  200.0 kB  trained alongside: 1.5 MB",
     ]
+
+
+def test_the_plan_of_several_processes_is_that_of_one_of_them() -> None:
+    replicas = cost_of(num_processes=8, memory={"exchange": 4e5})
+    lines = squeezed(cost_words.plan_text([replicas]))
+    assert lines[-2].startswith("memory of each of 8 processes, in float32  4.4 MB  at its peak; weights 600.0 kB,")
+    assert lines[-2].endswith(", logits 10.0 kB, exchange with the others 400.0 kB")
+    shards = cost_of(num_processes=2, is_sharded=True, memory={"exchange": 4e5, "saved": 2e6})
+    lines = squeezed(cost_words.plan_text([shards]))
+    assert lines[-2].startswith("memory of the first of 2 processes, in float32  4.4 MB  at its peak; weights")
+    assert lines[-2].endswith(", exchange with the others 400.0 kB, whole weights, to score and save 2.0 MB")
+    rows = {name: rest for name, *rest in cost_words.measured_rows(shards)}
+    assert rows["memory: whole weights, to score and save"] == ["2.0 MB", ""]
+    assert not [name for name, *_ in cost_words.measured_rows(cost_of()) if "others" in name or "whole" in name]
 
 
 def test_the_plan_lists_every_candidate_that_may_be_chosen() -> None:

@@ -256,6 +256,32 @@ def test_attention_with_dropout_on_a_cpu_is_planned_with_its_probabilities(store
     assert without[0] == without[1]
 
 
+def test_each_of_several_processes_is_planned_with_its_rows_and_its_shard(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tiny has 8 sequences: three processes have at most 3 each."""
+    config = tiny(processes_per_node=3)
+    alone, replica = (plan_pretraining(each, candidate(), store) for each in (tiny(), config))
+    shard = plan_pretraining(tiny(processes_per_node=3, sharding="fsdp"), candidate(), store)
+    assert [cost["num_processes"] for cost in (alone, replica, shard)] == [1, 3, 3]
+    assert [cost["is_sharded"] for cost in (alone, replica, shard)] == [False, False, True]
+    memory = [cost["memory"] for cost in (alone, replica, shard)]
+    assert [each["activations"] / memory[0]["activations"] for each in memory] == pytest.approx([1, 3 / 8, 3 / 8])
+    assert [each["gradients"] / memory[0]["gradients"] for each in memory] == pytest.approx(
+        [1, 1, 1 / 3], rel=0.03
+    )  # rows rounded up
+    assert (memory[1]["exchange"], memory[2]["saved"]) == (memory[0]["gradients"], memory[0]["gradients"])
+    micro = plan_pretraining(tiny(processes_per_node=3, micro_batch_size=4), candidate(), store)["memory"]
+    assert micro == memory[1]  # it splits no process's rows
+    assert [cost["flops"]["total"] for cost in (replica, shard)] == [alone["flops"]["total"]] * 2
+    assert plan_pretraining(config, candidate(), store, 0.0, "cuda", 2)["num_processes"] == 2  # what was measured
+    # Where the config does not say it, as many as this machine has GPUs; shards, two at least.
+    assert plan_pretraining(tiny(num_nodes=2), candidate(), store)["num_processes"] == 2
+    assert plan_pretraining(tiny(sharding="fsdp"), candidate(), store)["num_processes"] == 2
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert plan_pretraining(tiny(num_nodes=2), candidate(), store)["num_processes"] == 8
+
+
 def test_an_auxiliarys_own_training_is_accounted_alike(store: Store) -> None:
     config = resolve_auxiliary({"preset": "tiny", "price_per_hour": 400.0})
     cost = account(plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None), config, RESULT)

@@ -89,6 +89,12 @@ def test_what_a_masked_lm_costs_by_hand() -> None:
     layer = 4 * (16 + 4) + (32 + 8) + (32 + 4) + 2 * 2 * 4
     head = (16 + 4) + 2 * 4 + 10  # its matrix is the embeddings'
     assert cost.num_parameters == embeddings + layer + head
+    assert (cost.layer_parameters, cost.outer_parameters) == (layer, embeddings + head)
+    # Of three processes the first has 4 of 10 rows, 6 of 16, 1 of 2, 2 of 4, 3 of 8.
+    attention, forward, norms = 4 * (2 * 4 + 2), (3 * 4 + 3) + (2 * 8 + 2), 2 * 2 * 2
+    embeddings, head = (4 + 6 + 1) * 4 + 2 * 2, (2 * 4 + 2) + 2 * 2 + 4
+    assert cost.shard_parameters(3) == embeddings + attention + forward + norms + head
+    assert cost.shard_parameters(1) == cost.num_parameters
     assert cost.embedding_shape == (10, 4)
     assert cost.logit_bytes == 4 * 10 / 2
     assert cost.passing_bytes == 4 * (2 * 4 + 2 * 8)

@@ -12,7 +12,7 @@ def cost_of(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     memory = {
         "weights": 6e5, "gradients": 4e5, "optimizer_state": 8e5, "activations": 3e6, "logits": 1e4, "peak": 4.4e6,
-        "auxiliary": 2e5, "auxiliary_if_joint": 1.5e6,
+        "exchange": 0.0, "saved": 0.0, "auxiliary": 2e5, "auxiliary_if_joint": 1.5e6,
     }  # fmt: skip
     measured = {
         "seconds": 20.0, "training_seconds": 14.0, "drawing_seconds": 0.0, "flops_per_second": 1e8, "memory": 5e6,
@@ -23,7 +23,7 @@ def cost_of(**changes: Any) -> dict[str, Any]:
     cost = {
         "num_tokens": 1000, "flops": flops, "memory": memory, "measured": measured, "address": "models:/aux@champion",
         "parameters": {"main": 1000, "auxiliary": 500}, "auxiliary_shared_by": 4, "own_training_money": None,
-        "beside": "auxiliary",
+        "beside": "auxiliary", "num_processes": 1, "is_sharded": False,
         "is_drawn_ahead": False, "price_per_hour": None,
     }  # fmt: skip
     return {name: {**value, **changes.get(name, {})} if isinstance(value, dict) else changes.get(name, value)
