@@ -1,7 +1,7 @@
 """A model that two processes share trains as a whole one: FSDP2 in real gloo groups on the CPU."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,26 @@ def shapes_of(root: Path) -> dict[str, Any]:
     newest = load_latest(root)
     assert newest is not None
     return {name: (value.shape, value.dtype) for name, value in newest.tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "chain", [((2, "ddp"), (2, "fsdp"), (2, "ddp")), ((2, "fsdp"), (1, "ddp"), (2, "fsdp"))], ids=["2-2-2", "2-1-2"]
+)
+@pytest.mark.parametrize("name", ["fast_electra", "electra"])
+def test_a_run_goes_on_under_another_sharding_as_one_that_nothing_happened_to(
+    name: str, chain: Sequence[tuple[int, str]], shard: Path, tmp_path: Path
+) -> None:
+    """Weights and moments to 1e-4: in float32 sums over two processes, one's micro-batches and a norm's shards round
+    otherwise, to 1e-7, and where a gradient is nearly 0 Adam's division makes more of it."""
+    run(2, name, shard, tmp_path / "whole", sharding=chain[0][1])
+    steps = []
+    for (size, sharding), stop_after in zip(chain, (2, 4, 0), strict=True):
+        first, *_ = run(size, name, shard, tmp_path / "parts", sharding=sharding, stop_after=stop_after)
+        steps.append(first["steps"])
+    assert steps == [[1, 2, -1], [3, 4, -1], [5, 6]]
+    found, expected = load_latest(tmp_path / "parts"), load_latest(tmp_path / "whole")
+    assert found is not None and expected is not None and found.tensors.keys() == expected.tensors.keys()
+    torch.testing.assert_close(found.tensors, expected.tensors, rtol=1e-4, atol=1e-6)
 
 
 def test_a_sharded_run_that_is_stopped_resumes_to_the_same_bits(shard: Path, tmp_path: Path) -> None:
