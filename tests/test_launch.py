@@ -52,8 +52,8 @@ class Run(NamedTuple):
     def newest_step(self) -> int:
         return max((int(folder.name.removeprefix("step-")) for folder in list_checkpoints(self.checkpoints)), default=0)
 
-    def start(self, *machine: str) -> "subprocess.Popen[str]":
-        """machine: its index and the number of machines."""
+    def start(self, *machine: str, name: str = "") -> "subprocess.Popen[str]":
+        """machine: its index and the number of machines; name: what it takes itself to be called, if not as it is."""
         file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "arguments.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(self.arguments))
@@ -61,8 +61,15 @@ class Run(NamedTuple):
         return subprocess.Popen(
             [sys.executable, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(self._called(name) if name else {})},
         )  # fmt: skip
+
+    def _called(self, name: str) -> dict[str, str]:
+        """The environment in which Python finds a machine of this name."""
+        folder = self.folder / name
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(f"import socket\n\nsocket.gethostname = lambda: {name!r}\n")
+        return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
     def result(self) -> dict[str, Any]:
         file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "result.json"
@@ -286,6 +293,26 @@ def test_a_machine_that_is_lost_is_replaced_and_the_group_goes_on_to_the_same_bi
     _, code = replacement.communicate(timeout=60), replacement.returncode
     assert code == 0
     assert output.count("goes on from its checkpoint at step") == 1
+    assert weights_of(run) == weights_of(whole)
+
+
+def test_a_process_that_hangs_on_another_machine_is_named_with_it_and_both_go_on_to_the_same_bits(
+    whole: Run, prepare: Callable[..., Run]
+) -> None:
+    """Both launchers stay: the other machine's kills its process, and neither's group goes on without the other."""
+    run = prepare("hang on two machines", processes_per_node=1, num_nodes=2, group_timeout_seconds=30.0)
+    launchers = [run.start("0", "2", name="machine-a"), run.start("1", "2", name="machine-b")]
+    wait_for_step(run, launchers[0], 10)
+    (waiting,), (hung,) = map(group_of, launchers)
+    rank = psutil.Process(hung).environ()["RANK"]
+    os.kill(hung, signal.SIGSTOP)
+    reached = run.newest_step()
+    assert still_running([waiting, hung], seconds=100) == []
+    first, second = (launcher.communicate(timeout=200)[0] for launcher in launchers)
+    assert [launcher.returncode for launcher in launchers] == [0, 0], first + second
+    assert f"got no answer from rank {rank} (process {hung} on machine-b)" in first
+    resumed = re.findall(r"goes on from its checkpoint at step (\d+)", first + second)
+    assert len(resumed) == 1 and reached <= int(resumed[0]) < GIVEN["num_steps"]
     assert weights_of(run) == weights_of(whole)
 
 
