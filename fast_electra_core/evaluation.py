@@ -9,7 +9,7 @@ Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -144,8 +144,6 @@ def score_detector(
     Raises:
         NonFiniteLossError: the detector's output is not finite.
     """
-    from sklearn.metrics import roc_auc_score  # here, as it takes a second that most steps need not spend
-
     was_training = method.training
     method.eval()
     device = method.discriminator.device
@@ -171,12 +169,25 @@ def score_detector(
     return {
         "heldout_rtd_loss": loss / sums["num_tokens"],
         "heldout_majority_loss": majority_rtd_loss(metrics["replaced_fraction"]),
-        # Of one class alone there is nothing to rank.
-        "heldout_auc": float(roc_auc_score(is_replaced, torch.cat(scores).numpy()))
-        if 0 < is_replaced.sum() < len(is_replaced)
-        else 0.5,
+        "heldout_auc": area_under_roc(torch.cat(scores).numpy(), is_replaced),
         **{f"heldout_{name}": value for name, value in metrics.items()},
     }
+
+
+def area_under_roc(scores: npt.NDArray[np.floating[Any]], is_positive: npt.NDArray[np.bool_]) -> float:
+    """How often a positive scores above a negative, a tie counting half: 0 .. 1; .5 of one class alone, where there is
+    nothing to rank. Both are of one length. scikit-learn's is the same, and costs every training two seconds to import.
+
+    Example: scores .1, .4, .4, of which the last is positive: it is above one negative and ties with one, so .75.
+    """
+    num_positive = int(is_positive.sum())
+    num_negative = len(is_positive) - num_positive
+    if not num_positive or not num_negative:
+        return 0.5
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1; those that tie share the middle of theirs
+    num_above = ranks[is_positive].sum() - num_positive * (num_positive + 1) / 2
+    return float(num_above / (num_positive * num_negative))
 
 
 def _heldout_batches(dataset: TokenDataset, mask_fraction: float, max_sequences: int) -> Iterator[Batch]:

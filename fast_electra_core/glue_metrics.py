@@ -80,9 +80,7 @@ def _average(values: Mapping[str, float], convention: tuple[str, ...]) -> Averag
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(labels, predictions))
+    return float(np.mean(predictions == labels))  # without scikit-learn, which takes two seconds to import
 
 
 def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:

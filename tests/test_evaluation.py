@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from toys import MASK, corrupt_at, dataset_of, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
@@ -16,6 +17,7 @@ from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.evaluation import (
+    area_under_roc,
     heldout_masked_scores,
     score_detector,
     score_masked_lm,
@@ -177,6 +179,20 @@ def test_where_nothing_is_replaced_there_is_nothing_to_rank(tmp_path: Path) -> N
     assert scores["heldout_replaced_fraction"] == 0.0
     assert scores["heldout_auc"] == 0.5
     assert scores["heldout_majority_loss"] == 0.0
+
+
+def test_the_area_under_the_roc_curve_counts_ties_half() -> None:
+    # The positive .4 is above .1 and ties with .4: 1.5 of 2 pairs; of three alike, half of all.
+    assert area_under_roc(np.array([0.1, 0.4, 0.4]), np.array([False, False, True])) == 0.75
+    assert area_under_roc(np.zeros(3), np.array([False, True, True])) == 0.5
+
+
+@pytest.mark.parametrize("num_levels", [3, 10_000])
+def test_the_area_under_the_roc_curve_is_that_of_scikit_learn(num_levels: int) -> None:
+    rng = np.random.default_rng(0)
+    is_positive = rng.random(1000) < 0.2
+    scores = (rng.integers(num_levels, size=1000) + is_positive).astype(np.float32)
+    assert area_under_roc(scores, is_positive) == pytest.approx(roc_auc_score(is_positive, scores), rel=1e-12)
 
 
 def test_a_batch_is_a_pure_function_of_place_and_seed(heldout: TokenDataset) -> None:
