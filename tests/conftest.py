@@ -191,8 +191,11 @@ def write_text(path: Path, *, num_documents: int = 400) -> Path:
 class Workspace:
     """A folder of its own in which flows run as subprocesses, with Metaflow's and MLflow's data inside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, has_database: bool = True) -> None:
+        """has_database: whether MLflow's tables are there already, which takes a flow four seconds."""
         self.folder = folder
+        if has_database:
+            (folder / "mlflow.db").write_bytes(_empty_database())
         write_text(folder / "text.txt")
         # The packages that the tests import, and nothing else that lies beside them.
         self.packages = folder / "packages"
@@ -269,7 +272,7 @@ class Finished(NamedTuple):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Both flows on the small text, with secrets in their environment. It costs minutes: the files of the tests that
     ask for it are in FLOW_FILES."""
-    workspace = Workspace(tmp_path_factory.mktemp("flows"))
+    workspace = Workspace(tmp_path_factory.mktemp("flows"), has_database=False)  # as a user's first run finds it
     steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
     workspace.run("auxiliary_flow.py", "run", *TEXT, *steps, **PLANTED)
     output = workspace.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXT, Workspace, write_text
+from conftest import TEXT, Workspace, new_database, write_text
 from toys import save_auxiliary
 
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, TrackingError
@@ -20,6 +20,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        new_database(folder)
         text = write_text(folder / "text.txt")
         save_auxiliary(folder / "auxiliary", text.read_text().split("\n\n"))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
-from conftest import write_text
+from conftest import new_database, write_text
 from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toys import save_auxiliary
@@ -81,6 +81,7 @@ class Run(NamedTuple):
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     """Runs up to their training, in one folder."""
     folder = tmp_path_factory.mktemp("group")
+    new_database(folder)
     text = write_text(folder / "text.txt", num_documents=120)
     save_auxiliary(folder / "auxiliary", text.read_text().split("\n\n"))
 
