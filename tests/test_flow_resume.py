@@ -1,9 +1,10 @@
-"""A run that is killed goes on from its checkpoint and ends as if nothing had happened; steps can be done again."""
+"""A run that breaks or is killed goes on and ends as if nothing had happened; steps can be done again."""
 
 import os
+import re
 import signal
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import LONG_ENOUGH_TO_BE_KILLED, TRAINING, Finished, Workspace
@@ -11,42 +12,84 @@ from conftest import LONG_ENOUGH_TO_BE_KILLED, TRAINING, Finished, Workspace
 pytestmark = pytest.mark.slow
 
 
-def kill_at_the_first_checkpoint(workspace: Workspace) -> str:
-    """Start the same training as the finished one and kill -9 all its processes; returns the flow's run id."""
-    runs = workspace.folder / ".fast_electra" / "runs"
-    before = set(runs.iterdir())
-    process = workspace.start("pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
+BREAKS = """
+import os, sys
+
+IMPORTED = {"freeze_auxiliary": "steps.frozen", "end": "steps.closing_table"}
+
+class Breaks:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        step = os.environ.get("BREAK_AT")
+        if step in sys.argv and name == IMPORTED[step]:  # a task's command line names its step
+            raise OSError("broken in this step")
+
+sys.meta_path.insert(0, Breaks)
+"""
+"""The step that BREAK_AT names breaks at one of its imports, before that of torch: it then costs little."""
+
+
+class Resumed(NamedTuple):
+    """The same training as the finished one, by four of Metaflow's runs, each going on with the one before."""
+
+    ids: list[str]
+    statuses: list[str]
+    """Of the one run in MLflow, after the two that broke."""
+    data: Any
+    """Metaflow's last run."""
+
+
+@pytest.fixture(scope="module")
+def resumed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    """It breaks before training, is killed in training, breaks in its last step, and ends."""
+    workspace, folder = finished.workspace, tmp_path_factory.mktemp("breaks")
+    (folder / "sitecustomize.py").write_text(BREAKS)
+    breakable = {"PYTHONPATH": f"{folder}:{workspace.packages}"}
+    ids: list[str] = []
+    statuses = []
+
+    def broken(step: str, *command: str) -> str:
+        output = workspace.run("pretrain_flow.py", *command, succeeds=False, BREAK_AT=step, **breakable)
+        assert re.search(rf"{step}/.* OSError: broken in this step", output), output
+        run = workspace.latest("PretrainFlow")
+        ids.append(run.id)
+        statuses.append(workspace.mlflow().get_run(parent_in(run)).info.status)
+        return output
+
+    broken("freeze_auxiliary", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
+    kill_at_the_first_checkpoint(workspace, ids[0])
+    ids.append(workspace.latest("PretrainFlow").id)
+    output = broken("end", "resume", "--origin-run-id", ids[-1])
+    assert "pre-training goes on from its checkpoint at step" in output
+    workspace.run("pretrain_flow.py", "resume", "--origin-run-id", ids[-1])
+    last = workspace.latest("PretrainFlow")
+    return Resumed([*ids, last.id], statuses, last)
+
+
+def kill_at_the_first_checkpoint(workspace: Workspace, run_id: str) -> None:
+    """Resume the run and kill -9 all its processes."""
+    process = workspace.start("pretrain_flow.py", "resume", "--origin-run-id", run_id)
     started = time.monotonic()
-    while not (
-        found := [path for path in runs.glob("PretrainFlow-*/checkpoints/step-*") if path.parents[1] not in before]
-    ):
+    checkpoints = workspace.folder / ".fast_electra" / "runs" / f"PretrainFlow-{run_id}" / "checkpoints"
+    while not list(checkpoints.glob("step-*")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() - started < 300
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    return found[0].parents[1].name.removeprefix("PretrainFlow-")
 
 
-@pytest.fixture(scope="module")
-def killed(finished: Finished) -> str:
-    return kill_at_the_first_checkpoint(finished.workspace)
-
-
-@pytest.fixture(scope="module")
-def resumed(finished: Finished, killed: str) -> Any:
-    """Metaflow's run that went on from the killed one."""
-    output = finished.workspace.run("pretrain_flow.py", "resume", "--origin-run-id", killed)
-    assert "pre-training goes on from its checkpoint at step" in output
-    return finished.workspace.latest("PretrainFlow")
+def parent_in(run: Any) -> str:
+    """The flow's run in MLflow."""
+    return str(run["start"].task["plan"].data["mlflow_run_id"])
 
 
 def of_run(client: Any, experiment: str, pathspec: str) -> list[Any]:
     return client.search_runs([experiment], f"tags.`metaflow.pathspec` = '{pathspec}'")
 
 
-def test_a_killed_run_resumes_and_ends_as_if_never_killed(finished: Finished, resumed: Any) -> None:
-    trained = resumed["pretrain"].task["trained"].data
+def test_a_killed_run_resumes_and_ends_as_if_never_killed(finished: Finished, resumed: Resumed) -> None:
+    trained = resumed.data["pretrain"].task["trained"].data
     whole = finished.pretrain["pretrain"].task["trained"].data
     assert 0 < trained["resumed_from"] < 200
     assert trained["digest"] == whole["digest"]
@@ -55,26 +98,31 @@ def test_a_killed_run_resumes_and_ends_as_if_never_killed(finished: Finished, re
         assert {k: v for k, v in ours.items() if k not in speed} == {k: v for k, v in theirs.items() if k not in speed}
 
 
-def test_a_resumed_run_is_one_run_in_mlflow_with_one_loss_curve(finished: Finished, killed: str, resumed: Any) -> None:
+def test_a_run_that_breaks_in_its_middle_and_at_its_end_ends_well(finished: Finished, resumed: Resumed) -> None:
+    assert len(set(resumed.ids)) == 4
+    assert resumed.statuses == ["FAILED", "FAILED"]
+    assert resumed.data.successful
+    assert finished.workspace.mlflow().get_run(parent_in(resumed.data)).info.status == "FINISHED"
+
+
+def test_a_resumed_run_is_one_run_in_mlflow_with_one_loss_curve(finished: Finished, resumed: Resumed) -> None:
     client = finished.workspace.mlflow()
-    plan = resumed["start"].task["plan"].data
-    experiment = client.get_run(plan["mlflow_run_id"]).info.experiment_id
-    runs = of_run(client, experiment, f"PretrainFlow/{killed}")
+    first, *others = [f"PretrainFlow/{run_id}" for run_id in resumed.ids]
+    experiment = client.get_run(parent_in(resumed.data)).info.experiment_id
+    runs = of_run(client, experiment, first)
     names = sorted(run.info.run_name for run in runs)
-    assert names == sorted(
-        [f"PretrainFlow/{killed}", "auxiliary", "pre-training", "rte seed 0", "rte seed 0 untrained"]
-    )
+    assert names == sorted([first, "auxiliary", "pre-training", "rte seed 0", "rte seed 0 untrained"])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (training,) = [run for run in runs if run.info.run_name == "pre-training"]
     steps = [value.step for value in client.get_metric_history(training.info.run_id, "loss")]
     assert sorted(steps) == list(range(10, 201, 10))
-    assert not of_run(client, experiment, resumed.pathspec)
+    assert [run for pathspec in others for run in of_run(client, experiment, pathspec)] == []
 
 
-def test_a_resumed_run_registers_one_version(finished: Finished, resumed: Any) -> None:
+def test_a_resumed_run_registers_one_version(finished: Finished, resumed: Resumed) -> None:
     client = finished.workspace.mlflow()
     versions = client.search_model_versions("name='fast-electra'")
-    tags = [version.tags for version in versions if version.tags["metaflow.pathspec"].startswith(resumed.pathspec)]
+    tags = [version.tags for version in versions if version.tags["metaflow.pathspec"].split("/")[1] in resumed.ids]
     whole = finished.pretrain["register"].task["version"].data
     assert [tag["weights.digest"] for tag in tags] == [
         client.get_model_version("fast-electra", whole["version"]).tags["weights.digest"]
