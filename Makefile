@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINE := $(shell command -v podman || command -v docker)
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 export MLFLOW_DISABLE_TELEMETRY = true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test bench lint ui server lock clean
+.PHONY: help demo test image bench lint ui server lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +43,10 @@ lint: $(READY)  ## format, lint, types, import directions
 	@ruff check .
 	@mypy
 	@lint-imports
+
+image: $(READY)  ## the steps' image, torch for CPUs (CPU_WHEELS: an index that has it), and both flows tried in it
+	@$(ENGINE) build -f infra/container/Dockerfile --build-arg PIP_EXTRA_INDEX_URL=$(CPU_WHEELS) -t fast-electra:cpu .
+	@python -m pytest tests/test_container.py
 
 bench: $(READY)  ## a step beside its rivals in time and memory, and the data path: under ten minutes
 	@python benchmarks/step.py && python benchmarks/data.py

@@ -33,10 +33,10 @@ _ROUTE = re.compile(
 class Cluster(Argo, Looks):
     """What the server knows. Tests set the public things; everything lies in the namespace `training`."""
 
-    def __init__(self, folder: Path, *, image: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, *, image: Mapping[str, str], pod: type[Pod] = Pod) -> None:
         super().__init__()
         self.folder = folder
-        self.image = dict(image)
+        self.image, self.pod = dict(image), pod
         """The environment that every image brings."""
         self.version = "1.37"
         self.has_jobsets = True
@@ -196,7 +196,7 @@ class Cluster(Argo, Looks):
     # Pods
 
     def _start(self, template: Any, name: str, *, labels: Any, done: Any, annotations: Any = None, hosts: Any = None):
-        pod = self.pods[name] = Pod(template, name, NAMESPACE)
+        pod = self.pods[name] = self.pod(template, name, NAMESPACE)
         pod.labels |= labels
         pod.annotations |= annotations or {}
         folder = self.folder / "pods" / name

@@ -76,12 +76,11 @@ class Pod:
             self.state = {"waiting": {"reason": "CreateContainerConfigError", "message": f"secret {missing} not found"}}
             return
         folder.mkdir(parents=True)
-        self.environment = {**image, "HOME": str(folder), "TMPDIR": str(folder), **own}
-        (container,) = self.spec["containers"]
+        self.environment = self._whole_environment(image, own, folder)
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*container["command"], *container.get("args", [])],
+                self._command(own),
                 cwd=folder,
                 env=self.environment,
                 stdout=log,
@@ -100,6 +99,13 @@ class Pod:
     def join(self) -> None:
         if self._process is not None:
             self._process.wait()
+
+    def _whole_environment(self, image: Mapping[str, str], own: Mapping[str, str], folder: Path) -> dict[str, str]:
+        return {**image, "HOME": str(folder), "TMPDIR": str(folder), **own}
+
+    def _command(self, own: Mapping[str, str]) -> list[str]:
+        (container,) = self.spec["containers"]
+        return [*container["command"], *container.get("args", [])]
 
     def _wait(self, when_done: Callable[["Pod"], None]) -> None:
         assert self._process is not None

@@ -1,66 +1,22 @@
 """A whole flow on Kubernetes: the profile's pods run as processes under a double of the API server, data in S3."""
 
 import json
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import boto3
 import pytest
-from conftest import ROOT, TEXT, Workspace
-from kubernetes_api import NAMESPACE, Cluster, running
+from conftest import ROOT, TEXT
+from kubernetes_on_s3 import KEYS, OnKubernetes, running_on_kubernetes
 from planted import PLANTED, leaks, leaks_below
 
 pytestmark = pytest.mark.slow
 BUCKET = "on-kubernetes"
-KEYS = {**PLANTED, "AWS_DEFAULT_REGION": "us-east-1"}
-"""Of the user and, by a Secret, of the pods; S3's double takes any."""
-
-
-class OnKubernetes(NamedTuple):
-    workspace: Workspace
-    cluster: Cluster
-    client: Any
-    """S3."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a user sets, once, to run flows on this cluster."""
-        return {
-            **KEYS,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "KUBECONFIG": self.cluster.kubeconfig(),
-            "METAFLOW_DEFAULT_DATASTORE": "s3",
-            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{BUCKET}/metaflow",
-            "METAFLOW_DATATOOLS_S3ROOT": f"s3://{BUCKET}/data",
-            "METAFLOW_S3_ENDPOINT_URL": self.client.meta.endpoint_url,
-            "METAFLOW_S3_WORKER_COUNT": "2",
-            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
-            "METAFLOW_KUBERNETES_CONTAINER_REGISTRY": "registry.test",
-        }
-
-
-def image() -> dict[str, str]:
-    """The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters here."""
-    folders = (str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")
-    settings = {"METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    return {"PATH": os.pathsep.join(folders), **settings, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="module")
 def on_kubernetes(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnKubernetes]:
-    workspace = Workspace(tmp_path_factory.mktemp("kubernetes"))
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=s3_endpoint, **keys)
-    client.create_bucket(Bucket=BUCKET)
-    client.upload_file(str(workspace.folder / "text.txt"), BUCKET, "corpus/text.txt")
-    with running(Cluster(tmp_path_factory.mktemp("cluster"), image=image())) as cluster:
-        cluster.secrets["fast-electra"] = dict(KEYS)
-        cluster.service_accounts["fast-electra"] = {}
-        yield OnKubernetes(workspace, cluster, client)
-    client.close()
+    with running_on_kubernetes(tmp_path_factory.mktemp("kubernetes"), s3_endpoint, BUCKET) as found:
+        yield found
 
 
 class Run(NamedTuple):
@@ -75,13 +31,10 @@ class Run(NamedTuple):
 def auxiliary(on_kubernetes: OnKubernetes) -> Run:
     """AuxiliaryFlow with the profile kubernetes, from the command line to the registered model."""
     workspace, cluster = on_kubernetes.workspace, on_kubernetes.cluster
-    profile = ROOT / "infra" / "profiles" / "kubernetes.json"
-    places = ("--store", f"s3://{BUCKET}/store", "--tracking_uri", f"sqlite:///{workspace.folder}/mlflow.db")
-    output = workspace.run(
-        "auxiliary_flow.py", "--config", "profile", str(profile),
-        "run", *TEXT, "--corpus", f"s3://{BUCKET}/corpus", *places, "--num_steps", "10",
-        **on_kubernetes.environment,
-    )  # fmt: skip
+    store = ("--store", f"s3://{BUCKET}/store", "--tracking_uri", f"sqlite:///{workspace.folder}/mlflow.db")
+    output = on_kubernetes.run(
+        "auxiliary_flow.py", *TEXT, "--corpus", f"s3://{BUCKET}/corpus", *store, "--num_steps", "10"
+    )
     jobs = {job["metadata"]["annotations"]["metaflow/step_name"]: job for job in cluster.jobs.values()}
     return Run(output, jobs, workspace)
 

@@ -3,16 +3,9 @@
 import functools
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import new_database
+from mlflow_server import MlflowServer
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
@@ -55,48 +49,9 @@ def parent(database: str) -> str:
     return tracking.start_parent(database, "tests", name="flow", tags={}, params={})
 
 
-class Server:
-    """A real `mlflow server`, a process group of its own that can be paused."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "log").open("a") as log:
-            environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-            environment.pop("MLFLOW_TRACKING_URI", None)
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self.folder
-            )
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "log").read_text())
-
-    def pause(self) -> None:
-        os.killpg(self.process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.killpg(self.process.pid, signal.SIGCONT)
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     shutil.copyfile(database.removeprefix("sqlite:///"), server.folder / "server.db")  # its tables are made
     server.start()
     yield server
@@ -351,7 +306,7 @@ def test_a_locked_database_is_waited_for(parent: str, monkeypatch: pytest.Monkey
     assert history(parent, "a") == [(1, 1.0)]
 
 
-def test_metrics_survive_a_server_that_is_gone_for_a_while(server: Server, tmp_path: Path) -> None:
+def test_metrics_survive_a_server_that_is_gone_for_a_while(server: MlflowServer, tmp_path: Path) -> None:
     tracking.check_server(server.uri, "served")
     parent = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={"a": 1})
     child = tracking.start_child(server.uri, parent, name="x", tags={}, params={}, key="x")
@@ -396,7 +351,7 @@ class Watched(MaskedLanguageModel):
 
 
 @pytest.fixture
-def served_training(server: Server, tmp_path: Path) -> tuple[str, Callable[..., dict[str, Any]]]:
+def served_training(server: MlflowServer, tmp_path: Path) -> tuple[str, Callable[..., dict[str, Any]]]:
     """A run at the server, and what trains for it from the newest checkpoint on: 20 steps, with a row for each."""
     tracking.check_server(server.uri, "served")
     run = TrainingRun(
@@ -415,7 +370,7 @@ def served_training(server: Server, tmp_path: Path) -> tuple[str, Callable[..., 
 
 
 def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_back(
-    server: Server, served_training: Any, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, served_training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed when it has the first rows, started again four steps later; a step takes a fifth of a second."""
     run_id, attempt = served_training
@@ -441,7 +396,7 @@ def test_training_goes_on_without_its_server_and_the_metrics_arrive_when_it_is_b
 
 
 def test_a_server_that_is_back_only_behind_the_end_of_a_resumed_training_gets_each_row_once(
-    server: Server, served_training: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: MlflowServer, served_training: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed in step 8; in step 13 the training dies too, goes on without it from step 10, and ends. What it left
     unsent is then in a file and in its curve. The server hears neither of the error, which comes out all the same."""
@@ -478,7 +433,7 @@ def test_a_server_that_is_back_only_behind_the_end_of_a_resumed_training_gets_ea
     assert history(run_id, "loss") == [(row["step"], pytest.approx(row["loss"])) for row in result["curve"]]
 
 
-def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: Server, tmp_path: Path) -> None:
+def test_a_batch_whose_answer_was_lost_is_not_stored_twice(server: MlflowServer, tmp_path: Path) -> None:
     tracking.check_server(server.uri, "served")
     run_id = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={})
     values = tracking_metrics.to_values([{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}])

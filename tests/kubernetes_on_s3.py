@@ -1,0 +1,68 @@
+"""Flows with the profile kubernetes, on the double of a cluster, with their data in S3: what tests of it share."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+from conftest import ROOT, Workspace
+from kubernetes_api import NAMESPACE, Cluster, running
+from kubernetes_pods import Pod
+from planted import PLANTED
+
+KEYS = {**PLANTED, "AWS_DEFAULT_REGION": "us-east-1"}
+"""Of the user and, by a Secret, of the pods; S3's double takes any."""
+IN_PODS = {"OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
+"""What this machine adds to the environment of every pod."""
+IMAGE = {
+    "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
+    "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters to processes."""
+
+
+class OnKubernetes(NamedTuple):
+    workspace: Workspace
+    cluster: Cluster
+    client: Any
+    """S3."""
+    bucket: str
+
+    def run(self, flow: str, *arguments: str) -> str:
+        """Run a flow with the profile kubernetes, as a user of the cluster does; returns what it printed."""
+        profile = ROOT / "infra" / "profiles" / "kubernetes.json"
+        environment = {
+            **KEYS,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "KUBECONFIG": self.cluster.kubeconfig(),
+            "METAFLOW_DEFAULT_DATASTORE": "s3",
+            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{self.bucket}/metaflow",
+            "METAFLOW_DATATOOLS_S3ROOT": f"s3://{self.bucket}/data",
+            "METAFLOW_S3_ENDPOINT_URL": self.client.meta.endpoint_url,
+            "METAFLOW_S3_WORKER_COUNT": "2",
+            "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
+            "METAFLOW_KUBERNETES_CONTAINER_REGISTRY": "registry.test",
+        }
+        return self.workspace.run(flow, "--config", "profile", str(profile), "run", *arguments, **environment)
+
+
+@contextmanager
+def running_on_kubernetes(
+    folder: Path, s3_endpoint: str, bucket: str, *, pod: type[Pod] = Pod
+) -> Iterator[OnKubernetes]:
+    """A cluster whose pods are of the class `pod`, and a bucket that holds the small text under `corpus/`."""
+    (folder / "cluster").mkdir()
+    workspace = Workspace(folder)
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **keys)
+    client.create_bucket(Bucket=bucket)
+    client.upload_file(str(workspace.folder / "text.txt"), bucket, "corpus/text.txt")
+    with running(Cluster(folder / "cluster", image=IMAGE | IN_PODS, pod=pod)) as cluster:
+        cluster.secrets["fast-electra"] = dict(KEYS)
+        cluster.service_accounts["fast-electra"] = {}
+        yield OnKubernetes(workspace, cluster, client, bucket)
+    client.close()

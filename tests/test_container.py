@@ -1,0 +1,62 @@
+"""Both flows in containers of the image: the profile's pods run with the rights, limits and mounts that it gives them.
+
+They need a container engine and an image of this checkout (`make image`), and are skipped without.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from conftest import TEXT, TRAINING
+from container_pods import ContainerPod, engine, has_image
+from kubernetes_on_s3 import IN_PODS, OnKubernetes, running_on_kubernetes
+from mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+BUCKET, IMAGE = "in-containers", "fast-electra:cpu"
+
+
+@pytest.fixture(scope="module")
+def container_pod() -> type[ContainerPod]:
+    """Pods of the image, which stands for the one with CUDA, too: there is no GPU."""
+    found = engine()
+    if found is None:
+        pytest.skip("no container engine here")
+    if not has_image(found, IMAGE):
+        pytest.skip(f"no image {IMAGE} here: make image")
+
+    class OfThisImage(ContainerPod):
+        engine = found
+        images = {f"registry.test/fast-electra:{kind}": IMAGE for kind in ("cpu", "gpu")}
+
+    return OfThisImage
+
+
+@pytest.fixture(scope="module")
+def in_containers(
+    container_pod: type[ContainerPod], s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OnKubernetes]:
+    with running_on_kubernetes(tmp_path_factory.mktemp("containers"), s3_endpoint, BUCKET, pod=container_pod) as found:
+        found.cluster.secrets["fast-electra"] |= IN_PODS
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_both_flows_run_whole_in_containers(in_containers: OnKubernetes, server: MlflowServer) -> None:
+    places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/store", "--tracking_uri", server.uri)
+    good_enough = ("--num_steps", "60", "--learning_rate", "0.01")  # for the alias by which the next flow finds it
+    auxiliary = in_containers.run("auxiliary_flow.py", *TEXT, *places, *good_enough)
+    assert "fast-electra-auxiliary 1" in auxiliary
+    main = in_containers.run("pretrain_flow.py", *TRAINING, *places, "--num_steps", "10")
+    assert "fast-electra 1" in main
+    pods = in_containers.cluster.pods.values()
+    assert len(pods) > 10 and {pod.phase for pod in pods} == {"Succeeded"}
+    assert any(pod.spec["containers"][0]["securityContext"].get("readOnlyRootFilesystem") for pod in pods), (
+        "no pod had a read-only root"
+    )
