@@ -3,15 +3,17 @@
 They need a container engine and an image of this checkout (`make image`), and are skipped without.
 """
 
+import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from conftest import TEXT, TRAINING
+from conftest import ROOT, TEXT, TRAINING
 from container_pods import ContainerPod, engine, has_image
 from kubernetes_on_s3 import IN_PODS, OnKubernetes, running_on_kubernetes
 from mlflow_server import MlflowServer
 
-pytestmark = pytest.mark.slow
 BUCKET, IMAGE = "in-containers", "fast-electra:cpu"
 
 
@@ -48,15 +50,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_both_flows_run_whole_in_containers(in_containers: OnKubernetes, server: MlflowServer) -> None:
     places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/store", "--tracking_uri", server.uri)
     good_enough = ("--num_steps", "60", "--learning_rate", "0.01")  # for the alias by which the next flow finds it
     auxiliary = in_containers.run("auxiliary_flow.py", *TEXT, *places, *good_enough)
     assert "fast-electra-auxiliary 1" in auxiliary
-    main = in_containers.run("pretrain_flow.py", *TRAINING, *places, "--num_steps", "10")
+    main = in_containers.run("pretrain_flow.py", *TRAINING, *places, "--num_steps", "10", "--num_nodes", "2")
     assert "fast-electra 1" in main
     pods = in_containers.cluster.pods.values()
     assert len(pods) > 10 and {pod.phase for pod in pods} == {"Succeeded"}
-    assert any(pod.spec["containers"][0]["securityContext"].get("readOnlyRootFilesystem") for pod in pods), (
-        "no pod had a read-only root"
-    )
+    assert len(in_containers.cluster.jobsets) == 1
+    with_read_only_root = [pod for pod in pods if has_read_only_root(pod.spec["containers"][0])]
+    assert len(with_read_only_root) > 10
+
+
+def has_read_only_root(container: dict[str, Any]) -> bool:
+    return bool(container["securityContext"].get("readOnlyRootFilesystem"))
+
+
+@pytest.mark.parametrize("profile", ["kubernetes", "kubernetes-spot"])
+def test_the_image_begins_where_a_pod_with_a_read_only_root_may_write(profile: str) -> None:
+    """Metaflow makes folders and unpacks the code where the container starts."""
+    begins = re.findall(r"(?m)^WORKDIR (.*)", (ROOT / "infra/container/Dockerfile").read_text())[-1]
+    steps = json.loads((ROOT / f"infra/profiles/{profile}.json").read_text())["steps"]
+    read_only = [each for each in steps.values() if each.get("security_context", {}).get("read_only_root_filesystem")]
+    assert read_only and {each["tmpfs_path"] for each in read_only} == {begins}
