@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ENGINE := $(shell command -v podman || command -v docker)
+ENGINE := $(shell command -v podman || echo docker)
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 export MLFLOW_DISABLE_TELEMETRY = true
