@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -191,6 +192,9 @@ def write_text(path: Path, *, num_documents: int = 400) -> Path:
 class Workspace:
     """A folder of its own in which flows run as subprocesses, with Metaflow's and MLflow's data inside it."""
 
+    timeout_seconds = 400
+    """After which a flow is killed, and its test fails."""
+
     def __init__(self, folder: Path, *, has_database: bool = True) -> None:
         """has_database: whether MLflow's tables are there already, which takes a flow four seconds."""
         self.folder = folder
@@ -237,7 +241,12 @@ class Workspace:
     def run(self, flow: str | Path, *arguments: str, succeeds: bool = True, **environment: str) -> str:
         """Run a flow to its end; returns what it printed."""
         process = self.start(flow, *arguments, **environment)
-        output, _ = process.communicate(timeout=400)
+        try:
+            output, _ = process.communicate(timeout=self.timeout_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"{flow} had not ended after {self.timeout_seconds} s: {output}")
         assert (process.returncode == 0) == succeeds, output
         return output
 

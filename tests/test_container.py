@@ -39,6 +39,7 @@ def in_containers(
 ) -> Iterator[OnKubernetes]:
     with running_on_kubernetes(tmp_path_factory.mktemp("containers"), s3_endpoint, BUCKET, pod=container_pod) as found:
         found.cluster.secrets["fast-electra"] |= IN_PODS
+        found.workspace.timeout_seconds = 1800  # nearly thirty containers, each of which imports anew
         yield found
 
 
