@@ -14,7 +14,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +161,11 @@ def _print_reading(folder: Path) -> None:
     for batch_size, length in ((128, 128), (256, 512)):
         dataset = TokenDataset(shards, "train", sequence_length=length, special_ids=SPECIAL)
         config = PretrainConfig(sequence_length=length, batch_size=batch_size)
-        times = [_seconds_of_batch(int(step), dataset, config) for step in _random_steps(30)]
+        steps = np.random.default_rng(0).integers(0, 10_000_000, 30).tolist()
+        times = [_seconds_of_batch(step, dataset, config) for step in steps]
         low, median, high = statistics.quantiles(times, n=4)
         noise = 500 * (high - low)
         print(f"batch of {batch_size} x {length} at a random step: {1000 * median:.1f} ms, noise {noise:.1f}")
-
-
-def _random_steps(count: int) -> Iterator[int]:
-    yield from np.random.default_rng(0).integers(0, 10_000_000, count).tolist()
 
 
 def _seconds_of_batch(step: int, dataset: TokenDataset, config: PretrainConfig) -> float:

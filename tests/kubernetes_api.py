@@ -36,8 +36,10 @@ class Cluster(Argo, Looks):
     def __init__(self, folder: Path, *, image: Mapping[str, str], pod: type[Pod] = Pod) -> None:
         super().__init__()
         self.folder = folder
-        self.image, self.pod = dict(image), pod
+        self.image = dict(image)
         """The environment that every image brings."""
+        self.pod = pod
+        """What its pods are."""
         self.version = "1.37"
         self.has_jobsets = True
         self.jobset_trouble = ""

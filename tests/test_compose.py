@@ -1,4 +1,4 @@
-"""Claims about infra/compose.yaml, which no container engine was at hand to start."""
+"""Claims about infra/compose.yaml, of whose containers only MLflow's has been started, by itself (docs/LOG.md)."""
 
 import os
 import re

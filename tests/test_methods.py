@@ -297,6 +297,16 @@ def test_stats_add_up_over_batches() -> None:
     assert all(value.dtype == torch.float64 for value in stats.values())
 
 
+def test_all_that_a_batch_brings_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of torch here; whether it is, a GPU would show."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: -tensor.double())
+    batch = make_batch()._replace(documents=torch.ones(6, 12, dtype=torch.int64))
+    pinned = batch.pinned()
+    given = {name: value for name, value in batch._asdict().items() if value is not None and name != "selection"}
+    assert set(given) >= {"input_ids", "is_selected", "sample_uniforms", "documents"}
+    assert all(torch.equal(getattr(pinned, name), -value.double()) for name, value in given.items())
+
+
 def test_losses_by_hand() -> None:
     """A logit of ln 3 says 3 : 1 for replaced."""
     logits = torch.log(torch.tensor([[3.0, 3.0, 1.0]]))
