@@ -28,7 +28,7 @@ from fast_electra_core.precision import uses_bf16
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import progress_at
 from steps.auxiliary import load_masked_lm
-from steps.tokenization import special_ids
+from steps.tokenizer import special_ids
 
 CURRICULUM = Curriculum("exponential", 2.0, 0.1, 1.0)
 STEPS_OF_BORDERS = 4

@@ -24,14 +24,16 @@ import torch
 
 from fast_electra_core.batches import batch_at
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
-from fast_electra_core.data import MANIFEST, SpecialIds, TokenDataset
+from fast_electra_core.data import SpecialIds, TokenDataset
 from fast_electra_core.pydocs import source_files, write_pydocs
 from fast_electra_core.text import TextPiece, read_documents
+from fast_electra_core.token_shards import MANIFEST
 from fast_electra_core.tokenizer import load_tokenizer
 from steps.corpus import resolve_corpus
 from steps.meter import MemoryMeter
 from steps.store import Store
-from steps.tokenization import prepare_tokenizer, tokenize_shard
+from steps.tokenization import tokenize_shard
+from steps.tokenizer import prepare_tokenizer
 
 BILLION = 1_000_000_000
 SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))

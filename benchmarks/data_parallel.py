@@ -21,12 +21,13 @@ from torch import distributed as dist
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.curriculum import Curriculum
-from fast_electra_core.data import TokenDataset, write_shard
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
 from fast_electra_core.parallel import joined
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS
 from fast_electra_core.proposals import FrozenMaskedLm
+from fast_electra_core.token_shards import write_shard
 from fast_electra_core.trainer import Hooks, Row, train
 
 VOCABULARY = 8192

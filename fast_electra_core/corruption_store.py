@@ -31,10 +31,11 @@ from torch import Tensor
 from fast_electra_core.batches import batch_at
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.curriculum import Curriculum
-from fast_electra_core.data import MANIFEST, TokenDataset
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.proposals import FrozenMaskedLm
+from fast_electra_core.token_shards import MANIFEST
 from fast_electra_core.trainer import progress_at
 
 _SAMPLES, _COUNTS = "samples.bin", "counts.bin"

@@ -8,10 +8,11 @@ Shapes: B sequences, L tokens per sequence.
 
 import torch
 
-from fast_electra_core.data import BatchIndex, Ids, TokenDataset
+from fast_electra_core.data import BatchIndex, TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.randomness import shuffled_index
 from fast_electra_core.retraining import REPLAY_PARTS
+from fast_electra_core.token_shards import Ids
 
 
 class MixedDataset(TokenDataset):

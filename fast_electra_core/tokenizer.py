@@ -1,4 +1,4 @@
-"""WordPiece tokenizers: trained on a text, loaded from files, identified by content, and applied in batches.
+"""WordPiece tokenizers: trained on a text, loaded from files, and identified by content.
 
 Every tokenizer is transformers' fast kind, so that AutoTokenizer loads what `save_pretrained` wrote.
 """
@@ -6,7 +6,7 @@ Every tokenizer is transformers' fast kind, so that AutoTokenizer loads what `sa
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,14 +15,12 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, ElectraTokenizerFast, PreTrainedTokenizerFast
 
+from fast_electra_core.encoding import in_batches
 from fast_electra_core.errors import AuxiliaryError, DataError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_ALPHABET = 1000
 """Characters a trained vocabulary may spend entries on; rarer ones become [UNK]."""
-BATCH_CHARACTERS = 1 << 20
-"""Text held in memory at once while encoding or training."""
-BATCH_DOCUMENTS = 2048
 
 _BYTES_OF_SPACE = ("Ġ", "Ċ", "ĉ", "č")  # space, line feed, tab and carriage return, as byte-level BPE writes them
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
@@ -92,21 +90,6 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str]) -> Iterator[npt.NDArray[np.uint32]]:
-    """The token ids of each document, in order, without [CLS] and [SEP]; an array of length 0 for no tokens.
-
-    A special token that is spelled out in the text, say "[MASK]", is encoded as ordinary characters.
-    The tokenizer given is not changed; memory holds one batch of at most about a million characters.
-    """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    for batch in _batches(documents):
-        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
-            yield np.array(encoding.ids, dtype=np.uint32)
-
-
 def word_continuations(tokenizer: PreTrainedTokenizerFast) -> npt.NDArray[np.bool_]:
     """(V,) bool: entries of the vocabulary that go on with the word before them; added and special tokens do not.
 
@@ -150,7 +133,7 @@ def _wordpiece_backend() -> Tokenizer:
 def _spool_and_count(texts: Iterator[str], *, backend: Tokenizer, spool: IO[str]) -> list[str]:
     """Write the texts to `spool`, one a line; return their normalised characters, the most frequent first."""
     counts = np.zeros(0x110000, dtype=np.int64)
-    for batch in _batches(texts):
+    for batch in in_batches(texts):
         joined = "\n".join(" ".join(text.split()) for text in batch) + "\n"
         spool.write(joined)
         normalised = "".join(backend.normalizer.normalize_str(joined).split())
@@ -240,16 +223,3 @@ def _read_json(path: Path, *required: str) -> dict[str, Any]:
     if not isinstance(content, dict) or any(key not in content for key in required):
         raise DataError(f"{path} is not a tokenizer's file. Write the folder again with save_pretrained")
     return content
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    num_characters = 0
-    for document in documents:
-        batch.append(document)
-        num_characters += len(document)
-        if num_characters >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch, num_characters = [], 0
-    if batch:
-        yield batch

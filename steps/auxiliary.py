@@ -26,9 +26,10 @@ from fast_electra_core.models import (
     freeze,
 )
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
+from steps.dataset import open_dataset
 from steps.model_source import check_weights, copy_files, download, read_config, weights_digest
 from steps.store import Store
-from steps.tokenization import open_dataset, special_ids
+from steps.tokenizer import special_ids
 
 
 def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any]]:

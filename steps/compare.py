@@ -36,7 +36,7 @@ def check_arms(plan: Plain) -> None:
         ConfigError: one cannot; it names the arm.
     """
     from steps.auxiliary import check_vocabulary, load_masked_lm, outline
-    from steps.tokenization import check_masking
+    from steps.tokenizer import check_masking
 
     config, store = CompareConfig.from_dict(plan["comparison"]), Store(plan["config"]["store"])
     for arm in list_arms(config):

@@ -14,9 +14,9 @@ from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import AuxiliaryError
 from fast_electra_core.evaluation import score_masked_lms, unigram_counts
 from steps.auxiliary import load_masked_lm
+from steps.dataset import open_dataset
 from steps.model_source import weights_digest
 from steps.store import Store
-from steps.tokenization import open_dataset
 
 RULE = (
     "the lowest held-out masked loss, or the ensemble_size lowest, of candidates whose forward FLOPs per token are "

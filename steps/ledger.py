@@ -22,7 +22,7 @@ from fast_electra_core.models import build_discriminator, build_masked_lm, encod
 from fast_electra_core.tokenizer import load_tokenizer
 from steps.register import FLOPS_TAG, MONEY_TAG
 from steps.store import Store
-from steps.tokenization import special_ids
+from steps.tokenizer import special_ids
 
 Plain = dict[str, Any]
 _JOINT = METHOD_WORK["electra"]

@@ -26,7 +26,7 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     """
     from steps import ledger
     from steps.distill import fetch_teacher
-    from steps.tokenization import check_masking, prepare_tokenizer
+    from steps.tokenizer import check_masking, prepare_tokenizer
 
     config = resolve_auxiliary(given)
     store = Store(config.store)
@@ -106,7 +106,7 @@ def training_plan(
     from steps.auxiliary import fetch_candidates
     from steps.initial_model import fetch_initial_model
     from steps.tasks import check_tasks
-    from steps.tokenization import check_masking
+    from steps.tokenizer import check_masking
 
     if config.num_nodes > 1 and flow != "PretrainFlow":
         raise ConfigError(

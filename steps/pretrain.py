@@ -52,12 +52,12 @@ from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint
 from steps.console import ProgressBar
 from steps.corruption_plan import identity_of, range_key, range_of
 from steps.cost_words import expected_price
+from steps.dataset import open_dataset
 from steps.distill import load_teacher
 from steps.frozen import load_members
 from steps.initial_model import load_initial_model
 from steps.model_source import weights_digest
 from steps.store import Store
-from steps.tokenization import open_dataset
 from steps.trace import Plain, connect
 
 _logger = logging.getLogger(__name__)

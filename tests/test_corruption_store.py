@@ -22,11 +22,12 @@ from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.corruption_store import StoredSamples, draw_samples, open_samples, write_samples
 from fast_electra_core.curriculum import Curriculum, Smoothing
-from fast_electra_core.data import SpecialIds, TokenDataset, write_shard
+from fast_electra_core.data import SpecialIds, TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.schedules import temperature_at
+from fast_electra_core.token_shards import write_shard
 from fast_electra_core.trainer import Hooks, train
 
 VOCAB_SIZE, MASK, NUM_STEPS = 30, 4, 7

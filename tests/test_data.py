@@ -12,15 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import SPECIAL_IDS
 
-from fast_electra_core.data import (
-    Ids,
-    TokenDataset,
-    batch_index_at,
-    is_ordinary,
-    read_manifest,
-    write_shard,
-)
+from fast_electra_core.data import TokenDataset, batch_index_at, is_ordinary
 from fast_electra_core.errors import DataError
+from fast_electra_core.token_shards import Ids, read_manifest, write_shard
 
 DOCUMENTS = st.lists(st.lists(st.integers(5, 99), max_size=30), max_size=8)
 

@@ -24,9 +24,10 @@ from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
 from steps.auxiliary import fetch_candidates, load_masked_lm, score_candidate
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
+from steps.dataset import open_dataset
 from steps.frozen import check_frozen, choose, load_members, record_of, score_together
 from steps.store import Store
-from steps.tokenization import open_dataset, tokenize_shard
+from steps.tokenization import tokenize_shard
 from steps.trace import auxiliary_tags
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,9 +13,10 @@ import pytest
 from conftest import write_text
 from flow_walker import Walk, load_flow
 
+from fast_electra_core.encoding import encode_documents
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, LockError
 from fast_electra_core.models import set_output_bias
-from fast_electra_core.tokenizer import encode_documents, train_tokenizer
+from fast_electra_core.tokenizer import train_tokenizer
 from steps import retrain, tracking
 from steps.lock import Lock
 from steps.store import Store
@@ -50,7 +51,7 @@ def save_auxiliary(folder: Path, texts: list[str], *, knows: str) -> Path:
     tokenizer = train_tokenizer(iter(texts), vocab_size=300)
     torch.manual_seed(0)
     model = ElectraForMaskedLM(electra_config(len(tokenizer), max_position_embeddings=64))
-    (ids,) = encode_documents(tokenizer, iter([knows]))
+    (ids,) = encode_documents(tokenizer.backend_tokenizer, iter([knows]))
     set_output_bias(model, np.bincount(ids, minlength=len(tokenizer)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

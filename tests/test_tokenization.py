@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from conftest import write_text
 
-from fast_electra_core.data import read_manifest
 from fast_electra_core.errors import ConfigError, DataError
+from fast_electra_core.token_shards import read_manifest
 from fast_electra_core.tokenizer import load_tokenizer
 from steps.config import resolve_auxiliary
 from steps.corpus import resolve_corpus
+from steps.dataset import open_dataset
 from steps.store import Store
 from steps.text_summary import summarise
-from steps.tokenization import check_masking, open_dataset, prepare_tokenizer, special_ids, tokenize_shard
+from steps.tokenization import tokenize_shard
+from steps.tokenizer import check_masking, prepare_tokenizer, special_ids
 
 CONFIG = {
     "corpus": "text",
@@ -250,6 +252,21 @@ def test_a_full_disk_leaves_no_shard_and_a_second_try_completes(text: Path, stor
     folder = store.get_folder(manifest["key"])
     assert (folder / "train.bin").stat().st_size == 2 * manifest["num_train_tokens"] > 16_000
     assert read_manifest(folder) == {key: value for key, value in manifest.items() if key != "key"}
+
+
+def test_a_task_that_only_tokenizes_imports_neither_torch_nor_transformers(
+    text: Path, store: Store, tokenizer_key: str
+) -> None:
+    plan = {"config": {**CONFIG, "store": store.root}, "tokenizer_key": tokenizer_key, "run_key": "runs/one"}
+    code = (
+        "import json, sys\nfrom steps import lifecycle\n"
+        "plan, shard = json.loads(sys.argv[1])\n"
+        "(manifest,) = lifecycle.tokenize(plan, [shard])\n"
+        "print(manifest['num_documents'], *({'torch', 'transformers', 'mlflow'} & set(sys.modules)))"
+    )
+    arguments = json.dumps([plan, shard_of(text, store)])
+    done = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True)
+    assert done.stdout.split() == ["400"], done.stdout + done.stderr  # the documents of write_text, and nothing else
 
 
 def test_a_document_of_50_megabytes_is_tokenized_in_flat_memory(

@@ -12,10 +12,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from fast_electra_core.encoding import DocumentEncoder, encode_documents
 from fast_electra_core.errors import AuxiliaryError, DataError
 from fast_electra_core.tokenizer import (
     SPECIAL_TOKENS,
-    encode_documents,
     load_tokenizer,
     tokenizer_digest,
     train_tokenizer,
@@ -37,7 +37,7 @@ def vocabulary_file(folder: Path, entries: list[str]) -> Path:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, *texts: str) -> list[list[int]]:
-    return [ids.tolist() for ids in encode_documents(tokenizer, iter(texts))]
+    return [ids.tolist() for ids in encode_documents(tokenizer.backend_tokenizer, iter(texts))]
 
 
 def test_special_tokens_have_the_first_ids() -> None:
@@ -134,7 +134,9 @@ def test_the_digest_tells_content_and_nothing_else(tmp_path: Path) -> None:
 def test_documents_are_encoded_in_order_and_unbounded_whatever_the_state(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(vocabulary_file(tmp_path, VOCABULARY))
     tokenizer(["hello"], padding="max_length", truncation=True, max_length=3)
-    found = list(encode_documents(tokenizer, (f"{'hello ' * (count % 9)}world" for count in range(3000))))
+    found = list(
+        encode_documents(tokenizer.backend_tokenizer, (f"{'hello ' * (count % 9)}world" for count in range(3000)))
+    )
     assert [len(ids) for ids in found] == [count % 9 + 1 for count in range(3000)]
     assert found[2].tolist() == [5, 5, 6]
     assert found[0].dtype == np.uint32
@@ -155,8 +157,44 @@ def test_encoding_pulls_documents_batch_by_batch(tmp_path: Path) -> None:
             pulled.append(index)
             yield "hello " * 50_000  # 300,000 characters
 
-    next(encode_documents(tokenizer, documents()))
+    next(encode_documents(tokenizer.backend_tokenizer, documents()))
     assert len(pulled) == 4
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """As ModernBERT's: no normaliser, bytes as letters, special tokens at the end of the vocabulary."""
+    backend = Tokenizer(models.BPE(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        iter(SENTENCES), trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    roles = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+
+
+@pytest.mark.parametrize("kind", ["trained", "cased", "byte_level"])
+def test_what_is_saved_encodes_without_transformers_as_transformers_encodes_it(kind: str, tmp_path: Path) -> None:
+    made = {
+        "trained": lambda: train_tokenizer(iter(SENTENCES), vocab_size=300),
+        "cased": lambda: load_tokenizer(vocabulary_file(tmp_path, [*VOCABULARY, "Hello"])),
+        "byte_level": byte_level_tokenizer,
+    }
+    made[kind]().save_pretrained(tmp_path / "saved")
+    loaded, encoder = load_tokenizer(tmp_path / "saved"), DocumentEncoder(tmp_path / "saved")
+    texts = [*SENTENCES[:3], "Hello hellos, unable", "", "~ \u2603"]
+    expected = loaded(texts, add_special_tokens=False)["input_ids"]
+    assert [ids.tolist() for ids in encoder.encode(texts)] == expected
+    assert (encoder.separator_id, encoder.unknown_id) == (loaded.sep_token_id, loaded.unk_token_id)
+    assert encoder.vocab_size == len(loaded)
+
+
+def test_a_tokenizer_whose_files_do_not_agree_is_named(tmp_path: Path) -> None:
+    train_tokenizer(iter(SENTENCES), vocab_size=300).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "sep_token": "<other>"}))
+    with pytest.raises(DataError, match=r"no entry for its special token '<other>'"):
+        DocumentEncoder(tmp_path)
 
 
 def test_encoding_is_about_as_fast_as_the_library(tmp_path: Path) -> None:
@@ -165,7 +203,7 @@ def test_encoding_is_about_as_fast_as_the_library(tmp_path: Path) -> None:
     ours, library = [], []
     for _ in range(3):
         start = time.perf_counter()
-        for _ in encode_documents(tokenizer, documents):
+        for _ in encode_documents(tokenizer.backend_tokenizer, documents):
             pass
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()

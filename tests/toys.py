@@ -11,12 +11,13 @@ from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTrainin
 
 from fast_electra_core.corruption import Corruption
 from fast_electra_core.curriculum import Curriculum, Smoothing
-from fast_electra_core.data import Ids, SpecialIds, TokenDataset, write_shard
+from fast_electra_core.data import SpecialIds, TokenDataset
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.methods import Batch, MaskedLanguageModel
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.sample_tasks import sample_task
+from fast_electra_core.token_shards import Ids, write_shard
 from fast_electra_core.tokenizer import train_tokenizer
 
 MASK = 4
