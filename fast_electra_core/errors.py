@@ -8,6 +8,8 @@ FastElectraError (ValueError)
 ├── TrackingError         the MLflow server does not answer, or refuses
 ├── LockError             another run holds what this one needs
 └── NonFiniteLossError    loss or gradients were NaN or infinite, again and again
+
+Interrupted is none of them: nothing has to be mended.
 """
 
 import difflib
@@ -44,6 +46,10 @@ class LockError(FastElectraError):
 
 class NonFiniteLossError(FastElectraError):
     """Loss or gradients were NaN or infinite, in more steps in a row than may be left out."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint of the step it had reached is written."""
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ from fast_electra_core.checkpoint import (
 from fast_electra_core.checkpoint_writer import CheckpointWriter
 from fast_electra_core.config import ScoringConfig, TrainingConfig
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError
+from fast_electra_core.errors import CheckpointError, Interrupted
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
@@ -70,10 +70,6 @@ class Hooks(NamedTuple):
     """Held-out metrics, asked for when a checkpoint is due and at the end."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after every step; true writes a checkpoint and raises Interrupted."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; a checkpoint of the step it had reached is written."""
 
 
 class Trained(NamedTuple):

@@ -6,17 +6,15 @@ Its record is that of the best member, with all of them as `members`, and what t
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import AuxiliaryError
-from fast_electra_core.evaluation import score_masked_lms, unigram_counts
-from steps.auxiliary import load_masked_lm
-from steps.dataset import open_dataset
 from steps.model_source import weights_digest
 from steps.store import Store
+
+if TYPE_CHECKING:  # what choosing and checking need not wait for
+    from transformers import PreTrainedModel
 
 RULE = (
     "the lowest held-out masked loss, or the ensemble_size lowest, of candidates whose forward FLOPs per token are "
@@ -66,11 +64,13 @@ def record_of(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def load_members(frozen: Mapping[str, Any], store: Store) -> list[PreTrainedModel]:
+def load_members(frozen: Mapping[str, Any], store: Store) -> list["PreTrainedModel"]:
     """The models of a frozen auxiliary, the best first.
 
     Raises: as load_masked_lm.
     """
+    from steps.auxiliary import load_masked_lm
+
     return [load_masked_lm(store.get_folder(each["key"]), address=each["address"]) for each in frozen["members"]]
 
 
@@ -80,6 +80,9 @@ def score_together(
     """The record with the held-out scores of its members' mean; of a single one it is as it was."""
     if len(frozen["members"]) == 1:
         return frozen
+    from fast_electra_core.evaluation import score_masked_lms, unigram_counts
+    from steps.dataset import open_dataset
+
     folders = {
         "shard_keys": shard_keys,
         "tokenizer_key": f"tokenizers/{frozen['tokenizer_digest']}",

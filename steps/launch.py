@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core import errors
-from fast_electra_core.errors import ConfigError
+from fast_electra_core.errors import ConfigError, Interrupted
 from steps import lifecycle
 from steps.store import Store
 from steps.trace import Plain, running
@@ -95,8 +95,6 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from fast_electra_core.trainer import Interrupted
 
     several = machine.num_nodes > 1
     # Below the ports that systems give out themselves. The attempts of a run do not share one: the last may linger.

@@ -24,13 +24,13 @@ def begin_auxiliary(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plai
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: something would not have worked later.
     """
-    from steps import ledger
-    from steps.distill import fetch_teacher
-    from steps.tokenizer import check_masking, prepare_tokenizer
-
     config = resolve_auxiliary(given)
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
+    from steps import ledger  # after what is refused at once: these wait for torch
+    from steps.distill import fetch_teacher
+    from steps.tokenizer import check_masking, prepare_tokenizer
+
     teacher = fetch_teacher(config, store)
     corpus = _readable_corpus(config, store)
     tokenizer = str(store.get_folder(teacher["key"])) if teacher else config.tokenizer
@@ -103,10 +103,7 @@ def training_plan(
 
     Raises: as begin_auxiliary.
     """
-    from steps.auxiliary import fetch_candidates
-    from steps.initial_model import fetch_initial_model
     from steps.tasks import check_tasks
-    from steps.tokenizer import check_masking
 
     if config.num_nodes > 1 and flow != "PretrainFlow":
         raise ConfigError(
@@ -116,6 +113,10 @@ def training_plan(
     store = Store(config.store)
     tracking.check_server(config.tracking_uri, config.experiment)
     tasks = check_tasks(config)
+    from steps.auxiliary import fetch_candidates  # after what is refused at once: these wait for torch
+    from steps.initial_model import fetch_initial_model
+    from steps.tokenizer import check_masking
+
     candidates = fetch_candidates(config, store) if candidates is None else list(candidates)
     tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
     check_masking(config.masking, store.get_folder(tokenizer_key))

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fast_electra_core.errors import FastElectraError
+from fast_electra_core.errors import FastElectraError, Interrupted
 from steps.launch import ERROR, JOB, RESULT
 
 _logger = logging.getLogger("steps.training_process")  # as a module that is run it has another name
@@ -39,7 +39,6 @@ def _train(job: dict[str, Any], folder: Path) -> None:
     import torch
 
     from fast_electra_core.parallel import GroupLost, joined
-    from fast_electra_core.trainer import Interrupted
     from steps import lifecycle
     from steps.machine import share_cores
     from steps.pretrain import device

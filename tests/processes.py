@@ -15,8 +15,9 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import TokenDataset
+from fast_electra_core.errors import Interrupted
 from fast_electra_core.parallel import Group, joined
-from fast_electra_core.trainer import Hooks, Interrupted, Row, train
+from fast_electra_core.trainer import Hooks, Row, train
 
 VOCAB_SIZE = 30
 CONFIG = PretrainConfig(

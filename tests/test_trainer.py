@@ -18,14 +18,13 @@ from fast_electra_core import stopwatch, trainer
 from fast_electra_core.checkpoint import list_checkpoints, load_latest, save_checkpoint
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError, ConfigError, NonFiniteLossError
+from fast_electra_core.errors import CheckpointError, ConfigError, Interrupted, NonFiniteLossError
 from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.trainer import (
     SKIPPED,
     WITHOUT_EFFECT_ON_TRAINING,
     Hooks,
-    Interrupted,
     Row,
     train,
     training_identity,
