@@ -24,6 +24,9 @@ from planted import PLANTED
 import fast_electra_core
 import steps
 
+# Before torch is imported, here and in what tests start: toy sizes are many times slower on several threads where other
+# processes want the cores too.
+os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--corpus_licence", "CC0-1.0", "--heldout_fraction", "0.1")
 """Parameters of both flows: the text that `write_text` has written."""
@@ -61,17 +64,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return FilesTogether(config, log)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Toy sizes are many times slower on several threads where other processes want the cores too."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -222,7 +214,6 @@ class Workspace:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYTHONPATH": str(self.packages),
             "USERNAME": "tester",
-            "OMP_NUM_THREADS": "1",
         }
         return {**kept, **ours, **more}
 

@@ -45,7 +45,6 @@ def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 
 def _run(work: Callable[..., Any], folder: Path, rank: int, size: int, arguments: Any) -> None:
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     store = torch.distributed.FileStore(str(folder / "store"), size)

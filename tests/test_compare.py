@@ -53,7 +53,7 @@ class Compared:
 
 
 @pytest.fixture(scope="module")
-def compared(folder: Path, one_thread: None) -> Iterator[Compared]:
+def compared(folder: Path) -> Iterator[Compared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # MLflow's artifacts
         yield Compared(folder)

@@ -13,7 +13,6 @@ from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.models import masked_logits
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     # torch looks at the gradient of a layer's input itself.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,6 @@ CONFIG = PretrainConfig(
 FALLING = Curriculum("exponential", 3.0, 0.3, 0.5)
 IDENTITY = {"seed": 5, "text": "abc"}
 RANGES = [range(0, 3), range(3, 6), range(6, 7)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy sizes are many times slower on several threads where other processes want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -299,7 +299,6 @@ def held_bytes(modules: list[Any], optimizer: torch.optim.Optimizer) -> tuple[in
     return sum(parameters.values()), sum(each.numel() * each.element_size() for each in state)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "architecture, dropout, num_passes",
     [("electra", 0.0, 1), ("electra", 0.1, 2), ("modernbert", 0.1, 1), ("modernbert", 0.0, 2)],

@@ -32,7 +32,6 @@ from steps.pretrain import TrainingRun, train_auxiliary
 from steps.store import Store
 from steps.trace import origin_tags
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
 
 

@@ -20,7 +20,6 @@ from transformers import (
 from fast_electra_core.dropout import dropout_on
 from fast_electra_core.models import freeze
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES: dict[str, Any] = {
     "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
     "pad_token_id": 0,

@@ -20,7 +20,6 @@ from fast_electra_core.models import build_masked_lm, count_parameters, warm_sta
 from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.trainer import Hooks, Row, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
 CONFIG = PretrainConfig(
     num_steps=4, batch_size=4, micro_batch_size=2, sequence_length=12, mask_fraction=0.3, learning_rate=0.02,

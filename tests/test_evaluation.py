@@ -25,7 +25,6 @@ from fast_electra_core.evaluation import (
 )
 from fast_electra_core.methods import Batch, MaskedLanguageModel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE, LENGTH = 20, 12
 COUNTS = np.array([0, 0, 0, 7, 0, 3, 1, 4, 0, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9])
 

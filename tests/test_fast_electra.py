@@ -18,7 +18,6 @@ from fast_electra_core.methods import Batch, Stats, Totals
 from fast_electra_core.proposals import BigramProposal, FrozenMaskedLm, Proposal, UniformProposal, UnigramProposal
 from fast_electra_core.randomness import fresh
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
 NEVER = SPECIAL_IDS.all_special
 STREAM = np.random.default_rng(0).integers(5, VOCAB_SIZE, 400).astype(np.uint16)

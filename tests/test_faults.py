@@ -24,8 +24,6 @@ from steps import tracking
 from steps.pretrain import TrainingRun, _train
 from steps.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:

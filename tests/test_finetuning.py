@@ -40,7 +40,6 @@ from steps.tasks import check_tasks
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved ELECTRA of 2 layers × 32 with its tokenizer."""
-    torch.set_num_threads(1)
     shape = {"num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
     return save_detector(tmp_path_factory.mktemp("encoder"), **shape)
 

@@ -10,7 +10,7 @@ from flow_walker import Walk, load_flow
 
 from steps import lifecycle, planning
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,6 @@ def tokenized(plan: dict[str, Any]) -> dict[str, Any]:
     return lifecycle.gather_tokens(plan, [lifecycle.tokenize(plan, task) for task in tasks])
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_training_by_the_printed_parameters_gives_the_same_weights_of_auxiliary_and_main_model(
     finished: Finished, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,8 +30,6 @@ from steps.store import Store
 from steps.tokenization import tokenize_shard
 from steps.trace import auxiliary_tags
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def candidate(name: str, loss: float, fraction: float = 0.2, *, reason: str = "") -> dict[str, Any]:
     """What scoring says of one."""

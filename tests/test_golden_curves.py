@@ -8,7 +8,6 @@ from golden_curves import CURVES, curve, golden_arms, golden_dataset
 
 from fast_electra_core.data import TokenDataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ARMS = golden_arms()
 GOLDEN: dict[str, list[float]] = json.loads(CURVES.read_text(encoding="utf-8"))
 

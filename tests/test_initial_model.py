@@ -43,7 +43,6 @@ from steps.pretrain import TrainingRun, train_discriminator
 from steps.store import Store
 from steps.trace import lineage_tags, made_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 60
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

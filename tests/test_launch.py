@@ -61,7 +61,7 @@ class Run(NamedTuple):
         return subprocess.Popen(
             [sys.executable, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(self._called(name) if name else {})},
+            env={**os.environ, **(self._called(name) if name else {})},
         )  # fmt: skip
 
     def _called(self, name: str) -> dict[str, str]:

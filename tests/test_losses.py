@@ -11,8 +11,6 @@ from torch.distributions import Bernoulli, kl_divergence
 from fast_electra_core.losses import consistency_loss_sum, rtd_loss_sum, soft_rtd_targets
 from fast_electra_core.selection import find_selected
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_soft_targets_by_hand() -> None:
     """Three selected tokens: two replaced, one drawn as it was; the auxiliary doubts them by .9, .2 and .5."""

@@ -35,7 +35,6 @@ from fast_electra_core.methods import Batch, MaskedLanguageModel, Totals
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.randomness import Stream, uniforms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
 
 

@@ -30,7 +30,6 @@ from fast_electra_core.methods import (
 )
 from fast_electra_core.proposals import FrozenMaskedLm
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 40
 
 

@@ -39,7 +39,6 @@ from fast_electra_core.models import (
 from fast_electra_core.selection import find_selected
 
 B, L, N, V = 3, 16, 4, 101  # sequences, tokens of each, selected of each, vocabulary
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def electra(model_class: Any, *, layers: int, width: int, embedding: int, feed_forward: int, vocab_size: int) -> Any:

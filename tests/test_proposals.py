@@ -29,7 +29,6 @@ from fast_electra_core.proposals import (
     unigram_distribution,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE = 20
 NEVER = SPECIAL_IDS.all_special
 NEARLY_ONE = 1 - 2**-53

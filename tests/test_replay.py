@@ -95,7 +95,6 @@ def test_a_batch_is_the_same_whatever_came_before_it(parts: tuple[TokenDataset, 
     assert int(is_old.sum()) == 18  # half of 9 batches of 4
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_replaying_run_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(
     parts: tuple[TokenDataset, TokenDataset], tmp_path: Path
 ) -> None:

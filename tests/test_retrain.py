@@ -22,7 +22,7 @@ from steps.lock import Lock
 from steps.store import Store
 from steps.tracking import champions
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow
 NAME = "fast-electra"
 
 

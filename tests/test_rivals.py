@@ -91,13 +91,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def runs(here: Path) -> dict[str, Ran]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found = {}
     for method in RIVALS:
         with pytest.MonkeyPatch.context() as patch:
             found[method] = run(method, patch)
-    torch.set_num_threads(threads)
     return found
 
 

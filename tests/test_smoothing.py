@@ -17,7 +17,6 @@ from fast_electra_core.curriculum import Curriculum, Smoothing
 from fast_electra_core.randomness import Stream, uniforms
 from fast_electra_core.smoothing import mean_probability, sample_smoothed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_SAMPLES = 30_000
 NEARLY_ONE = 1 - 2**-53
 FIRST, SECOND = np.linspace(-2.0, 2.0, 12), np.cos(np.arange(12) * 1.7)

@@ -42,7 +42,6 @@ from steps.store import Store
 from steps.tasks import check_tasks
 from steps.tracking import connection
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ENCODER = "toy"
 MAX_LENGTH = 24
 

@@ -30,7 +30,6 @@ from fast_electra_core.trainer import (
     training_identity,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VOCAB_SIZE, NUM_STEPS = 30, 7
 # Checkpoints and rows in different rhythms, so that a row's window may begin before a checkpoint.
 CONFIG = PretrainConfig(
