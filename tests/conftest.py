@@ -257,6 +257,29 @@ class Workspace:
         return MlflowClient(uri, registry_uri=uri)  # by itself it would ask the registry that this process used last
 
 
+_BREAKS = """
+import os, sys
+
+class Breaks:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        step, module, *index = os.environ.get("BREAK_AT", "no step").split()
+        if name != module or step not in sys.argv:  # a task's command line names its step
+            return
+        if not index or sys.argv[sys.argv.index("--split-index") + 1] == index[0]:
+            raise OSError("broken in this step")
+
+sys.meta_path.insert(0, Breaks)
+"""
+
+
+def breakable(workspace: Workspace, folder: Path) -> dict[str, str]:
+    """The environment of a flow whose step breaks where it imports a module, if BREAK_AT says so: `STEP MODULE`, or
+    `STEP MODULE INDEX` for one task of a foreach. Of a module that comes before torch, that costs little."""
+    (folder / "sitecustomize.py").write_text(_BREAKS)
+    return {"PYTHONPATH": f"{folder}:{workspace.packages}"}
+
+
 class Finished(NamedTuple):
     """One AuxiliaryFlow and one PretrainFlow, run to their ends."""
 

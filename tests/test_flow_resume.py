@@ -7,26 +7,9 @@ import time
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import LONG_ENOUGH_TO_BE_KILLED, TRAINING, Finished, Workspace
+from conftest import LONG_ENOUGH_TO_BE_KILLED, TRAINING, Finished, Workspace, breakable
 
 pytestmark = pytest.mark.slow
-
-
-BREAKS = """
-import os, sys
-
-IMPORTED = {"freeze_auxiliary": "steps.frozen", "end": "steps.closing_table"}
-
-class Breaks:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        step = os.environ.get("BREAK_AT")
-        if step in sys.argv and name == IMPORTED[step]:  # a task's command line names its step
-            raise OSError("broken in this step")
-
-sys.meta_path.insert(0, Breaks)
-"""
-"""The step that BREAK_AT names breaks at one of its imports, before that of torch: it then costs little."""
 
 
 class Resumed(NamedTuple):
@@ -42,24 +25,24 @@ class Resumed(NamedTuple):
 @pytest.fixture(scope="module")
 def resumed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     """It breaks before training, is killed in training, breaks in its last step, and ends."""
-    workspace, folder = finished.workspace, tmp_path_factory.mktemp("breaks")
-    (folder / "sitecustomize.py").write_text(BREAKS)
-    breakable = {"PYTHONPATH": f"{folder}:{workspace.packages}"}
+    workspace = finished.workspace
+    environment = breakable(workspace, tmp_path_factory.mktemp("breaks"))
     ids: list[str] = []
     statuses = []
 
-    def broken(step: str, *command: str) -> str:
-        output = workspace.run("pretrain_flow.py", *command, succeeds=False, BREAK_AT=step, **breakable)
+    def broken(step: str, module: str, *command: str) -> str:
+        environment["BREAK_AT"] = f"{step} {module}"
+        output = workspace.run("pretrain_flow.py", *command, succeeds=False, **environment)
         assert re.search(rf"{step}/.* OSError: broken in this step", output), output
         run = workspace.latest("PretrainFlow")
         ids.append(run.id)
         statuses.append(workspace.mlflow().get_run(parent_in(run)).info.status)
         return output
 
-    broken("freeze_auxiliary", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
+    broken("freeze_auxiliary", "steps.frozen", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED)
     kill_at_the_first_checkpoint(workspace, ids[0])
     ids.append(workspace.latest("PretrainFlow").id)
-    output = broken("end", "resume", "--origin-run-id", ids[-1])
+    output = broken("end", "steps.closing_table", "resume", "--origin-run-id", ids[-1])
     assert "pre-training goes on from its checkpoint at step" in output
     workspace.run("pretrain_flow.py", "resume", "--origin-run-id", ids[-1])
     last = workspace.latest("PretrainFlow")
@@ -130,14 +113,14 @@ def test_a_resumed_run_registers_one_version(finished: Finished, resumed: Resume
 
 
 def test_a_finished_run_can_be_done_again_from_a_step(finished: Finished) -> None:
-    """From the fine-tunings on; so what is registered is registered again, too."""
+    """From the scores on; so what is registered is registered again, too."""
     workspace = finished.workspace
     client = workspace.mlflow()
     run_id = finished.pretrain["start"].task["plan"].data["mlflow_run_id"]
     experiment = client.get_run(run_id).info.experiment_id
     before = {run.info.run_id for run in client.search_runs([experiment])}
     versions = len(client.search_model_versions("name='fast-electra'"))
-    workspace.run("pretrain_flow.py", "resume", "finetune", "--origin-run-id", finished.pretrain.id)
+    workspace.run("pretrain_flow.py", "resume", "gather_scores", "--origin-run-id", finished.pretrain.id)
     again = workspace.latest("PretrainFlow")
     assert again.successful
     assert (

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT, TEXT
+from conftest import ROOT, TEXT, TRAINING
 from kubernetes_on_s3 import KEYS, OnKubernetes, running_on_kubernetes
 from planted import PLANTED, leaks, leaks_below
+from toys import save_auxiliary
 
 pytestmark = pytest.mark.slow
 BUCKET = "on-kubernetes"
@@ -104,3 +105,20 @@ def test_all_that_the_run_keeps_is_in_the_bucket(auxiliary: Run, on_kubernetes: 
     assert {key.split("/")[0] for key in keys} == {"corpus", "metaflow", "store"}
     assert any(key.startswith("store/tokens/") for key in keys)
     assert not (on_kubernetes.workspace.folder / ".fast_electra").exists()
+
+
+@pytest.mark.long
+def test_two_pods_of_a_jobset_train_one_model(on_kubernetes: OnKubernetes) -> None:
+    folder, cluster = on_kubernetes.workspace.folder, on_kubernetes.cluster
+    save_auxiliary(folder / "auxiliary", (folder / "text.txt").read_text().split("\n\n"))
+    places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/store",
+              "--tracking_uri", f"sqlite:///{folder}/mlflow.db")  # fmt: skip
+    auxiliary = ("--auxiliary", str(folder / "auxiliary"), "--max_auxiliary_fraction", "2")
+    quick = ("--num_steps", "20", "--finetune_max_examples", "16", "--untrained_baseline", "false")
+    output = on_kubernetes.run("pretrain_flow.py", *TRAINING, *places, *auxiliary, *quick, "--num_nodes", "2")
+    assert "fast-electra 1" in output
+    (jobset,) = cluster.jobsets.values()
+    assert jobset["status"]["conditions"] == [{"type": "Completed", "status": "True"}]
+    pods = [pod for pod in cluster.pods.values() if "jobset.sigs.k8s.io/jobset-name" in pod.labels]
+    assert sorted(pod.environment["MF_PARALLEL_NODE_INDEX"] for pod in pods) == ["0", "1"]
+    print(output, [p.log.read_text() for p in pods])
