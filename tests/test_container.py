@@ -52,15 +52,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.mark.slow
-def test_both_flows_run_whole_in_containers(in_containers: OnKubernetes, server: MlflowServer) -> None:
+def test_both_flows_run_whole_in_containers_and_two_pods_train_together(
+    in_containers: OnKubernetes, server: MlflowServer
+) -> None:
     places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/store", "--tracking_uri", server.uri)
     good_enough = ("--num_steps", "60", "--learning_rate", "0.01")  # for the alias by which the next flow finds it
     auxiliary = in_containers.run("auxiliary_flow.py", *TEXT, *places, *good_enough)
     assert "fast-electra-auxiliary 1" in auxiliary
-    main = in_containers.run("pretrain_flow.py", *TRAINING, *places, "--num_steps", "10")
+    main = in_containers.run("pretrain_flow.py", *TRAINING, *places, "--num_steps", "10", "--num_nodes", "2")
     assert "fast-electra 1" in main
     pods = in_containers.cluster.pods.values()
     assert len(pods) > 10 and {pod.phase for pod in pods} == {"Succeeded"}
+    assert len(in_containers.cluster.jobsets) == 1
     with_read_only_root = [pod for pod in pods if has_read_only_root(pod.spec["containers"][0])]
     assert len(with_read_only_root) > 10
 

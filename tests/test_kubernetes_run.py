@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -120,5 +121,8 @@ def test_two_pods_of_a_jobset_train_one_model(on_kubernetes: OnKubernetes) -> No
     (jobset,) = cluster.jobsets.values()
     assert jobset["status"]["conditions"] == [{"type": "Completed", "status": "True"}]
     pods = [pod for pod in cluster.pods.values() if "jobset.sigs.k8s.io/jobset-name" in pod.labels]
-    assert sorted(pod.environment["MF_PARALLEL_NODE_INDEX"] for pod in pods) == ["0", "1"]
-    print(output, [p.log.read_text() for p in pods])
+    assert sorted(pod.labels["jobset.sigs.k8s.io/replicatedjob-name"] for pod in pods) == ["control", "worker"]
+    client = on_kubernetes.workspace.mlflow()
+    version = client.get_model_version("fast-electra", "1")
+    cost = json.loads(Path(client.download_artifacts(version.run_id, "cost.json")).read_text())
+    assert cost["num_processes"] == 2
