@@ -35,7 +35,6 @@ LONG_ENOUGH_TO_BE_KILLED = ("--num_steps", "200", "--checkpoint_every_steps", "2
 
 FLOW_FILES = (
     "test_flow.py",
-    "test_flow_nodes.py",
     "test_flow_offline.py",
     "test_flow_reproduce.py",
     "test_flow_resume.py",
