@@ -26,7 +26,10 @@ def has_image(engine: str, image: str) -> bool:
 class ContainerPod(Pod):
     """One pod whose container is one: image, user, root file system, capabilities, memory, processors and mounts in
     memory as its specification says. The network is this machine's, where S3 and MLflow are. Of the environment it
-    gets the pod's own; the rest is the image's."""
+    gets the pod's own; the rest is the image's.
+
+    In a JobSet the numbers of processes are this machine's, too: torch's rendezvous tells machines apart by address and
+    process, and two pods at one address that were both process 32 waited for one another."""
 
     engine = "podman"
     images: Mapping[str, str] = {}
@@ -46,6 +49,8 @@ class ContainerPod(Pod):
             f"--name={self.name}", "--network=host", f"--user={security['runAsUser']}:{security['runAsGroup']}",
             f"--memory={limits['memory'].lower()}", f"--cpus={min(float(limits['cpu']), os.cpu_count() or 1)}",
         ]  # fmt: skip
+        if "jobset.sigs.k8s.io/jobset-name" in self.labels:
+            settings.append("--pid=host")
         settings += [f"--cap-drop={each}" for each in security["capabilities"]["drop"]]
         if not security["allowPrivilegeEscalation"]:
             settings.append("--security-opt=no-new-privileges")

@@ -1,6 +1,7 @@
 """Flows with the profile kubernetes, on the double of a cluster, with their data in S3: what tests of it share."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ IN_PODS = {"OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
 IMAGE = {
     "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
     "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
+    "METAFLOW_INIT_SCRIPT": f". {ROOT}/infra/container/tell_step.sh",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters to processes."""
@@ -34,8 +36,14 @@ class OnKubernetes(NamedTuple):
 
     def run(self, flow: str, *arguments: str) -> str:
         """Run a flow with the profile kubernetes, as a user of the cluster does; returns what it printed."""
-        profile = ROOT / "infra" / "profiles" / "kubernetes.json"
-        environment = {
+        return self.workspace.run(flow, *_with_profile(*arguments), **self._environment())
+
+    def start(self, flow: str, *arguments: str) -> "subprocess.Popen[str]":
+        """The same, without waiting for its end."""
+        return self.workspace.start(flow, *_with_profile(*arguments), **self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        return {
             **KEYS,
             "AWS_EC2_METADATA_DISABLED": "true",
             "KUBECONFIG": self.cluster.kubeconfig(),
@@ -47,7 +55,10 @@ class OnKubernetes(NamedTuple):
             "METAFLOW_KUBERNETES_NAMESPACE": NAMESPACE,
             "METAFLOW_KUBERNETES_CONTAINER_REGISTRY": "registry.test",
         }
-        return self.workspace.run(flow, "--config", "profile", str(profile), "run", *arguments, **environment)
+
+
+def _with_profile(*arguments: str) -> tuple[str, ...]:
+    return ("--config", "profile", str(ROOT / "infra" / "profiles" / "kubernetes.json"), "run", *arguments)
 
 
 @contextmanager

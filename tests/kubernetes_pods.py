@@ -1,10 +1,10 @@
 """Pods of the test double of a Kubernetes cluster: each runs its container's command as a process of this machine."""
 
 import base64
+import contextlib
 import datetime
 import os
 import re
-import signal
 import subprocess
 import threading
 import uuid
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import psutil
 
 SCHEMAS = "1.37"
 """The version of Kubernetes whose schemas everything that is submitted must satisfy, unknown fields refused."""
@@ -93,8 +94,10 @@ class Pod:
 
     def kill(self) -> None:
         """As a deleted pod with a grace period of 0."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if self._process is not None and os.getsid(process.pid) == self._process.pid:
+                    process.kill()
 
     def join(self) -> None:
         if self._process is not None:

@@ -5,6 +5,8 @@ They need a container engine and an image of this checkout (`make image`), and a
 
 import json
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from kubernetes_on_s3 import IN_PODS, OnKubernetes, running_on_kubernetes
 from mlflow_server import MlflowServer
 
 BUCKET, IMAGE = "in-containers", "fast-electra:cpu"
+STOP_SECONDS = 20  # from the signal to the end of the container, checkpoint and logs in S3
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,28 @@ def test_both_flows_run_whole_in_containers_and_two_pods_train_together(
     assert len(in_containers.cluster.jobsets) == 1
     with_read_only_root = [pod for pod in pods if has_read_only_root(pod.spec["containers"][0])]
     assert len(with_read_only_root) > 10
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_taken_away_leaves_a_checkpoint_in_time_and_the_next_one_goes_on_from_it(
+    in_containers: OnKubernetes, server: MlflowServer
+) -> None:
+    """As the kubelet does it: the container's first process is told, and has half a minute."""
+    places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/taken", "--tracking_uri", server.uri)
+    long = ("--num_steps", "1500", "--checkpoint_every_steps", "50")
+    process = in_containers.start("auxiliary_flow.py", *TEXT, *places, *long)
+    while not in_containers.client.list_objects_v2(Bucket=BUCKET, Prefix="taken/runs/").get("Contents"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    (pod,) = (each for each in in_containers.cluster.pods.values() if each.phase == "Running")
+    asked = time.monotonic()
+    subprocess.run([str(engine()), "stop", "--time", "30", pod.name], check=True, capture_output=True)
+    seconds = time.monotonic() - asked
+    output, _ = process.communicate(timeout=in_containers.workspace.timeout_seconds)
+    assert process.returncode == 0, output
+    (stopped_at,) = re.findall(r"stopped after step (\d+); a checkpoint is written", output)
+    assert f"goes on from its checkpoint at step {stopped_at}" in output
+    assert seconds < STOP_SECONDS
 
 
 def has_read_only_root(container: dict[str, Any]) -> bool:

@@ -1,0 +1,25 @@
+# Sourced by the shell of a pod's command before all else (METAFLOW_INIT_SCRIPT). Whoever takes a pod away tells the first
+# process of its container: a shell that waits for the step, and passes nothing on; half a minute later all is killed,
+# without a checkpoint. So the command runs in a second shell, and this one, which can listen while it waits, tells the step.
+if [ -z "$STEP_IS_TOLD" ]; then
+    export STEP_IS_TOLD=1
+    tell_step() {
+        for process in /proc/[0-9]*; do
+            { read -r _ _ _ _ group _ < "$process/stat"; } 2> /dev/null || continue
+            [ "$group" = "$command" ] || continue
+            case "$(tr '\0' ' ' < "$process/cmdline")" in
+                python*" step "*) kill -TERM "${process#/proc/}" ;;
+            esac
+        done
+    }
+    trap tell_step TERM
+    set -m # the command has a process group of its own, by which its processes are found
+    bash -c "$BASH_EXECUTION_STRING" &
+    command=$!
+    while
+        wait "$command" # ended by each signal, too
+        code=$?
+        kill -0 "$command" 2> /dev/null
+    do :; done
+    exit "$code"
+fi
