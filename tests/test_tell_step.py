@@ -33,10 +33,11 @@ COMMAND = (
 def start(folder: Path, how_long: str) -> "subprocess.Popen[bytes]":
     (folder / "step.py").write_text(STEP)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    return subprocess.Popen(
-        ["bash", "-c", COMMAND % how_long], cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL,
-        env={"METAFLOW_INIT_SCRIPT": f". {SCRIPT}", "PATH": path},
-    )  # fmt: skip
+    with (folder / "said").open("wb") as said:
+        return subprocess.Popen(
+            ["bash", "-c", COMMAND % how_long], cwd=folder, start_new_session=True, stdout=said, stderr=said,
+            env={"METAFLOW_INIT_SCRIPT": f". {SCRIPT}", "PATH": path},
+        )  # fmt: skip
 
 
 def wait_until_printed(folder: Path, word: str) -> None:
@@ -77,8 +78,9 @@ def test_without_it_the_step_is_not_told(tmp_path: Path) -> None:
     os.killpg(pod.pid, signal.SIGKILL)
 
 
-def test_a_step_that_ends_by_itself_gives_its_code(tmp_path: Path) -> None:
+def test_a_step_that_ends_by_itself_gives_its_code_and_nothing_else_is_said(tmp_path: Path) -> None:
     assert start(tmp_path, "briefly").wait(timeout=20) == 5
+    assert (tmp_path / "said").read_text().split() == ["begun"]
     assert (tmp_path / "printed").read_text().split() == ["begun", "then"]
 
 

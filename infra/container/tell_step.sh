@@ -16,6 +16,7 @@ if [ -z "$STEP_IS_TOLD" ]; then
     set -m # the command has a process group of its own, by which its processes are found
     bash -c "$BASH_EXECUTION_STRING" &
     command=$!
+    set +m # or it would report how the command went
     while
         wait "$command" # ended by each signal, too
         code=$?
