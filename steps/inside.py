@@ -120,6 +120,6 @@ def _read(log: str, asked: Mapping[str, str]) -> list[Check]:
     last = log.strip().rpartition("\n")[2]
     try:
         found = json.loads(last)
-        return [Check(f"{name}, {_WHAT}", *found[name]) for name in asked]
+        return [Check(f"{name}, {_WHAT}", *found[name]) for name in ("image", *asked)]
     except (ValueError, KeyError, TypeError):
         return [Check(_WHAT, "failed", f"the pod's last words: {last or '(none)'}", "has the image python and boto3?")]

@@ -1,4 +1,5 @@
-"""Do S3 and the MLflow server answer? Asked from here, and, as the text of a pod's program, from inside a cluster.
+"""Do S3 and the MLflow server answer? Asked from here, and, as the text of a pod's program, from inside a cluster,
+where the image is looked at, too.
 
 It imports nothing of the project: a pod has only what its image holds. What it reads is in the environment: PROBE_S3
 (s3://BUCKET/PREFIX), PROBE_MLFLOW (a tracking URI), either may be empty; an endpoint of S3, and whose credentials.
@@ -77,6 +78,15 @@ def ask_mlflow(uri: str) -> tuple[str, str, str]:
     return "ok", f"{uri} answers", ""
 
 
+def ask_image() -> tuple[str, str, str]:
+    """Does this image tell a step that its pod is taken away? Likewise."""
+    if "tell_step" in os.environ.get("METAFLOW_INIT_SCRIPT", ""):
+        return "ok", "a step is told when its pod is taken away, and leaves a checkpoint", ""
+    return "note", "a step is not told when its pod is taken away: what it did since its last checkpoint is lost", (
+        "take infra/container/tell_step.sh into the image, as infra/container/Dockerfile does"
+    )  # fmt: skip
+
+
 def _s3_remedy(error: Any, doing: str) -> str:
     code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
     if code in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
@@ -108,8 +118,8 @@ def _mlflow_remedy(status: int) -> str:
 
 
 def main() -> None:
-    """Print what was found as one line of JSON: {"s3": […], "mlflow": […]}, of what was to be asked."""
-    found = {}
+    """Print what was found as one line of JSON: {"image": […], "s3": […], "mlflow": […]}, of what was to be asked."""
+    found = {"image": ask_image()}
     if os.environ.get("PROBE_S3"):
         found["s3"] = ask_s3(os.environ["PROBE_S3"])
     if os.environ.get("PROBE_MLFLOW"):

@@ -371,11 +371,19 @@ def test_from_inside_a_pod_asks_the_same_and_is_gone_afterwards(
 ) -> None:
     shown = preflight("--from_inside")
     assert "ok s3, from inside s3://bucket/metaflow can be written" in shown and "ok mlflow, from inside" in shown
+    assert "note image, from inside a step is not told when its pod is taken away" in shown
     (pod,) = cluster.pods.values()
     (container,) = pod.spec["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] and container["image"] == "fast-electra:cpu"
     assert pod.environment["AWS_SECRET_ACCESS_KEY"] == "testing"
     assert cluster.jobs == {} and cluster.unknown == []
+
+
+def test_from_inside_the_projects_own_image_is_known_to_tell_its_steps(
+    preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.image["METAFLOW_INIT_SCRIPT"] = ". /opt/tell_step.sh"
+    assert "ok image, from inside a step is told when its pod is taken away" in preflight("--from_inside")
 
 
 def test_from_inside_other_credentials_count_than_those_from_here(
