@@ -7,9 +7,9 @@ if [ -z "$STEP_IS_TOLD" ]; then
         for process in /proc/[0-9]*; do
             { read -r _ _ _ _ group _ < "$process/stat"; } 2> /dev/null || continue
             [ "$group" = "$command" ] || continue
-            case "$(tr '\0' ' ' < "$process/cmdline")" in
-                python*" step "*) kill -TERM "${process#/proc/}" ;;
-            esac
+            words=$(tr '\0' ' ' < "$process/cmdline")
+            case ${words%% *} in *python*) ;; *) continue ;; esac
+            case $words in *" step "*) kill -TERM "${process#/proc/}" ;; esac
         done
     }
     trap tell_step TERM
