@@ -23,11 +23,19 @@ class DocumentEncoder:
     """What text becomes by the tokenizer in a folder that `save_pretrained` of a fast tokenizer has written."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError where the folder's files do not agree on what separates documents, or is unknown."""
+        """Raises DataError where the folder's files are damaged, or do not agree on what separates documents or is
+        unknown."""
         self._folder = folder
-        self._backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        self.separator_id, self.unknown_id = (self._id_of(settings[role]) for role in ("sep_token", "unk_token"))
+        try:
+            self._backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            separator, unknown = settings["sep_token"], settings["unk_token"]
+        except Exception as error:  # the library raises nothing narrower
+            raise DataError(
+                f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {error}. Delete the folder and run "
+                "again"
+            ) from error
+        self.separator_id, self.unknown_id = self._id_of(separator), self._id_of(unknown)
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
 
     def _id_of(self, token: str | dict[str, str]) -> int:

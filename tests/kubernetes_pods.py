@@ -94,9 +94,11 @@ class Pod:
 
     def kill(self) -> None:
         """As a deleted pod with a grace period of 0."""
-        for process in psutil.process_iter():
+        if self._process is None or self._process.poll() is not None:
+            return
+        for process in psutil.process_iter():  # its session; the image's shell starts the command in a group of its own
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if self._process is not None and os.getsid(process.pid) == self._process.pid:
+                if os.getsid(process.pid) == self._process.pid:
                     process.kill()
 
     def join(self) -> None:

@@ -189,6 +189,15 @@ def test_what_is_saved_encodes_without_transformers_as_transformers_encodes_it(k
     assert encoder.vocab_size == len(loaded)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_that_was_cut_short_is_named_with_the_next_move(name: str, tmp_path: Path) -> None:
+    train_tokenizer(iter(SENTENCES), vocab_size=300).save_pretrained(tmp_path)
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=rf"the tokenizer in {tmp_path} cannot be read: .*Delete the folder"):
+        DocumentEncoder(tmp_path)
+
+
 def test_a_tokenizer_whose_files_do_not_agree_is_named(tmp_path: Path) -> None:
     train_tokenizer(iter(SENTENCES), vocab_size=300).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
