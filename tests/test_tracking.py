@@ -320,7 +320,7 @@ def test_metrics_survive_a_server_that_is_gone_for_a_while(server: MlflowServer,
     start = time.monotonic()
     for step in range(2, 50):
         metrics.log({"step": step, "loss": float(step)})
-    assert time.monotonic() - start < 0.5  # training did not wait
+    assert time.monotonic() - start < 5.0  # training did not wait: one request alone would have taken longer
     with pytest.raises(TrackingError, match=r"took no metrics .* 48 values are in .*spill\.jsonl"):
         metrics.close()
     assert len(spill.read_text().splitlines()) == 48
