@@ -91,7 +91,7 @@ def _await(cluster: Cluster, name: str, namespace: str, asked: Mapping[str, str]
     while time.monotonic() - started < wait_seconds:
         for pod in cluster.pods_of_job(name, namespace=namespace)[:1]:
             if pod["status"]["phase"] in ("Succeeded", "Failed"):
-                return _read(cluster.log(pod["metadata"]["name"], namespace=namespace), asked)
+                return _read(cluster, pod, asked)
             reason, state = _waiting(pod)
             if reason in _HOPELESS:
                 return [Check(_WHAT, "failed", state, _HOPELESS[reason])]
@@ -116,10 +116,26 @@ def _waiting(pod: Mapping[str, Any]) -> tuple[str, str]:
     return "", str(status["phase"])
 
 
-def _read(log: str, asked: Mapping[str, str]) -> list[Check]:
+def _read(cluster: Cluster, pod: Mapping[str, Any], asked: Mapping[str, str]) -> list[Check]:
+    try:
+        log = cluster.log(pod["metadata"]["name"], namespace=pod["metadata"]["namespace"])
+    except Refused as refused:
+        remedy = "this needs the right to read pods/log, and that the API server reaches the nodes' port 10250"
+        return [Check(_WHAT, "failed", f"the pod's log cannot be read: {refused}", remedy)]
     last = log.strip().rpartition("\n")[2]
     try:
         found = json.loads(last)
         return [Check(f"{name}, {_WHAT}", *found[name]) for name in ("image", *asked)]
     except (ValueError, KeyError, TypeError):
-        return [Check(_WHAT, "failed", f"the pod's last words: {last or '(none)'}", "has the image python and boto3?")]
+        said = f"the pod's last words: {last or '(none)'}{_ending(pod)}"
+        return [Check(_WHAT, "failed", said, "has the image python and boto3?")]
+
+
+def _ending(pod: Mapping[str, Any]) -> str:
+    """How its container ended, in the API's words: one that could not be started has nothing else to say."""
+    for container in pod["status"].get("containerStatuses", []):
+        ended = container["state"].get("terminated")
+        if ended:
+            words = (f"exit code {ended['exitCode']}", ended.get("reason"), ended.get("message"))
+            return f" ({', '.join(filter(None, words))})"
+    return ""

@@ -45,6 +45,7 @@ class Pod:
         self.phase = "Pending"
         self.state: dict[str, Any] = {"waiting": {"reason": "ContainerCreating"}}
         self.environment: dict[str, str] = {}
+        self.log = Path(os.devnull)
         self.status: dict[str, Any] = {}
         """What it says instead of the truth; empty: the truth."""
         self._process: subprocess.Popen[bytes] | None = None

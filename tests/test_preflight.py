@@ -425,9 +425,25 @@ def test_a_job_that_is_refused_and_an_image_without_python_are_said(
     preflight: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "__file__", str(ROOT / "infra" / "README.md"))  # no program
-    assert "failed from inside the pod's last words: SyntaxError" in preflight("--from_inside", code=1)
+    shown = preflight("--from_inside", code=1)
+    assert re.search(r"failed from inside the pod's last words: SyntaxError.* \(exit code 1, Error\) -> has", shown)
     cluster.denied.add(("create", "jobs"))
     assert "failed from inside the Job is refused: jobs is forbidden" in preflight("--from_inside", code=1)
+
+
+def test_a_container_that_could_not_be_started_says_why(preflight: Callable[..., str], cluster: Cluster) -> None:
+    ended = {"exitCode": 128, "reason": "StartError", "message": "no such user"}  # as Kubernetes 1.20 puts it
+    cluster.pod_trouble = {"phase": "Failed", "containerStatuses": [NOT_PULLED | {"state": {"terminated": ended}}]}
+    shown = preflight("--from_inside", code=1)
+    assert "failed from inside the pod's last words: (none) (exit code 128, StartError, no such user)" in shown
+    assert cluster.jobs == {}
+
+
+def test_a_log_that_cannot_be_read_is_a_failed_check(preflight: Callable[..., str], cluster: Cluster) -> None:
+    cluster.denied.add(("get", "pods/log"))
+    shown = preflight("--from_inside", code=1)
+    assert re.search(r"failed from inside the pod's log cannot be read: pods/log is forbidden.* -> this needs", shown)
+    assert cluster.jobs == {}
 
 
 def wrong_token(cluster: Cluster) -> str:
