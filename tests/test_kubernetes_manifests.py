@@ -159,12 +159,13 @@ def test_nobody_may_do_everything_and_only_one_named_secret_is_read(with_compone
 
 def test_people_may_do_what_the_list_of_permissions_asks_for() -> None:
     asked = (KUBERNETES / "permissions.md").read_text().split("## ")
-    for heading, role in (("Whoever starts", "users"), ("Whoever deploys", "deployers")):
+    for heading, whose in (("Whoever starts", "users"), ("Whoever deploys", "deployers"), ("People who look", "")):
         (section,) = [part for part in asked if part.startswith(heading)]
-        rows = re.findall(r"^\| (`[^|]*`|core) \| (`[^|]*`) \| ([a-z, ]+?)(?: \(.*\))? \|", section, re.MULTILINE)
+        row = r"^\| (`[^|]*`|core) \| (`[^|]*`) \| ([a-z, ]+?)(?: \(.*\))? \|(?: `([a-z]+)`)?"
+        rows = re.findall(row, section, re.MULTILINE)
         assert len(rows) >= 4
-        rules = of(overlay("aws"), "Role", role)["rules"]
-        for group, resources, verbs in rows:
+        for group, resources, verbs, named in rows:
+            rules = of(overlay("aws"), "Role", whose or named)["rules"]
             group = "" if group == "core" else group.strip("`")
             for resource in re.findall(r"`([^`]+)`", resources):
                 granted = {
@@ -173,7 +174,7 @@ def test_people_may_do_what_the_list_of_permissions_asks_for() -> None:
                     if group in rule["apiGroups"] and resource in rule["resources"]
                     for verb in rule["verbs"]
                 }
-                assert set(re.split(r", *", verbs.strip())) <= granted, (role, resource)
+                assert set(re.split(r", *", verbs.strip())) <= granted, (whose or named, resource)
 
 
 def test_what_others_make_is_of_a_release_that_stays() -> None:
