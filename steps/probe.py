@@ -83,7 +83,7 @@ def ask_image() -> tuple[str, str, str]:
     if "tell_step" in os.environ.get("METAFLOW_INIT_SCRIPT", ""):
         return "ok", "a step is told when its pod is taken away, and leaves a checkpoint", ""
     return "note", "a step is not told when its pod is taken away: what it did since its last checkpoint is lost", (
-        "take infra/container/tell_step.sh into the image, as infra/container/Dockerfile does"
+        "take tell_step.sh and killall5 of infra/container into the image, as its Dockerfile does"
     )  # fmt: skip
 
 

@@ -72,19 +72,26 @@ def test_both_flows_run_whole_in_containers_and_two_pods_train_together(
 
 
 @pytest.mark.slow
-def test_a_pod_that_is_taken_away_leaves_a_checkpoint_in_time_and_the_next_one_goes_on_from_it(
-    in_containers: OnKubernetes, server: MlflowServer
+@pytest.mark.parametrize("by_whom", ["the cluster", "Metaflow"])
+def test_a_pod_that_is_stopped_leaves_a_checkpoint_in_time_and_the_next_one_goes_on_from_it(
+    by_whom: str, in_containers: OnKubernetes, server: MlflowServer
 ) -> None:
-    """As the kubelet does it: the container's first process is told, and has half a minute."""
-    places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/taken", "--tracking_uri", server.uri)
+    """The kubelet tells the container's first process, which has half a minute; Metaflow runs killall5 in it."""
+    folder = f"stopped-by-{by_whom.split()[-1]}"
+    places = ("--corpus", f"s3://{BUCKET}/corpus", "--store", f"s3://{BUCKET}/{folder}", "--tracking_uri", server.uri)
     long = ("--num_steps", "1500", "--checkpoint_every_steps", "50")
     process = in_containers.start("auxiliary_flow.py", *TEXT, *places, *long)
-    while not in_containers.client.list_objects_v2(Bucket=BUCKET, Prefix="taken/runs/").get("Contents"):
+    while not in_containers.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{folder}/runs/").get("Contents"):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
     (pod,) = (each for each in in_containers.cluster.pods.values() if each.phase == "Running")
     asked = time.monotonic()
-    subprocess.run([str(engine()), "stop", "--time", "30", pod.name], check=True, capture_output=True)
+    if by_whom == "Metaflow":
+        stop = ["exec", pod.name, "/bin/sh", "-c", "/sbin/killall5"]
+        subprocess.run([str(engine()), *stop], check=True, capture_output=True, timeout=10)
+        subprocess.run([str(engine()), "wait", pod.name], capture_output=True, timeout=60)
+    else:
+        subprocess.run([str(engine()), "stop", "--time", "30", pod.name], check=True, capture_output=True)
     seconds = time.monotonic() - asked
     output, _ = process.communicate(timeout=in_containers.workspace.timeout_seconds)
     assert process.returncode == 0, output

@@ -89,3 +89,4 @@ def test_the_image_has_it() -> None:
     assert (
         "COPY infra/container/tell_step.sh /opt/\n" in image and 'METAFLOW_INIT_SCRIPT=". /opt/tell_step.sh"' in image
     )
+    assert "COPY --chmod=755 infra/container/killall5 /sbin/\n" in image  # by its path Metaflow runs it
