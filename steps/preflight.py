@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     addresses = {"s3": setting("METAFLOW_DATASTORE_SYSROOT_S3"), "mlflow": tracking_uri(arguments.tracking_uri)}
     cluster = Cluster()
     checks = check_cluster(cluster, profile, needs_jobsets=arguments.num_nodes > 1)
-    checks += [check_s3(addresses["s3"]), check_mlflow(addresses["mlflow"])]
+    checks += [check_s3(addresses["s3"]), check_mlflow(addresses["mlflow"]), check_records()]
     if arguments.from_inside:
         asked = {name: address for name, address in addresses.items() if address.startswith(("s3://", "http"))}
         for namespace in ask.namespaces_of(profile):
@@ -129,3 +129,12 @@ def check_mlflow(uri: str) -> Check:
             what, "failed", said, "set MLFLOW_TRACKING_URI (fast-electra metaflow-config), or give --tracking_uri"
         )
     return Check(what, *probe.ask_mlflow(uri))  # type: ignore[arg-type]
+
+
+def check_records() -> Check:
+    """Are Metaflow's own records with its service, where pods can read them?"""
+    what, address = "metaflow's records", setting("METAFLOW_SERVICE_URL")
+    if setting("METAFLOW_DEFAULT_METADATA", "local") == "service" and address:
+        return Check(what, "ok", f"with the service at {address}")
+    said = "on this machine: pods do not find their own run, and log that they render no card and tag no run"
+    return Check(what, "note", said, "every page is in MLflow all the same; otherwise Metaflow's metadata service")

@@ -53,6 +53,8 @@ def cluster(
     for name, value in {**keys, "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
     with ready_cluster(tmp_path, monkeypatch, s3=s3_endpoint, mlflow=mlflow.url) as found:
+        monkeypatch.setenv("METAFLOW_DEFAULT_METADATA", "service")
+        monkeypatch.setenv("METAFLOW_SERVICE_URL", "http://metadata.test")
         yield found
 
 
@@ -364,6 +366,15 @@ def test_an_mlflow_address_is_looked_at_with_the_pods_eyes(
     uri: str, code: int, message: str, preflight: Callable[..., str]
 ) -> None:
     assert re.search(message, preflight("--tracking_uri", uri, code=code))
+
+
+def test_records_that_pods_cannot_reach_are_noted(
+    preflight: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ok metaflow's records with the service at http://metadata.test" in preflight()
+    monkeypatch.setenv("METAFLOW_DEFAULT_METADATA", "local")
+    shown = preflight()
+    assert re.search("note metaflow's records on this machine: .* render no card .* -> every page is in MLflow", shown)
 
 
 def test_from_inside_a_pod_asks_the_same_and_is_gone_afterwards(
