@@ -53,14 +53,14 @@ def paired(ours: Mapping[int, float], reference: Mapping[int, float]) -> Paired 
     >>> paired({0: 2.0}, {0: 1.5, 1: 3.0})
     Paired(n=1, mean=0.5, low=None, high=None, p=None)
     """
-    from scipy.stats import t
-
     differences = [ours[seed] - reference[seed] for seed in sorted(ours) if seed in reference]
     if not differences:
         return None
     n, mean = len(differences), statistics.fmean(differences)
     if n == 1:
         return Paired(n, mean, None, None, None)
+    from scipy.stats import t
+
     error = statistics.stdev(differences) / math.sqrt(n)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     if error == 0.0:  # every pair differs by the same: nothing to judge the noise by

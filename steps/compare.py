@@ -12,7 +12,6 @@ from fast_electra_core.arms import Arm, CompareConfig, list_arms, reference_of
 from fast_electra_core.comparison import compare
 from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
-from fast_electra_core.models import check_warm_start
 from steps import launch, scoring, tracking
 from steps.fan_out import in_groups
 from steps.store import Store
@@ -35,6 +34,7 @@ def check_arms(plan: Plain) -> None:
     Raises:
         ConfigError: one cannot; it names the arm.
     """
+    from fast_electra_core.models import check_warm_start
     from steps.auxiliary import check_vocabulary, load_masked_lm, outline
     from steps.tokenizer import check_masking
 

@@ -259,19 +259,19 @@ def _statistics(results: Sequence[Result], metric: str) -> dict[str, Any] | None
 
 
 def _half_interval(values: Sequence[float]) -> float | None:
-    from scipy.stats import t
-
     if len(values) < 2:
         return None
+    from scipy.stats import t
+
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _margin(trained: Sequence[float], untrained: Sequence[float]) -> dict[str, Any]:
-    from scipy.stats import t
-
     if len(trained) < 2 or len(untrained) < 2:
         return dict.fromkeys(("margin", "margin_low", "margin_high", "is_outside_noise"))
+    from scipy.stats import t
+
     margin = statistics.fmean(trained) - statistics.fmean(untrained)
     parts = [statistics.variance(values) / len(values) for values in (trained, untrained)]
     half = 0.0

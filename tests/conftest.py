@@ -183,7 +183,7 @@ def write_text(path: Path, *, num_documents: int = 400) -> Path:
 class Workspace:
     """A folder of its own in which flows run as subprocesses, with Metaflow's and MLflow's data inside it."""
 
-    timeout_seconds = 400
+    timeout_seconds = 900
     """After which a flow is killed, and its test fails."""
 
     def __init__(self, folder: Path, *, has_database: bool = True) -> None:

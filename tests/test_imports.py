@@ -26,12 +26,14 @@ except ConfigError as error:
         (REFUSED.format("begin_auxiliary"), ""),
         (REFUSED.format("begin_pretrain"), ""),
         ("import steps.launch, steps.tokenization", ""),
+        ("import steps.compare, steps.comparison_page", ""),
         ("import steps.frozen, torch.distributed.launcher.api", "torch"),
     ],
     ids=[
         "refusing an auxiliary's parameter",
         "refusing a parameter",
         "launching, tokenizing",
+        "gathering a comparison",
         "choosing the auxiliary",
     ],
 )
