@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from fast_electra_core.methods import Batch, MaskedLanguageModel, Stats
 from fast_electra_core.models import freeze, masked_hidden, vocabulary_logits
 
-# Rows of the teacher's logits at a time: with 50,000 tokens of vocabulary and float32, 100 MB a copy.
-_CHUNK_ROWS = 512
+# Rows of the teacher's logits at a time: on a GPU with 50,000 tokens of vocabulary and float32, 100 MB a copy; on a CPU
+# fewer stay in its caches, and are still enough for the product that makes them (docs/LOG.md, 2026-11-27).
+_CHUNK_ROWS = {"cpu": 64, "cuda": 512}
 
 
 def distillation_loss_sum(
@@ -39,8 +40,9 @@ class _Distillation(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, teacher_logits_of: Callable[[slice], Tensor], temperature: float) -> Tensor:
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), device=logits.device)
-        for first in range(0, len(logits), _CHUNK_ROWS):
-            rows = slice(first, first + _CHUNK_ROWS)
+        size = _CHUNK_ROWS.get(logits.device.type, max(_CHUNK_ROWS.values()))
+        for first in range(0, len(logits), size):
+            rows = slice(first, first + size)
             student = (logits[rows].float() / temperature).log_softmax(dim=1)
             teacher = (teacher_logits_of(rows).float() / temperature).log_softmax(dim=1)
             target = teacher.exp()
