@@ -1,6 +1,7 @@
 """A pod that is asked to stop: the step learns of it, though only its container's first process is told."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ COMMAND = (
 
 
 def start(folder: Path, how_long: str) -> "subprocess.Popen[bytes]":
+    """Programs in `folder` come before those of the machine."""
     (folder / "step.py").write_text(STEP)
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    path = os.pathsep.join((str(folder), str(Path(sys.executable).parent), os.environ["PATH"]))
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(
             ["bash", "-c", COMMAND % how_long], cwd=folder, start_new_session=True, stdout=said, stderr=said,
@@ -61,6 +63,17 @@ def test_the_step_is_told_and_the_command_goes_on_behind_it(tmp_path: Path) -> N
     assert beside.poll() is None and (folders[1] / "printed").read_text().split() == ["begun"]
     beside.send_signal(signal.SIGTERM)
     assert beside.wait(timeout=20) == 3
+
+
+def test_a_command_that_ends_while_its_processes_are_still_looked_through_gives_its_code(tmp_path: Path) -> None:
+    slow = tmp_path / "tr"  # with which the script reads what a process is
+    slow.write_text(f'#!/bin/sh\nsleep 0.3\nexec {shutil.which("tr")} "$@"\n')
+    slow.chmod(0o755)
+    pod = start(tmp_path, "forever")
+    wait_until_printed(tmp_path, "begun")
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(timeout=20) == 3
+    assert (tmp_path / "printed").read_text().split() == ["begun", "told", "then"]
 
 
 def test_without_it_the_step_is_not_told(tmp_path: Path) -> None:

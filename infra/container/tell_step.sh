@@ -12,15 +12,18 @@ if [ -z "$STEP_IS_TOLD" ]; then
             case $words in *" step "*) kill -TERM "${process#/proc/}" ;; esac
         done
     }
-    trap tell_step TERM
+    trap 'is_told=1; tell_step' TERM
     set -m # the command has a process group of its own, by which its processes are found
     bash -c "$BASH_EXECUTION_STRING" &
     command=$!
     set +m # or it would report how the command went
+    code=127
     while
-        wait "$command" # ended by each signal, too
-        code=$?
-        kill -0 "$command" 2> /dev/null
+        is_told=
+        wait "$command" # ended by each signal, too, with a code that is not the command's
+        ended=$?
+        [ "$ended" = 127 ] || code=$ended # 127: its code is known already
+        [ -n "$is_told" ]
     do :; done
     exit "$code"
 fi
