@@ -3,6 +3,7 @@
 The moment is made: each process reads who is champion, waits until the other has read, and only then goes on to write.
 """
 
+import faulthandler
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
@@ -34,11 +35,13 @@ def _prepare(uri: str, barrier: Any) -> None:
 def _when_both_have_read(module: Any, name: str) -> None:
     """The first call of module.name returns when the other process has made it too; later ones are as ever."""
     read = getattr(module, name)
+    faulthandler.dump_traceback_later(100)  # where a process stands for which the other waits in vain
 
     def read_and_wait(*args: Any) -> Any:
         setattr(module, name, read)
         found = read(*args)
-        _both.wait(60)
+        _both.wait(200)
+        faulthandler.cancel_dump_traceback_later()
         return found
 
     setattr(module, name, read_and_wait)
@@ -98,7 +101,7 @@ def entries() -> list[tuple[str | None, str]]:
 
 def at_once(pool: ProcessPoolExecutor, *calls: tuple[Callable[[Any], Any], Any]) -> list[Any]:
     futures = [pool.submit(function, given) for function, given in calls]
-    return [future.result(120) for future in futures]
+    return [future.result(400) for future in futures]
 
 
 def test_of_two_first_versions_that_finish_at_once_the_better_is_champion_and_one_found_none_before_it(
