@@ -3,7 +3,7 @@
 Shapes: B sequences, L tokens per sequence, N selected tokens, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -47,9 +47,10 @@ def sample_replacements(logits: Tensor, uniforms: Tensor, temperature: float) ->
     return ids
 
 
-def chunks(num_rows: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover the rows, each small enough for a (rows, V) tensor of float64 there."""
-    size = _CHUNK_ROWS.get(device.type, max(_CHUNK_ROWS.values()))
+def chunks(num_rows: int, device: torch.device, sizes: Mapping[str, int] = _CHUNK_ROWS) -> Iterator[slice]:
+    """Slices that cover the rows, of the size for that type of device; by default each is small enough for a (rows, V)
+    tensor of float64 there."""
+    size = sizes.get(device.type, max(sizes.values()))
     for first in range(0, num_rows, size):
         yield slice(first, first + size)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fast_electra_core.corruption import chunks
 from fast_electra_core.methods import Batch, MaskedLanguageModel, Stats
 from fast_electra_core.models import freeze, masked_hidden, vocabulary_logits
 
@@ -40,9 +41,7 @@ class _Distillation(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, teacher_logits_of: Callable[[slice], Tensor], temperature: float) -> Tensor:
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), device=logits.device)
-        size = _CHUNK_ROWS.get(logits.device.type, max(_CHUNK_ROWS.values()))
-        for first in range(0, len(logits), size):
-            rows = slice(first, first + size)
+        for rows in chunks(len(logits), logits.device, _CHUNK_ROWS):
             student = (logits[rows].float() / temperature).log_softmax(dim=1)
             teacher = (teacher_logits_of(rows).float() / temperature).log_softmax(dim=1)
             target = teacher.exp()
