@@ -123,7 +123,7 @@ def _two_steps(name: str, config: PretrainConfig, shallow: AuxiliaryConfig, voca
     for step in range(2):
         batch = _batch(config, vocab_size, seed=step, is_drawn=not needs_model)
         passes = 1 if config.micro_batch_size is None else 2
-        totals = Totals(passes * batch.input_ids.numel(), passes * batch.is_selected.sum().float())
+        totals = Totals(passes * batch.input_ids.numel(), passes * int(batch.is_selected.sum()))
         for _ in range(passes):
             method.loss(batch, totals, progress=0.5, stats={}).backward()
         optimizer.step()

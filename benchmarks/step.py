@@ -170,7 +170,7 @@ def _build(arm: str, comparison: Comparison, stored: StoredSamples | None) -> Ca
         if arm == APART:  # two documents in each sequence
             second = torch.arange(comparison.sequence_length) >= comparison.sequence_length // 2
             batch = batch._replace(documents=second.long().expand_as(batch.input_ids))
-        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+        totals = Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
         method.loss(batch, totals, progress=0.5, stats={}).backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()

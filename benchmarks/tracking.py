@@ -95,7 +95,7 @@ def _steps_of(config: PretrainConfig) -> Callable[[], None]:
     )
 
     def step() -> None:
-        totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+        totals = Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
         method.loss(batch, totals, progress=0.5, stats={}).backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()

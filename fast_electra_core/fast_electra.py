@@ -94,7 +94,7 @@ class FastElectra(Method):
 
     def _disagreement(self, logits: Tensor, batch: Batch, smoothing: Smoothing) -> Tensor:
         """With the same tokens replaced by an independent draw: a second pass of auxiliary and detector."""
-        again = batch._replace(sample_uniforms=fresh(batch.sample_uniforms), corrupted_ids=None)
+        again = batch._replace(sample_uniforms=fresh(batch.sample_uniforms), corrupted_ids=None, seed=None)
         corrupted_ids = self.corrupt(again, smoothing).corrupted_ids
         others = detector_logits(self.discriminator, corrupted_ids, batch.documents)
         return consistency_loss_sum(logits, others, ~batch.is_selected)

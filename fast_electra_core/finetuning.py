@@ -24,6 +24,7 @@ from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.glue_metrics import score
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
+from fast_electra_core.transfer import onto
 
 MAX_GRADIENT_NORM = 1.0
 EVALUATION_BATCH = 64
@@ -273,13 +274,13 @@ def _build_optimizer(model: PreTrainedModel, settings: FinetuneSettings) -> tupl
 
 def _loss(logits: Tensor, labels: Sequence[Label]) -> Tensor:
     """Mean squared error for one output (B, 1), cross-entropy for more (B, C)."""
-    targets = torch.tensor(labels, device=logits.device)
+    targets = onto(torch.tensor(labels), logits.device)
     if logits.shape[1] == 1:
         return torch.nn.functional.mse_loss(logits[:, 0].float(), targets.float())
     return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _predict(
     model: PreTrainedModel, encode: ExampleEncoder, encoded: EncodedExamples, *, is_regression: bool
 ) -> Predictions:

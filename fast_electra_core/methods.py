@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from fast_electra_core.losses import masked_lm_loss_sum
 from fast_electra_core.models import layers_of, masked_logits
 from fast_electra_core.selection import Selection, find_selected
+from fast_electra_core.transfer import onto
 
 
 class Batch(NamedTuple):
@@ -38,10 +39,22 @@ class Batch(NamedTuple):
     """(B, L) int64: the document that each token is of, and sees; None: it sees the whole sequence."""
     selection: Selection | None = None
     """is_selected as indices; None: they are looked for when they are needed."""
+    seed: int | None = None
+    """What `dropout_seed` says; None: it is computed when it is needed."""
 
     def selected(self) -> Selection:
         """Where the selected tokens are. Waits for a GPU that the batch did not come to by `to`."""
         return find_selected(self.is_selected) if self.selection is None else self.selection
+
+    def dropout_seed(self) -> int:
+        """A seed of 61 bits for dropout in a frozen model, out of the numbers of the first sequence's first and last
+        position, which serve nothing else in packed text: a pure function of the run's seed, epoch and sequence. Waits
+        as `selected` does."""
+        if self.seed is not None:
+            return self.seed
+        ends = torch.stack([self.sample_uniforms[0, 0], self.sample_uniforms[0, -1]])
+        first, last = (ends.double() * 2.0**32).long().tolist()
+        return int((first << 29) ^ last)
 
     def masked_ids(self, mask_token_id: int) -> Tensor:
         """(B, L) int64: input_ids as a masked language model sees them."""
@@ -53,15 +66,10 @@ class Batch(NamedTuple):
         return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device, with its selection: nothing on the device has to be waited for, now or later."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            if device.type == "cuda" and tensor.device.type == "cpu":
-                tensor = tensor.pin_memory()  # what is pinned stays as it is; from other memory, the copy would wait
-            return tensor.to(device, non_blocking=True)
-
-        selection = Selection._make(map(moved, self.selected()))
-        return self._each(moved)._replace(selection=selection)
+        """The batch on a device, with what the CPU has to know of it: nothing has to be waited for, now or later."""
+        selection = Selection._make(onto(each, device) for each in self.selected())
+        there = self._each(lambda tensor: onto(tensor, device))
+        return there._replace(selection=selection, seed=self.dropout_seed())
 
     def split(self, size: int) -> list["Batch"]:
         """Micro-batches of `size` sequences."""
@@ -72,7 +80,7 @@ class Batch(NamedTuple):
         return self._each(lambda tensor: tensor[which])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """All (B, L) tensors changed alike, without the selection."""
+        """All (B, L) tensors changed alike, without what is computed from them."""
         return Batch(
             change(self.input_ids),
             change(self.is_selected),
@@ -87,8 +95,7 @@ class Totals(NamedTuple):
     """Counts over the whole batch, which micro-batches divide their sums by."""
 
     num_tokens: int
-    num_selected: Tensor
-    """() float32."""
+    num_selected: int
 
 
 Stats = dict[str, Tensor]

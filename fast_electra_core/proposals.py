@@ -75,7 +75,7 @@ class FrozenMaskedLm(Proposal):
         masked_ids = batch.masked_ids(self._mask_token_id)
         if not smoothing.dropout:
             return [masked_logits(model, masked_ids, batch.selected(), batch.documents) for model in self.models]
-        logits, seed = [], _seed_of(batch)
+        logits, seed = [], batch.dropout_seed()
         for index, model in enumerate(self.models):
             with dropout_on(model, smoothing.dropout, seed=seed + index):
                 logits.append(masked_logits(model, masked_ids, batch.selected(), batch.documents))
@@ -84,13 +84,6 @@ class FrozenMaskedLm(Proposal):
     def _pick(self, logits: list[Tensor], batch: Batch, smoothing: Smoothing) -> Tensor:
         uniforms = batch.selected().pick(batch.sample_uniforms)
         return sample_smoothed(logits, uniforms, smoothing, unigram=self._unigram)
-
-
-def _seed_of(batch: Batch) -> int:
-    """61 bits out of the numbers of the first sequence's first and last position, which serve nothing else in packed
-    text: a pure function of seed, epoch and sequence. Within a micro-batch dropout depends on its shape besides."""
-    first, last = (batch.sample_uniforms[0, [0, -1]].double() * 2.0**32).long().tolist()  # device sync
-    return int((first << 29) ^ last)
 
 
 class UniformProposal(Proposal):
@@ -111,7 +104,8 @@ class UniformProposal(Proposal):
     def sample(self, batch: Batch, smoothing: Smoothing) -> Tensor:
         uniforms = batch.selected().pick(batch.sample_uniforms).double()
         index = (uniforms * len(self._ordinary)).long().clamp(max=len(self._ordinary) - 1)
-        return self._ordinary.to(index.device)[index]
+        self._ordinary = self._ordinary.to(index.device)  # moved once
+        return self._ordinary[index]
 
 
 class UnigramProposal(Proposal):
@@ -130,10 +124,10 @@ class UnigramProposal(Proposal):
 
     def pick(self, uniforms: Tensor) -> Tensor:
         """Ids (N,) int64 for uniform numbers (N,) in [0, 1)."""
-        cumulative = self._cumulative.to(uniforms.device)
-        total = cumulative[-1]
+        self._cumulative = self._cumulative.to(uniforms.device)  # moved once
+        total = self._cumulative[-1]
         target = (uniforms.double() * total).long().clamp(max=total - 1)  # counts are whole, so this is exact
-        return torch.searchsorted(cumulative, target, right=True)
+        return torch.searchsorted(self._cumulative, target, right=True)
 
 
 class BigramProposal(Proposal):

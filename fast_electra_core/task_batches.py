@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fast_electra_core.glue import Example
 from fast_electra_core.tokenizer import tokenizer_digest
+from fast_electra_core.transfer import onto
 
 WINDOW_BATCHES = 50
 """Sequences are sorted by length among so many batches' worth of shuffled ones."""
@@ -117,9 +118,9 @@ class ExampleEncoder:
             rows = np.full((len(spans), width), self.tokenizer.pad_token_id if name == "input_ids" else 0, np.int64)
             for row, span, length in zip(rows, spans, lengths, strict=True):
                 row[:length] = column[span]
-            batch[name] = torch.from_numpy(rows).to(self.device)
+            batch[name] = onto(torch.from_numpy(rows), self.device)
         mask = np.arange(width) < lengths[:, None]
-        batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(self.device)
+        batch["attention_mask"] = onto(torch.from_numpy(mask.astype(np.int64)), self.device)
         return batch
 
 

@@ -140,7 +140,7 @@ def train(
 
     def batch_of(step: int) -> Batch:
         batch = batch_at(step, dataset, config, samples_at=samples_at, rows=group.rows(config.batch_size))
-        return batch.pinned() if device.type == "cuda" else batch
+        return batch if device.type == "cpu" else batch.pinned()
 
     steps = range(first_step, config.num_steps)
     with writer, closing(made_ahead(batch_of, steps)) as batches:
@@ -150,9 +150,10 @@ def train(
             for parameters in optimizer.param_groups:
                 parameters["lr"] = _learning_rate(step, config) * parameters["learning_rate_factor"]
             torch.manual_seed(_dropout_seed(step, config, group))
-            num_selected = group.sum(batch.is_selected.sum().float())
-            totals = Totals(config.batch_size * config.sequence_length, num_selected.to(device))
-            stats = _backward(replica, batch, totals, step=step, config=config, group=group)
+            # Counted on the CPU: a tensor that is copied from there would wait for all steps before.
+            num_selected = int(group.sum(batch.is_selected.sum()))
+            totals = Totals(config.batch_size * config.sequence_length, num_selected)
+            stats = _backward(replica, batch, totals, device=device, step=step, config=config, group=group)
             stats = group.sum_all(stats) | clip_gradients(trained, config.max_gradient_norm)
             for name, value in skipper.sift(step, optimizer, stats).items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -207,11 +208,17 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _backward(
-    replica: nn.Module, batch: Batch, totals: Totals, *, step: int, config: TrainingConfig, group: Group
+    replica: nn.Module,
+    batch: Batch,
+    totals: Totals,
+    *,
+    device: torch.device,
+    step: int,
+    config: TrainingConfig,
+    group: Group,
 ) -> Stats:
     """The batch's gradients are those of all processes' batches; returns this one's sums."""
     stats: Stats = {}
-    device = totals.num_selected.device
     bf16 = uses_bf16(config.precision, device)
     micro_batches = batch.split(config.micro_batch_size or config.batch_size)
     for index, micro_batch in enumerate(micro_batches, start=1):

@@ -6,6 +6,7 @@ so that no change of an arm, its data order or its random numbers goes unnoticed
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fast_electra_core.method_building import (
 from fast_electra_core.method_knobs import MODEL_FREE
 from fast_electra_core.trainer import Hooks, train
 
+Place = Callable[[Any], Any]
 CURVES = Path(__file__).with_suffix(".json")
 VOCAB_SIZE = 40
 SETTINGS: dict[str, Any] = {
@@ -52,14 +54,20 @@ def golden_arms() -> dict[str, PretrainConfig]:
 
 def curve(config: PretrainConfig, dataset: TokenDataset, folder: Path) -> list[float]:
     """The mean losses of the windows of steps between two rows of its log."""
-    main_model = build_main_model(config, vocab_size=VOCAB_SIZE, special_ids=SPECIAL_IDS)
-    method = build_method(config, main_model, _partner(config, dataset), mask_token_id=SPECIAL_IDS.mask)
     rows: list[dict[str, float]] = []
-    train(method, dataset, config=config, checkpoints=folder, hooks=Hooks(on_metrics=rows.append))
+    hooks = Hooks(on_metrics=rows.append)
+    train(build_arm(config, dataset), dataset, config=config, checkpoints=folder, hooks=hooks)
     return [row["loss"] for row in rows]
 
 
-def _partner(config: PretrainConfig, dataset: TokenDataset) -> Any:
+def build_arm(config: PretrainConfig, dataset: TokenDataset, *, place: Place = lambda model: model) -> Any:
+    """The arm's method; `place` puts a model where it is to run."""
+    main_model = build_main_model(config, vocab_size=VOCAB_SIZE, special_ids=SPECIAL_IDS)
+    partner = _partner(config, dataset, place)
+    return place(build_method(config, main_model, partner, mask_token_id=SPECIAL_IDS.mask))
+
+
+def _partner(config: PretrainConfig, dataset: TokenDataset, place: Place) -> Any:
     counts = np.bincount(np.concatenate(dataset.streams), minlength=VOCAB_SIZE).astype(np.int64)
     if config.method == "mlm":
         return None
@@ -71,7 +79,7 @@ def _partner(config: PretrainConfig, dataset: TokenDataset) -> Any:
         for parameter in auxiliary.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))  # else every token would be as likely as another
     if config.method == "fast_electra":
-        return build_frozen(config, [auxiliary], dataset, counts=lambda size: counts)
+        return build_frozen(config, [place(auxiliary)], dataset, counts=lambda size: counts)
     return build_generator(auxiliary, counts, seed=config.seed)
 
 

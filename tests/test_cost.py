@@ -318,7 +318,7 @@ def test_planned_memory_is_that_of_a_real_step_or_up_to_a_tenth_less(
     else:
         method = method_of(name, discriminator, masked_lm).train()
     optimizer, batch = build_optimizer(method, shape), a_batch()
-    totals = Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+    totals = Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
     gradients = []
 
     def step() -> None:

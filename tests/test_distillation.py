@@ -141,7 +141,7 @@ def gradients_of(method: Method, batches: list[Batch], totals: Totals) -> tuple[
 
 
 def totals_of(batch: Batch) -> Totals:
-    return Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+    return Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
 
 
 @pytest.mark.parametrize("teacher", [electra_teacher, bert_teacher])

@@ -64,7 +64,7 @@ def make_batch(seed: int = 0) -> Batch:
 
 
 def totals_of(batch: Batch) -> Totals:
-    return Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+    return Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
 
 
 def masked_loss(generator: Any, batch: Batch) -> Any:

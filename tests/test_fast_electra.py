@@ -67,7 +67,7 @@ def batch_of(rows: int = 6, length: int = 12, *, seed: int = 0) -> Batch:
 def loss_of(method: FastElectra, batches: list[Batch], whole: Batch, *, progress: float = 0.25) -> tuple[float, Stats]:
     """The loss of a batch in parts, its gradients left in the method."""
     method.zero_grad()
-    totals = Totals(whole.input_ids.numel(), whole.is_selected.sum().float())
+    totals = Totals(whole.input_ids.numel(), int(whole.is_selected.sum()))
     stats: Stats = {}
     losses = [method.loss(batch, totals, progress=progress, stats=stats) for batch in batches]
     for loss in losses:

@@ -66,7 +66,7 @@ def make_batch(rows: int = 6, length: int = 12, *, seed: int = 0) -> Batch:
 
 
 def totals_of(batch: Batch) -> Totals:
-    return Totals(batch.input_ids.numel(), batch.is_selected.sum().float())
+    return Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
 
 
 def loss_and_gradients(method: Method, batches: list[Batch], totals: Totals) -> tuple[float, dict[str, Tensor], Stats]:

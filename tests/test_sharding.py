@@ -189,7 +189,7 @@ def a_step_of(group: Group, name: str, sharding: str, sequences: int, num_passes
     trained = sharded(method, group) if sharding == "fsdp" else method
     replica: Any = trained.train() if sharding == "fsdp" else group.replicate(trained)
     optimizer, saved = build_optimizer(trained, deep), [] if trained is method else list(method.parameters())
-    totals = Totals(num_passes * sequences * 32, torch.tensor(num_passes * sequences * 5.0))
+    totals = Totals(num_passes * sequences * 32, num_passes * sequences * 5)
     gradients: list[torch.Tensor] = []
 
     def step() -> int:
