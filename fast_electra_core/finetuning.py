@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.glue_metrics import score
+from fast_electra_core.precision import uses_bf16
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 from fast_electra_core.transfer import onto
@@ -237,7 +238,8 @@ def training_step(
     def take(inputs: Mapping[str, Tensor], labels: Sequence[Label], rate_factor: float) -> Tensor:
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] = settings.learning_rate * rate_factor * factor
-        loss = _loss(model(**inputs).logits, labels)
+        with _autocast(model):
+            loss = _loss(model(**inputs).logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
@@ -245,6 +247,12 @@ def training_step(
         return loss.detach()
 
     return take
+
+
+def _autocast(model: PreTrainedModel) -> torch.autocast:
+    """bf16 where the device has it, as pre-training's `auto`; weights, optimizer and loss stay in float32."""
+    device = model.device
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("auto", device))
 
 
 def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Random) -> list[Example]:
@@ -288,7 +296,8 @@ def _predict(
     order = sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__)
     found: list[Tensor] = []
     for start in range(0, len(order), EVALUATION_BATCH):
-        logits = model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits
+        with _autocast(model):
+            logits = model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits
         found.append(logits[:, 0].float() if is_regression else logits.argmax(dim=1))
     predictions = np.empty(len(order), dtype=np.float64 if is_regression else np.int64)
     predictions[order] = torch.cat(found).cpu().numpy()  # device sync

@@ -44,6 +44,12 @@ OPTIONS = "; ".join(
     )
 )  # fmt: skip
 
+DISTINCT = [
+    "fast_electra", "electra", "electra_gdes", "mlm", "uniform", "unigram", "bigram", "dropout", "unigram_mix",
+    "top_k", "top_p", "soft_targets", "consistency", "keep",
+]  # fmt: skip
+"""Arms that compute something different, without those that differ from one of these in a number."""
+
 
 def golden_arms() -> dict[str, PretrainConfig]:
     """Every arm of the comparisons without a grid, and one for each option that is off by default, by name."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import test_distillation
 import torch
-from golden_curves import build_arm, golden_arms, golden_dataset
+from golden_curves import DISTINCT, build_arm, golden_arms, golden_dataset
 from second_device import SECOND, SecondDevice, moved, waits
 from test_finetuning import encoder  # noqa: F401  # a fixture
 from test_golden_curves import GOLDEN
@@ -33,11 +33,6 @@ from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, train
 
 CPU = torch.device("cpu")
-# Of the arms those that compute something different, not those that differ in a number.
-ARMS = [
-    "fast_electra", "electra", "electra_gdes", "mlm", "uniform", "unigram", "bigram", "dropout", "unigram_mix",
-    "top_k", "top_p", "soft_targets", "consistency", "keep",
-]  # fmt: skip
 
 
 def unmoved(model: Any) -> Any:
@@ -86,7 +81,7 @@ def test_waits_are_written_down(name: str) -> None:
     assert waits
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_an_arm_has_its_golden_curve_and_waits_where_it_logs(name: str, dataset: TokenDataset, tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     seen = [0]
