@@ -1,6 +1,8 @@
 """How many cores a task takes: its share of the machine, within a container's quota."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +62,19 @@ def test_a_number_of_threads_that_was_given_holds(
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     share_cores(1)
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+)
+def test_threads_that_wait_give_their_core_up_unless_somebody_has_said_how_they_wait(
+    given: dict[str, str], spins: str
+) -> None:
+    """As libgomp says it when torch loads it: what is set later has no effect."""
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    said = subprocess.run(
+        [sys.executable, "-c", "import steps.machine, torch"], env={**others, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in said
