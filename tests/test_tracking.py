@@ -263,6 +263,23 @@ def test_flush_brings_rows_to_the_server_before_the_logger_is_closed(parent: str
         assert history(parent, "loss") == [(1, 2.5)]
 
 
+def test_closing_in_the_moment_in_which_the_thread_looks_again_does_not_wait_for_its_next_turn(
+    parent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = tracking.MetricsLogger(parent, send_every_seconds=60.0)
+    clear = metrics._wake.clear
+
+    def closed_before() -> None:
+        metrics._stop = True
+        metrics._wake.set()
+        clear()
+
+    monkeypatch.setattr(metrics._wake, "clear", closed_before)
+    metrics._wake.set()
+    metrics._thread.join(timeout=10)
+    assert not metrics._thread.is_alive()
+
+
 def test_rows_of_an_unknown_run_end_in_the_spill_file_at_once(database: str, tmp_path: Path) -> None:
     tracking.connect(database)
     metrics = tracking.MetricsLogger("nowhere", spill=tmp_path / "x" / "spill.jsonl")

@@ -122,8 +122,10 @@ class MetricsLogger:
 
     def _send_forever(self) -> None:
         delay = 0.0
-        while not self._stop:
+        while True:
             self._wake.clear()
+            if self._stop:  # looked at behind the clearing: what is said before it is seen, what is said after it wakes
+                return
             with self._changed:
                 batch = list(islice(self._pending, _MAX_METRICS))
             self._refusal = self._try_to_send(batch) if batch else None
