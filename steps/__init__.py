@@ -19,7 +19,7 @@ if all(os.environ.get(name, "root") in ("", "root") for name in ("METAFLOW_USER"
 os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 # Read when torch is loaded: how often its threads look for one another before they give their core up. By themselves
-# they look for 10 ms and more, and two trainings on the same cores take ten to thirty times as long
+# they look 300,000 times, and two trainings on the same cores take up to thirty times as long
 # (benchmarks/side_by_side.py).
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "10000"
