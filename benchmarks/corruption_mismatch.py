@@ -24,7 +24,7 @@ from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.models import build_masked_lm, masked_logits
-from fast_electra_core.precision import uses_bf16
+from fast_electra_core.precision import autocast
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.trainer import progress_at
 from steps.auxiliary import load_masked_lm
@@ -98,7 +98,7 @@ def borders(model, dataset: TokenDataset, config: PretrainConfig) -> Iterator[to
         for batch in batch_at(step, dataset, config).split(config.micro_batch_size):
             batch = batch.to(device)
             masked_ids = batch.masked_ids(dataset.special_ids.mask)
-            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
+            with autocast(config.precision, device):
                 logits = masked_logits(model, masked_ids, batch.selected(), batch.documents)
             temperature = CURRICULUM.at(progress_at(step, config)).temperature
             yield torch.softmax(logits.cpu().double() / temperature, dim=1).cumsum(dim=1)

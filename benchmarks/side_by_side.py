@@ -24,9 +24,9 @@ def main() -> None:
     """Measure and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--spins", default="300000,10000,3000,1000", help="GOMP_SPINCOUNT; libgomp's own is 300000")
-    arguments.add_argument("--presets", default="demo,laptop")
+    arguments.add_argument("--presets", default="demo,laptop", help="whose shapes, separated by commas")
     arguments.add_argument("--seconds", type=float, default=8, help="of each training")
-    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=3, help="of which the median, lowest and highest are shown")
     given = arguments.parse_args()
     for preset in given.presets.split(","):
         places = [(spin, number) for spin in given.spins.split(",") for number in (1, 2)]

@@ -33,7 +33,7 @@ from fast_electra_core.config import TrainingConfig
 from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
-from fast_electra_core.precision import uses_bf16
+from fast_electra_core.precision import autocast
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.token_shards import MANIFEST
 from fast_electra_core.trainer import progress_at
@@ -55,12 +55,11 @@ def draw_samples(
     The proposal's models run where they are; the ids come back on the CPU.
     """
     device = proposal.device
-    bf16 = uses_bf16(config.precision, device)
     for step in steps:
         smoothing = curriculum.at(progress_at(step, config))
         drawn = []
         for batch in batch_at(step, dataset, config).split(config.micro_batch_size or config.batch_size):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with autocast(config.precision, device):
                 drawn.append(proposal.sample(batch.to(device), smoothing))
         yield torch.cat(drawn).cpu()  # device sync
 

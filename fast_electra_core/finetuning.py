@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.glue_metrics import score
-from fast_electra_core.precision import uses_bf16
+from fast_electra_core.precision import autocast
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
 from fast_electra_core.transfer import onto
@@ -98,7 +98,8 @@ def finetune(
     cache: Path | None = None,
     on_metrics: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FinetuneResult:
-    """Train the model, in place and on its own device, on data.train; score it on dev, answer the test sets.
+    """Train the model, in place and on its own device, on data.train; score it on dev, answer the test sets. In bf16
+    where the device has it, as pre-training's `auto`.
 
     cache: a folder for tokenized examples (ExampleEncoder); on_metrics gets the step and {"loss", "learning_rate",
     "num_steps"} about fifty times.
@@ -238,7 +239,7 @@ def training_step(
     def take(inputs: Mapping[str, Tensor], labels: Sequence[Label], rate_factor: float) -> Tensor:
         for group, factor in zip(optimizer.param_groups, factors, strict=True):
             group["lr"] = settings.learning_rate * rate_factor * factor
-        with _autocast(model):
+        with autocast("auto", model.device):
             loss = _loss(model(**inputs).logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
@@ -247,12 +248,6 @@ def training_step(
         return loss.detach()
 
     return take
-
-
-def _autocast(model: PreTrainedModel) -> torch.autocast:
-    """bf16 where the device has it, as pre-training's `auto`; weights, optimizer and loss stay in float32."""
-    device = model.device
-    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("auto", device))
 
 
 def _choose_examples(data: TaskData, max_examples: int | None, rng: random.Random) -> list[Example]:
@@ -296,7 +291,7 @@ def _predict(
     order = sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__)
     found: list[Tensor] = []
     for start in range(0, len(order), EVALUATION_BATCH):
-        with _autocast(model):
+        with autocast("auto", model.device):
             logits = model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits
         found.append(logits[:, 0].float() if is_regression else logits.argmax(dim=1))
     predictions = np.empty(len(order), dtype=np.float64 if is_regression else np.int64)

@@ -96,6 +96,7 @@ class Totals(NamedTuple):
 
     num_tokens: int
     num_selected: int
+    """Of all processes' rows; a number and no tensor, so that no device is waited for."""
 
 
 Stats = dict[str, Tensor]

@@ -5,6 +5,14 @@ import torch
 from fast_electra_core.errors import ConfigError
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Within, matrix products are computed in bf16 if `uses_bf16` says so; the weights stay in float32.
+
+    Raises: as uses_bf16.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether to run in bf16 autocast.
 

@@ -30,7 +30,7 @@ from fast_electra_core.errors import CheckpointError, Interrupted
 from fast_electra_core.methods import Batch, Method, Stats, Totals
 from fast_electra_core.optimizer import build_optimizer, clip_gradients
 from fast_electra_core.parallel import ALONE, Group
-from fast_electra_core.precision import uses_bf16
+from fast_electra_core.precision import autocast, uses_bf16
 from fast_electra_core.prefetch import made_ahead
 from fast_electra_core.schedules import learning_rate_at
 from fast_electra_core.sharding import gathered, scattered, sharded
@@ -219,11 +219,10 @@ def _backward(
 ) -> Stats:
     """The batch's gradients are those of all processes' batches; returns this one's sums."""
     stats: Stats = {}
-    bf16 = uses_bf16(config.precision, device)
     micro_batches = batch.split(config.micro_batch_size or config.batch_size)
     for index, micro_batch in enumerate(micro_batches, start=1):
         with group.accumulating(replica, is_last=index == len(micro_batches)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with autocast(config.precision, device):
                 loss, sums = replica(micro_batch.to(device), totals, progress=progress_at(step, config))
             stats = {name: stats[name] + value for name, value in sums.items()} if stats else sums
             (loss * group.size).backward()  # gradients are averaged, and to be summed

@@ -10,7 +10,7 @@ from golden_curves import DISTINCT, build_arm, golden_arms, golden_dataset
 from test_golden_curves import GOLDEN
 from toys import save_detector
 
-from fast_electra_core import corruption_store, finetuning, trainer
+from fast_electra_core import precision
 from fast_electra_core.classifier import build_classifier
 from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.data import TokenDataset
@@ -22,8 +22,7 @@ from fast_electra_core.trainer import Hooks, train
 
 
 def switch(patch: pytest.MonkeyPatch, is_on: bool) -> None:
-    for module in (trainer, corruption_store, finetuning):
-        patch.setattr(module, "uses_bf16", lambda precision, device: is_on)
+    patch.setattr(precision, "uses_bf16", lambda precision, device: is_on)
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ def test_a_number_of_threads_that_was_given_holds(
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp along on Linux alone")
 @pytest.mark.parametrize(
     ("given", "spins"),
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
