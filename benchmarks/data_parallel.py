@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from step import SPECIAL
+from arm_steps import SPECIAL
 from torch import distributed as dist
 
 from fast_electra_core.config import PretrainConfig

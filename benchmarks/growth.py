@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import arm_steps
 import data
-import step as steps_of
 import torch
 
 from fast_electra_core.config import AuxiliaryConfig
@@ -52,32 +52,32 @@ def print_steps(rounds: int) -> None:
         ("", dict(AROUND)),
         *((f"{name} {value}", AROUND | {name: value}) for name in GROWN for value in GROWN[name]),
     ]
-    made: dict[str, tuple[steps_of.Comparison, Callable[[Batch, int], None]]] = {}
+    made: dict[str, tuple[arm_steps.Comparison, Callable[[Batch, int], None]]] = {}
     for name, size in points:
         heads = size["width"] // 64
-        comparison = steps_of.Comparison(
-            steps_of._shape(size["layers"], size["width"], size["width"], heads),
-            steps_of._shape(max(1, size["layers"] // 3), size["width"], size["width"], heads),
-            size["batch"], size["length"], (steps_of.ONLINE,), (),
+        comparison = arm_steps.Comparison(
+            arm_steps.shape_of(size["layers"], size["width"], size["width"], heads),
+            arm_steps.shape_of(max(1, size["layers"] // 3), size["width"], size["width"], heads),
+            size["batch"], size["length"], (arm_steps.ONLINE,), (),
         )  # fmt: skip
-        made[name] = comparison, steps_of._build(steps_of.ONLINE, comparison, None)
+        made[name] = comparison, arm_steps.build_step(arm_steps.ONLINE, comparison)
     times: dict[str, list[float]] = {name: [] for name in made}
     gemm = 0.0
     for number in range(rounds + 1):
         gemm = max(gemm, gemm_flops_per_second(torch.device("cpu"), clock=time.process_time))
         for name, (comparison, step) in made.items():
-            batch = steps_of._batch(steps_of._config(comparison.main, comparison), seed=number)
+            batch = arm_steps.batch_of(arm_steps.config_of(comparison.main, comparison), seed=number)
             start = time.process_time()
             step(batch, number)
             if number:
                 times[name].append(time.process_time() - start)
     print(f"a step around {AROUND}; GEMM {gemm / 1e9:.1f} GFLOP/s")
     print(f"{'':<14}{'ms per step':>12}{'noise':>7}{'tokens/s':>10}{'time':>7}{'FLOPs':>7}{'of GEMM':>9}")
-    middle = steps_of._planned(made[""][0])[steps_of.ONLINE] * AROUND["batch"] * AROUND["length"]
+    middle = arm_steps.planned_flops(made[""][0])[arm_steps.ONLINE] * AROUND["batch"] * AROUND["length"]
     for name, (comparison, _) in made.items():
         low, median, high = statistics.quantiles(times[name], n=4)
         tokens = comparison.batch_size * comparison.sequence_length
-        flops = steps_of._planned(comparison)[steps_of.ONLINE] * tokens
+        flops = arm_steps.planned_flops(comparison)[arm_steps.ONLINE] * tokens
         print(
             f"{name or 'the middle':<14}{1000 * median:>12.0f}{500 * (high - low):>7.1f}{tokens / median:>10,.0f}"
             f"{median / statistics.median(times['']):>7.2f}{flops / middle:>7.2f}{flops / median / gemm:>9.1%}"

@@ -13,7 +13,7 @@ import statistics
 import time
 from unittest import mock
 
-from step import ONLINE, Comparison, _batch, _build, _config
+from arm_steps import ONLINE, Comparison, batch_of, build_step, config_of
 
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS
 
@@ -52,8 +52,8 @@ def _together(number: int, spin: str, preset: str, seconds: float) -> float:
 
 def _steps_per_second(preset: str, seconds: float) -> float:
     comparison = _comparison(preset)
-    step, config = _build(ONLINE, comparison, None), _config(comparison.main, comparison)
-    batch = _batch(config, seed=0)
+    step, config = build_step(ONLINE, comparison), config_of(comparison.main, comparison)
+    batch = batch_of(config, seed=0)
     step(batch, 0)
     num_steps, start = 0, time.monotonic()
     while time.monotonic() < start + seconds:

@@ -1,19 +1,21 @@
 """Time and memory of one optimiser step: Fast-ELECTRA beside its rivals.
 
-    python benchmarks/step.py [--comparison base,small] [--rounds 5]
+    python benchmarks/step.py [--comparison base,small] [--rounds 5] [--compile] [--device cuda]
 
 base: 12 × 768 with an auxiliary of 4 × 768, beside joint ELECTRA in our own trainer and the main model alone. small:
 ELECTRA-small with its generator of a quarter of the width, beside what others have published.
 
-One thread, process time; the arms take turns in every round, so that whatever else the machine does befalls all of
-them; printed are medians, their ratio to the first arm, and as noise half the interquartile range. Peak memory is what
-a process of its own, with two steps of the arm, keeps resident beyond its imports, where malloc gives back what is
-freed.
-Random tokens: what they say does not matter for time.
+The arms take turns in every round, so that whatever else the machine does befalls all of them; printed are medians,
+their ratio to the first arm, and as noise half the interquartile range.
+
+On a CPU: one thread, process time, float32, 8 sequences of 128. Peak memory is what a process of its own, with two
+steps of the arm, keeps resident beyond its imports, where malloc gives back what is freed.
+On a GPU: by the clock, in bf16 where the hardware has it, turns of several steps before and after which the GPU is
+waited for, 64 sequences of 512 (base) and 128 of 128 (small); base attends within documents, too. Peak memory is what
+torch has allocated in a process of its own.
 """
 
 import argparse
-import functools
 import multiprocessing
 import os
 import statistics
@@ -26,62 +28,36 @@ from unittest import mock
 
 import rivals
 import torch
-from torch import Tensor, nn
+from arm_steps import (
+    ALONE,
+    APART,
+    COMPARISONS,
+    ONLINE,
+    PACKAGE,
+    Comparison,
+    Place,
+    batch_of,
+    build_step,
+    config_of,
+    planned_flops,
+    shape_of,
+    store_samples,
+)
 
-from fast_electra_core.config import PretrainConfig
-from fast_electra_core.corruption import place
-from fast_electra_core.corruption_store import StoredSamples, write_samples
-from fast_electra_core.cost import METHOD_WORK, RunSize, plan_flops
-from fast_electra_core.curriculum import Curriculum
-from fast_electra_core.data import SpecialIds
-from fast_electra_core.electra import Electra
-from fast_electra_core.fast_electra import FastElectra
-from fast_electra_core.last_layer import last_layer_at
-from fast_electra_core.methods import Batch, Method, Totals
-from fast_electra_core.model_cost import cost_of
-from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config, freeze, vocabulary_logits
-from fast_electra_core.optimizer import build_optimizer
+from fast_electra_core.methods import Batch
 from fast_electra_core.peak import gemm_flops_per_second
-from fast_electra_core.proposals import FrozenMaskedLm
 from steps.meter import MemoryMeter
 
-SPECIAL = SpecialIds(cls=2, sep=3, mask=4, pad=0, all_special=(0, 1, 2, 3, 4))
-VOCAB_SIZE, MASK_FRACTION = 30_522, 0.15
-JOINT, JOINT_CUT, ONLINE, OFFLINE = "joint ELECTRA", "joint, last layer cut", "Fast-ELECTRA", "Fast-ELECTRA, offline"
-ALONE, LOOP, PACKAGE = "main model alone", "transformers' modules", "electra-pytorch"
-APART = "within documents"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-Shape = dict[str, int]
+SIZES_ON_GPU = {"base": (64, 512), "small": (128, 128)}
+STEPS_PER_TURN_ON_GPU = 10
 
 
-class Comparison(NamedTuple):
-    """Arms that take turns; the first is what the others are set beside."""
+class Times(NamedTuple):
+    """Seconds per step of every arm, a value for each round, and the best matrix product's FLOP/s."""
 
-    main: Shape
-    auxiliary: Shape
-    batch_size: int
-    sequence_length: int
-    arms: tuple[str, ...]
-    with_memory: tuple[str, ...]
-
-
-def _shape(layers: int, width: int, embedding: int, heads: int) -> Shape:
-    return {
-        "num_layers": layers, "hidden_size": width, "embedding_size": embedding, "num_heads": heads,
-        "intermediate_size": 4 * width,
-    }  # fmt: skip
-
-
-COMPARISONS = {
-    "base": Comparison(
-        _shape(12, 768, 768, 12), _shape(4, 768, 768, 12), 8, 128,
-        (JOINT, JOINT_CUT, ONLINE, OFFLINE, ALONE), (JOINT, ONLINE, OFFLINE),
-    ),
-    "small": Comparison(
-        _shape(12, 256, 128, 4), _shape(12, 64, 128, 1), 8, 128,
-        (JOINT, ONLINE, APART, OFFLINE, LOOP, PACKAGE), (),
-    ),
-}  # fmt: skip
+    of_arms: dict[str, list[float]]
+    gemm: float
 
 
 def main() -> None:
@@ -91,180 +67,130 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5, help="measured rounds, after one to warm up")
     arguments.add_argument("--batch_size", type=int, help="instead of the comparison's own")
     arguments.add_argument("--sequence_length", type=int, help="likewise")
+    arguments.add_argument("--device", choices=("cpu", "cuda"), help="by itself a GPU, where there is one")
+    arguments.add_argument("--compile", action="store_true", help="compile the layers, the rivals' too")
+    arguments.add_argument("--peak_tflops", type=float, help="the device's by its data sheet: shares of it are shown")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
+    device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     for name in given.comparison.split(","):
-        comparison = COMPARISONS[name]._replace(
-            **{key: value for key in ("batch_size", "sequence_length") if (value := getattr(given, key)) is not None}
-        )
-        _print_table(name, comparison, rounds=given.rounds)
+        comparison = COMPARISONS[name]
+        if device.type == "cuda":
+            comparison = _on_gpu(name, comparison)
+        sizes = {key: value for key in ("batch_size", "sequence_length") if (value := getattr(given, key)) is not None}
+        place = Place(device, is_compiled=given.compile)
+        _print_table(name, comparison._replace(**sizes), place, given.rounds, given.peak_tflops)
 
 
-def _print_table(name: str, comparison: Comparison, *, rounds: int) -> None:
+def _on_gpu(name: str, comparison: Comparison) -> Comparison:
+    batch_size, sequence_length = SIZES_ON_GPU[name]
+    return comparison._replace(
+        batch_size=batch_size, sequence_length=sequence_length, arms=tuple(dict.fromkeys((*comparison.arms, APART)))
+    )
+
+
+def _print_table(name: str, comparison: Comparison, place: Place, rounds: int, peak_tflops: float | None) -> None:
     arms = [arm for arm in comparison.arms if arm != PACKAGE or rivals.HAS_ELECTRA_PYTORCH]
-    config = _config(comparison.main, comparison)
-    with tempfile.TemporaryDirectory() as folder:
-        stored = _store(Path(folder), config, rounds=rounds + 1)
-        steps = {arm: _build(arm, comparison, stored) for arm in arms}
-        times: dict[str, list[float]] = {arm: [] for arm in arms}
-        gemm = 0.0
-        for number in range(rounds + 1):
-            batch = _batch(config, seed=number)
-            gemm = max(gemm, gemm_flops_per_second(torch.device("cpu"), clock=time.process_time))
-            for arm, step in steps.items():
-                start = time.process_time()
-                step(batch, number)
-                if number:
-                    times[arm].append(time.process_time() - start)
-    del steps
-    planned = _planned(comparison)
-    memory = {arm: _measured_memory(name, comparison, arm) for arm in comparison.with_memory}
-    first = statistics.median(times[arms[0]])
-    print(f"\n{name}: {comparison.main['num_layers']} x {comparison.main['hidden_size']}, auxiliary ", end="")
-    print(f"{comparison.auxiliary['num_layers']} x {comparison.auxiliary['hidden_size']}, batch ", end="")
-    print(f"{comparison.batch_size} x {comparison.sequence_length}; GEMM {gemm / 1e9:.1f} GFLOP/s")
+    times, gemm = _measured_times(comparison, arms, place, rounds)
+    memory = {arm: _measured_memory(comparison, arm, place) for arm in comparison.with_memory}
+    planned = planned_flops(comparison)
+    medians = {arm: statistics.median(times[arm]) for arm in arms}
     print(
-        f"{'':<22}{'ms per step':>12}{'noise':>7}{'ratio':>7}{'by FLOPs':>10}{'of GEMM':>9}{'peak, MB':>10}{'ratio':>7}"
+        f"\n{name}: {_words(comparison.main)}, auxiliary {_words(comparison.auxiliary)}, "
+        f"batch {comparison.batch_size} x {comparison.sequence_length}{', compiled' if place.is_compiled else ''}; "
+        f"{_device_name(place.device)}, GEMM {gemm / 1e9:.1f} GFLOP/s"
+    )
+    print(
+        f"{'':<22}{'ms per step':>12}{'noise':>7}{'ratio':>7}{'by FLOPs':>10}{'of GEMM':>9}"
+        + (f"{'of peak':>9}" if peak_tflops else "")
+        + (f"{'peak, MB':>10}{'ratio':>7}" if memory else "")
     )
     for arm in arms:
-        low, median, high = statistics.quantiles(times[arm], n=4)
-        row = f"{arm:<22}{1000 * median:>12.0f}{500 * (high - low):>7.0f}{median / first:>7.3f}"
+        low, _, high = statistics.quantiles(times[arm], n=4)
+        row = f"{arm:<22}{1000 * medians[arm]:>12.1f}{500 * (high - low):>7.1f}{medians[arm] / medians[arms[0]]:>7.3f}"
         if arm in planned:
-            flops = planned[arm] * comparison.batch_size * comparison.sequence_length
-            row += f"{planned[arm] / planned[arms[0]]:>10.3f}{flops / median / gemm:>9.1%}"
+            speed = planned[arm] * comparison.batch_size * comparison.sequence_length / medians[arm]
+            row += f"{planned[arm] / planned[arms[0]]:>10.3f}{speed / gemm:>9.1%}"
+            row += f"{speed / (peak_tflops * 1e12):>9.1%}" if peak_tflops else ""
         if arm in memory:
-            row += f"{memory[arm] / 1e6:>10.0f}{memory[arm] / memory[arms[0]]:>7.3f}".rjust(
-                17 if arm in planned else 36
-            )
+            row += f"{memory[arm] / 1e6:>10.0f}{memory[arm] / memory[arms[0]]:>7.3f}"
         print(row)
+    if {ONLINE, ALONE} <= set(arms):
+        print(
+            f"the auxiliary's share: {1 - medians[ALONE] / medians[ONLINE]:.1%} of the step's time, "
+            f"{1 - planned[ALONE] / planned[ONLINE]:.1%} of its FLOPs"
+        )
     if len(arms) < len(comparison.arms):
         print(f"{PACKAGE}: not installed; {rivals.HOW_TO_GET_IT}")
 
 
-def _config(shape: Shape, comparison: Comparison) -> PretrainConfig:
-    return PretrainConfig(
-        **shape, dropout=0.0, sequence_length=comparison.sequence_length, batch_size=comparison.batch_size
-    )
+def _measured_times(comparison: Comparison, arms: list[str], place: Place, rounds: int) -> Times:
+    torch.set_num_threads(1)
+    config, times = config_of(comparison.main, comparison), {arm: list[float]() for arm in arms}
+    gemm = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        stored = store_samples(Path(folder), config, rounds=rounds + 1)
+        steps = {arm: build_step(arm, comparison, stored, place=place) for arm in arms}
+        for number in range(rounds + 1):
+            batch = batch_of(config, seed=number)
+            gemm = max(gemm, gemm_flops_per_second(place.device, clock=_clock(place.device)))
+            for arm, step in steps.items():
+                seconds = _seconds_per_step(step, batch, number, place.device)
+                if number:
+                    times[arm].append(seconds)
+    return Times(times, gemm)
 
 
-def _build(arm: str, comparison: Comparison, stored: StoredSamples | None) -> Callable[[Batch, int], None]:
-    """A function that takes the step on a batch; its number picks what was stored for it."""
-    config, small = _config(comparison.main, comparison), _config(comparison.auxiliary, comparison)
-    shape, aux_shape = (encoder_config(each, vocab_size=VOCAB_SIZE, special_ids=SPECIAL) for each in (config, small))
-    if arm in (LOOP, PACKAGE):
-        make = rivals.transformers_loop
-        if arm == PACKAGE:
-            make = functools.partial(rivals.electra_pytorch, special_ids=SPECIAL.all_special)
-        rival = make(shape, aux_shape, mask_token_id=SPECIAL.mask)
-        return lambda batch, number: rival(batch)
-    method = _method(arm, shape, aux_shape)
-    optimizer = build_optimizer(method, config)
-
-    def step(batch: Batch, number: int) -> None:
-        if arm == OFFLINE:
-            assert stored is not None
-            samples = stored.at(number)
-            batch = batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), samples).corrupted_ids)
-        if arm == ALONE:
-            batch = batch._replace(corrupted_ids=batch.input_ids)
-        if arm == APART:  # two documents in each sequence
-            second = torch.arange(comparison.sequence_length) >= comparison.sequence_length // 2
-            batch = batch._replace(documents=second.long().expand_as(batch.input_ids))
-        totals = Totals(batch.input_ids.numel(), int(batch.is_selected.sum()))
-        method.loss(batch, totals, progress=0.5, stats={}).backward()
-        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+def _seconds_per_step(step: Callable[[Batch, int], None], batch: Batch, number: int, device: torch.device) -> float:
+    clock, num_steps = _clock(device), 1 if device.type == "cpu" else STEPS_PER_TURN_ON_GPU
+    _wait(device)
+    start = clock()
+    for _ in range(num_steps):
+        step(batch, number)
+    _wait(device)
+    return (clock() - start) / num_steps
 
 
-class _JointCut(Electra):
-    """Joint ELECTRA with the one advantage of the frozen auxiliary that it could have, too."""
-
-    def _generate(self, batch: Batch) -> Tensor:
-        selection = batch.selected()
-        with last_layer_at(self.generator, selection.columns):
-            hidden = self.generator.base_model(input_ids=batch.masked_ids(SPECIAL.mask)).last_hidden_state
-        return vocabulary_logits(self.generator, hidden.flatten(0, 1)[selection.places])
+def _clock(device: torch.device) -> Callable[[], float]:
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
-def _method(arm: str, shape: object, aux_shape: object) -> Method:
-    discriminator = build_discriminator(shape, seed=0)
-    if arm in (JOINT, JOINT_CUT):
-        kind = Electra if arm == JOINT else _JointCut
-        joint = kind(discriminator, build_masked_lm(aux_shape, seed=1), rtd_weight=50.0, mask_token_id=SPECIAL.mask)
-        return joint.train()
-    proposal = None
-    if arm in (ONLINE, APART):
-        auxiliary = build_masked_lm(aux_shape, seed=1)
-        freeze(auxiliary)
-        proposal = FrozenMaskedLm([auxiliary], mask_token_id=SPECIAL.mask)
-    curriculum = Curriculum("exponential", 2.0, 0.1, 1.0)
-    return FastElectra(discriminator, proposal, curriculum=curriculum, rtd_weight=50.0).train()
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def _planned(comparison: Comparison) -> dict[str, float]:
-    """FLOPs per token of our own arms, by the ledger."""
-    shapes = (_config(each, comparison) for each in (comparison.main, comparison.auxiliary))
-    with torch.device("meta"):
-        models: list[nn.Module] = [
-            build(encoder_config(each, vocab_size=VOCAB_SIZE, special_ids=SPECIAL), seed=0)
-            for build, each in zip((build_discriminator, build_masked_lm), shapes, strict=True)
-        ]
-    main_cost, auxiliary = (
-        cost_of(model, sequence_length=comparison.sequence_length, head_fraction=MASK_FRACTION) for model in models
-    )
-    plan = plan_flops(
-        main_cost, [auxiliary], work=METHOD_WORK["fast_electra"], size=RunSize(num_tokens=1, tokens_per_pass=1)
-    )
-    assert plan.joint_total is not None
-    return {
-        JOINT: plan.joint_total, JOINT_CUT: plan.joint_total - 3 * auxiliary.skipped_flops, ONLINE: plan.total,
-        OFFLINE: plan.main, ALONE: plan.main, APART: plan.total,
-    }  # fmt: skip
-
-
-def _measured_memory(name: str, comparison: Comparison, arm: str) -> int:
-    """Bytes resident at the peak of two steps, in a process of its own, beyond what a tiny step has loaded."""
+def _measured_memory(comparison: Comparison, arm: str, place: Place) -> int:
+    """Bytes at the peak of two steps, in a process of its own, beyond what a tiny step has loaded."""
     with mock.patch.dict(os.environ, MALLOC):
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
-            return pool.apply(_peak_of_two_steps, (comparison, arm))
+            return pool.apply(_peak_of_two_steps, (comparison, arm, place))
 
 
-def _peak_of_two_steps(comparison: Comparison, arm: str) -> int:
+def _peak_of_two_steps(comparison: Comparison, arm: str, place: Place) -> int:
     torch.set_num_threads(1)
-    tiny = comparison._replace(main=_shape(2, 64, 64, 1), auxiliary=_shape(1, 64, 64, 1), batch_size=1)
-    _two_steps(tiny, arm)
-    meter = MemoryMeter("cpu")
-    _two_steps(comparison, arm)
+    tiny = comparison._replace(main=shape_of(2, 64, 64, 1), auxiliary=shape_of(1, 64, 64, 1), batch_size=1)
+    _two_steps(tiny, arm, place)
+    meter = MemoryMeter(str(place.device))
+    _two_steps(comparison, arm, place)
     return meter.peak_bytes()
 
 
-def _two_steps(comparison: Comparison, arm: str) -> None:
-    config = _config(comparison.main, comparison)
+def _two_steps(comparison: Comparison, arm: str, place: Place) -> None:
+    config = config_of(comparison.main, comparison)
     with tempfile.TemporaryDirectory() as folder:
-        step = _build(arm, comparison, _store(Path(folder), config, rounds=2))
+        step = build_step(arm, comparison, store_samples(Path(folder), config, rounds=2), place=place)
         for number in range(2):
-            step(_batch(config, seed=number), number)
+            step(batch_of(config, seed=number), number)
+        _wait(place.device)
 
 
-def _store(folder: Path, config: PretrainConfig, *, rounds: int) -> StoredSamples:
-    """Random ids for every round, on the disk as offline corruption leaves them."""
-    rng = torch.Generator().manual_seed(0)
-    counts = [int(_batch(config, seed=number).is_selected.sum()) for number in range(rounds)]
-    samples = [torch.randint(5, VOCAB_SIZE, (count,), generator=rng) for count in counts]
-    write_samples(folder, samples, first_step=0, vocab_size=VOCAB_SIZE, identity={}, made_by={})
-    return StoredSamples(lambda step: folder, identity={})
+def _words(shape: dict[str, int]) -> str:
+    return f"{shape['num_layers']} x {shape['hidden_size']}"
 
 
-def _batch(config: PretrainConfig, *, seed: int) -> Batch:
-    rng = torch.Generator().manual_seed(seed)
-    shape = (config.batch_size, config.sequence_length)
-    input_ids = torch.randint(5, VOCAB_SIZE, shape, generator=rng)
-    is_selected = torch.rand(shape, generator=rng).argsort(dim=1) < round(MASK_FRACTION * shape[1])
-    return Batch(input_ids, is_selected, torch.rand(shape, generator=rng, dtype=torch.float64))
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "one thread"
 
 
 if __name__ == "__main__":

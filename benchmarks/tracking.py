@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from step import SPECIAL
+from arm_steps import SPECIAL
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.curriculum import Curriculum
