@@ -15,6 +15,9 @@ from fast_electra_core.models import detector_logits
 from fast_electra_core.proposals import FrozenMaskedLm, Proposal
 from fast_electra_core.randomness import fresh
 
+_SECOND_DRAW = 2**61
+"""Beyond all seeds of first draws, and still a seed."""
+
 
 class FastElectra(Method):
     """Replaced token detection against a frozen auxiliary whose output is smoothed, less and less as training goes on;
@@ -94,7 +97,11 @@ class FastElectra(Method):
 
     def _disagreement(self, logits: Tensor, batch: Batch, smoothing: Smoothing) -> Tensor:
         """With the same tokens replaced by an independent draw: a second pass of auxiliary and detector."""
-        again = batch._replace(sample_uniforms=fresh(batch.sample_uniforms), corrupted_ids=None, seed=None)
+        again = batch._replace(
+            sample_uniforms=fresh(batch.sample_uniforms),
+            corrupted_ids=None,
+            seed=batch.dropout_seed() + _SECOND_DRAW,  # not asked of the fresh numbers, which may be a GPU's
+        )
         corrupted_ids = self.corrupt(again, smoothing).corrupted_ids
         others = detector_logits(self.discriminator, corrupted_ids, batch.documents)
         return consistency_loss_sum(logits, others, ~batch.is_selected)

@@ -18,6 +18,7 @@ from test_golden_curves import GOLDEN
 from test_selection import VOCAB_SIZE, shape
 from toys import method_of
 
+from fast_electra_core.batches import batch_at
 from fast_electra_core.classifier import build_classifier
 from fast_electra_core.corruption_store import draw_samples
 from fast_electra_core.data import TokenDataset
@@ -138,6 +139,19 @@ def test_a_modernbert_within_documents_loses_what_it_loses_on_the_cpu(name: str)
         waits.clear()
         loss = method.loss(there, totals, progress=0.3, stats={})
         loss.backward()
+        assert not waits
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_second_draw_with_dropout_in_the_auxiliary_is_the_cpus_and_waits_for_nothing(dataset: TokenDataset) -> None:
+    config, losses = replace(golden_arms()["consistency"], auxiliary_dropout=0.5), []
+    batch = batch_at(0, dataset, config)
+    for device, place in ((CPU, unmoved), (SECOND, moved)):
+        method, there = build_arm(config, dataset, place=place), batch.to(device)
+        torch.manual_seed(0)
+        waits.clear()
+        loss = method.loss(there, Totals(128, 32), progress=0.1, stats={})
         assert not waits
         losses.append(float(loss.detach()))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
