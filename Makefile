@@ -1,6 +1,7 @@
 # Two commands to know: `make demo` runs the main job, `make test` the tests. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINE := $(shell command -v podman || echo docker)
@@ -35,8 +36,8 @@ ui: $(READY)  ## browse runs, lineage and models at http://127.0.0.1:5000
 server:  ## a tracking server with PostgreSQL and S3, in containers: infra/compose.yaml says what must be set
 	@docker compose --project-name fast-electra -f infra/compose.yaml up --build
 
-test: $(READY)  ## the tests
-	@python -m pytest -n 2 --dist loadgroup
+test: $(READY)  ## the tests, by two workers; more, where cores and memory are: make test WORKERS=4
+	@python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(READY)  ## format, lint, types, import directions
 	@ruff format --check .
