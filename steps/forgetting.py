@@ -14,7 +14,8 @@ from fast_electra_core.method_building import build_method, corrupt_for_scoring
 from steps import promotion, score_sheet
 from steps.frozen import load_members
 from steps.initial_model import load_initial_model
-from steps.pretrain import TrainingRun, device, partner_of
+from steps.pretrain import partner_of
+from steps.training_run import TrainingRun, device
 
 Row = dict[str, Any]
 SHOWN = {"heldout_rtd_loss": "RTD loss", "heldout_auc": "AUC"}

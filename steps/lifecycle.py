@@ -104,16 +104,17 @@ def train_auxiliary(plan: Plain, text: Plain, *, group: "Group | None" = None) -
     The first process of a group does so, the others only help: they get two empty things.
     """
     from steps import ledger, pretrain, report
+    from steps.training_run import device, training_run
 
     config = AuxiliaryConfig.from_dict(plan["config"])
     if group and not group.is_first:
-        pretrain.train_auxiliary(config, pretrain.training_run(plan, text, "", group=group), teacher=plan["teacher"])
+        pretrain.train_auxiliary(config, training_run(plan, text, "", group=group), teacher=plan["teacher"])
         return {}, ""
     with child(plan, "pre-training", params=plan["config"]) as run_id:
         log_corpus(plan, run_id)
-        meter = MemoryMeter(pretrain.device().type)
+        meter = MemoryMeter(device().type)
         with _watched(plan, run_id):
-            run = pretrain.training_run(plan, text, run_id, group=group)
+            run = training_run(plan, text, run_id, group=group)
             result = pretrain.train_auxiliary(config, run, teacher=plan["teacher"])
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
@@ -197,7 +198,7 @@ def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain) -> Plain:
     if task["first_step"] == task["end_step"]:
         return {}
     from steps.corrupt import corrupt as draw
-    from steps.pretrain import training_run
+    from steps.training_run import training_run
 
     run = training_run(plan, text, plan["mlflow_run_id"])
     return draw(PretrainConfig.from_dict(plan["config"]), run, task, auxiliary=frozen)
@@ -224,13 +225,14 @@ def pretrain(
 ) -> tuple[Plain, str]:
     """Train the main model; returns the result and its page. As to group see train_auxiliary."""
     from steps import ledger, report
-    from steps import pretrain as training
     from steps.frozen import check_frozen
+    from steps.pretrain import train_discriminator
+    from steps.training_run import device, training_run
 
     config = PretrainConfig.from_dict(plan["config"])
     models: Plain = {"auxiliary": frozen, "corruption": corrupted, "initial_model": plan["initial_model"]}
     if group and not group.is_first:
-        training.train_discriminator(config, training.training_run(plan, text, "", group=group), **models)
+        train_discriminator(config, training_run(plan, text, "", group=group), **models)
         return {}, ""
     store = connect(plan)
     tracking.set_tags(plan["mlflow_run_id"], corruption_tags(corrupted))
@@ -239,10 +241,10 @@ def pretrain(
         for model in (frozen, plan["initial_model"] or {}):
             if model.get("registry"):
                 tracking.log_model_input(run_id, model["registry"]["model_id"])
-        meter = MemoryMeter(training.device().type)
+        meter = MemoryMeter(device().type)
         with _watched(plan, run_id):
-            run = training.training_run(plan, text, run_id, group=group)
-            result = training.train_discriminator(config, run, **models)
+            run = training_run(plan, text, run_id, group=group)
+            result = train_discriminator(config, run, **models)
         _log_environment(run_id, result)
         result |= {"memory_bytes": meter.peak_bytes()}
         check_frozen(frozen, store)

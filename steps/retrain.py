@@ -191,7 +191,7 @@ def pretrain(plan: Plain, text: Plain, frozen: Plain) -> tuple[Plain, str]:
     """Train the main model; what came of it, where a champion was continued with `forgetting` (forgetting.detection's),
     and its page."""
     from steps import forgetting, launch, lifecycle
-    from steps.pretrain import training_run
+    from steps.training_run import training_run
 
     corrupted = lifecycle.gather_corruptions(plan, text, frozen, [{}])
     trained, page = launch.pretrain(plan, text, frozen, corrupted)

@@ -41,7 +41,7 @@ def _train(job: dict[str, Any], folder: Path) -> None:
     from fast_electra_core.parallel import GroupLost, joined
     from steps import lifecycle
     from steps.machine import share_cores
-    from steps.pretrain import device
+    from steps.training_run import device
 
     if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         _logger.warning(

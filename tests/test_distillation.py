@@ -28,9 +28,10 @@ from fast_electra_core.trainer import training_identity
 from steps.config import resolve_auxiliary
 from steps.distill import fetch_teacher, load_teacher
 from steps.model_source import weights_digest
-from steps.pretrain import TrainingRun, train_auxiliary
+from steps.pretrain import train_auxiliary
 from steps.store import Store
 from steps.trace import origin_tags
+from steps.training_run import TrainingRun
 
 VOCAB_SIZE = 40
 
@@ -307,7 +308,7 @@ def test_training_learns_from_the_teacher_and_a_checkpoint_of_anothers_is_of_ano
         begun.extend((method, config))
         raise Begun
 
-    monkeypatch.setattr(steps.pretrain, "_train", begin)
+    monkeypatch.setattr(steps.pretrain, "train_in_run", begin)
     teacher = place.fetch()
     place.store.put_folder(place.folder, "tokenizers/1")
     run = RunOnToys(store=place.store, run_key="r", mlflow_run_id="", shard_keys=[], tokenizer_key="tokenizers/1")

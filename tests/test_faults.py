@@ -21,8 +21,8 @@ from fast_electra_core.errors import CheckpointError
 from fast_electra_core.methods import MaskedLanguageModel
 from steps import store as store_module
 from steps import tracking
-from steps.pretrain import TrainingRun, _train
 from steps.store import Store
+from steps.training_run import TrainingRun, train_in_run
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def train(dataset: TokenDataset, run: TrainingRun, config: AuxiliaryConfig) -> t
     torch.manual_seed(0)
     model = ElectraForMaskedLM(electra_config(30))
     method = MaskedLanguageModel(model, mask_token_id=MASK)
-    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+    result = train_in_run(method, dataset, config, run, evaluate=dict, label="test")
     return result, {name: value.detach().numpy().tobytes() for name, value in model.named_parameters()}
 
 

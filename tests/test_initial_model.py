@@ -39,9 +39,10 @@ from steps.config import resolve_pretrain
 from steps.frozen import record_of
 from steps.initial_model import fetch_initial_model, load_initial_model
 from steps.model_source import weights_digest
-from steps.pretrain import TrainingRun, train_discriminator
+from steps.pretrain import train_discriminator
 from steps.store import Store
 from steps.trace import lineage_tags, made_of
+from steps.training_run import TrainingRun
 
 VOCAB_SIZE = 60
 SIZES: dict[str, Any] = {
@@ -332,7 +333,7 @@ def test_training_begins_with_its_weights_and_a_checkpoint_of_others_is_of_anoth
         begun.append((method, config))
         raise Begun
 
-    monkeypatch.setattr(steps.pretrain, "_train", begin)
+    monkeypatch.setattr(steps.pretrain, "train_in_run", begin)
     config = place.config(method=method)
     auxiliary = record_of(fetch_candidates(config, place.store))
     run = RunOnToys(store=place.store, run_key="runs/1", mlflow_run_id="", shard_keys=[], tokenizer_key="")

@@ -27,9 +27,10 @@ from steps.corpus import resolve_corpus
 from steps.corrupt import corrupt
 from steps.corruption_plan import digest_of, list_ranges, list_tasks, range_key, range_of, summarise
 from steps.frozen import load_members, record_of
-from steps.pretrain import TrainingRun, _mention_other_devices, _stored_samples, corruption_identity
+from steps.pretrain import _mention_other_devices, _stored_samples, corruption_identity
 from steps.store import Store
 from steps.tokenization import tokenize_shard
+from steps.training_run import TrainingRun
 
 NUM_STEPS = 6
 ALL = {"first_step": 0, "end_step": NUM_STEPS}

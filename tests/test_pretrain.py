@@ -17,9 +17,9 @@ from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.trainer import Row
 from steps import tracking
-from steps.pretrain import TrainingRun, _train
 from steps.store import Store
 from steps.tracking import connection, metrics
+from steps.training_run import TrainingRun, train_in_run
 
 
 class Killed(BaseException):
@@ -86,7 +86,7 @@ def test_training_does_not_wait_for_a_server_that_answers_slowly(
     monkeypatch.setattr(metrics, "send_values", send_slowly)
     config = toy_config(num_steps=40, log_every_steps=1, checkpoint_every_steps=1)
     method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
-    result = _train(method, dataset, config, run, evaluate=dict, label="test")
+    result = train_in_run(method, dataset, config, run, evaluate=dict, label="test")
 
     assert result["seconds"] < 20  # 40 rows and 40 checkpoints: 40 s and more if any of them waited each time
     assert 1 <= len(sent) <= 20  # rows travel together
@@ -115,7 +115,7 @@ def test_seconds_and_speed_are_those_of_all_attempts(
         torch.manual_seed(0)
         method = Timed(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
         method.clock = clock
-        return _train(method, dataset, config, run, evaluate=evaluate, label="test")
+        return train_in_run(method, dataset, config, run, evaluate=evaluate, label="test")
 
     with pytest.raises(Killed):
         attempt(die_at=2)  # at step 4; the checkpoint is of step 2

@@ -18,8 +18,9 @@ from steps import delivery, lifecycle, planning, scoring
 from steps.auxiliary import load_masked_lm
 from steps.config import resolve_pretrain
 from steps.gates import SCHEDULE_TAGS
-from steps.pretrain import _start_main_model, training_run
+from steps.pretrain import _start_main_model
 from steps.store import Store
+from steps.training_run import training_run
 
 # Of the three without a model one will do here: where they draw from is tests/test_frozen.py's.
 RIVALS = [method for method in METHODS if method not in ("fast_electra", "uniform", "unigram")]

@@ -21,10 +21,10 @@ from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.errors import ConfigError, TrackingError
 from fast_electra_core.methods import MaskedLanguageModel
 from steps import tracking
-from steps.pretrain import TrainingRun, _train
 from steps.store import Store
 from steps.tracking import connection, runs
 from steps.tracking import metrics as tracking_metrics
+from steps.training_run import TrainingRun, train_in_run
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -381,7 +381,7 @@ def served_training(server: MlflowServer, tmp_path: Path) -> tuple[str, Callable
     )
 
     def attempt(on_step: Callable[[int], None] = lambda step: None) -> dict[str, Any]:
-        return _train(Watched(on_step), dataset, config, run, evaluate=dict, label="test")
+        return train_in_run(Watched(on_step), dataset, config, run, evaluate=dict, label="test")
 
     return run.mlflow_run_id, attempt
 
