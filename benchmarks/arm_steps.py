@@ -108,7 +108,7 @@ def build_step(
     module.to(place.device).train()
     if place.is_compiled:
         for layer in layers_of(module):
-            layer.compile(dynamic=False)
+            layer.compile(dynamic=False, recompile_limit=64)  # all arms share what is compiled
     if isinstance(module, Method):
         optimizer: torch.optim.Optimizer = build_optimizer(module, config)
     else:  # torch's AdamW as it is, which its users would take
@@ -135,7 +135,7 @@ def _prepared(arm: str, batch: Batch, number: int, stored: StoredSamples | None)
         return batch._replace(corrupted_ids=batch.input_ids)
     if arm == APART:  # two documents in each sequence
         length = batch.input_ids.shape[1]
-        return batch._replace(documents=(torch.arange(length) >= length // 2).long().expand_as(batch.input_ids))
+        return batch._replace(documents=(torch.arange(length) >= length // 2).long().repeat(len(batch.input_ids), 1))
     return batch
 
 

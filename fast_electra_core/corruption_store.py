@@ -20,6 +20,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from fast_electra_core.curriculum import Curriculum
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import DataError
 from fast_electra_core.precision import autocast
+from fast_electra_core.prefetch import made_ahead
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.token_shards import MANIFEST
 from fast_electra_core.trainer import progress_at
@@ -47,7 +49,7 @@ def draw_samples(
     dataset: TokenDataset,
     config: TrainingConfig,
     *,
-    steps: Iterable[int],
+    steps: range,
     curriculum: Curriculum,
 ) -> Iterator[Tensor]:
     """Ids (N,) int64 of each step: those that training would draw, in the same micro-batches, on the same device.
@@ -55,13 +57,14 @@ def draw_samples(
     The proposal's models run where they are; the ids come back on the CPU.
     """
     device = proposal.device
-    for step in steps:
-        smoothing = curriculum.at(progress_at(step, config))
-        drawn = []
-        for batch in batch_at(step, dataset, config).split(config.micro_batch_size or config.batch_size):
-            with autocast(config.precision, device):
-                drawn.append(proposal.sample(batch.to(device), smoothing))
-        yield torch.cat(drawn).cpu()  # device sync
+    with closing(made_ahead(lambda step: batch_at(step, dataset, config), steps, device=device)) as batches:
+        for step, batch in zip(steps, batches, strict=True):
+            smoothing = curriculum.at(progress_at(step, config))
+            drawn = []
+            for micro_batch in batch.split(config.micro_batch_size or config.batch_size):
+                with autocast(config.precision, device):
+                    drawn.append(proposal.sample(micro_batch.to(device), smoothing))
+            yield torch.cat(drawn).cpu()  # device sync
 
 
 def maker(device: torch.device) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from fast_electra_core.models import layers_of, masked_logits
 from fast_electra_core.selection import Selection, find_selected
 from fast_electra_core.transfer import onto
 
+_SHAPES_OF_LAYERS = 64
+"""All layers of an architecture share what is compiled, once for each width, batch and mode; torch stops at 8."""
+
 
 class Batch(NamedTuple):
     """Sequences and everything random about them."""
@@ -143,7 +146,7 @@ class Method(nn.Module, ABC):
         Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
         """
         for layer in layers_of(self):
-            layer.compile(backend=backend, fullgraph=True, dynamic=False)
+            layer.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=_SHAPES_OF_LAYERS)
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:

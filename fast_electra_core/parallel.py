@@ -48,6 +48,22 @@ class Group:
             )
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 
+    def check_alike(self, batch_size: int, micro_batch_size: int | None) -> None:
+        """Every process has as many micro-batches of a batch: where each exchanges something, others would wait for it.
+
+        Raises:
+            ConfigError: some have one more.
+        """
+        most, least = -(-batch_size // self.size), batch_size // self.size
+        counts = [-(-rows // (micro_batch_size or batch_size)) for rows in (most, least)]
+        if counts[0] != counts[1]:
+            raise ConfigError(
+                f"batch_size {batch_size} gives some of the {self.size} processes {most} sequences and others {least}, "
+                f"so {counts[0]} and {counts[1]} micro-batches of micro_batch_size {micro_batch_size}; with sharding "
+                f"fsdp all must have as many. Give a --batch_size that {self.size} divides, or another "
+                "--micro_batch_size"
+            )
+
     def sum(self, values: Tensor) -> Tensor:
         """values, summed over the processes in place; on the CPU no process waits for its device."""
         if self.size > 1:
@@ -119,6 +135,8 @@ def joined(device: torch.device, *, timeout_seconds: float, store: Store | None 
 
     Raises:
         GroupLost: others died or gave no answer; it names them. NCCL ends a process itself, if it notices first.
+
+    After an error within, the process is to end at once (`os._exit`), for its launcher to end the others.
     """
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if size == 1:
@@ -142,8 +160,8 @@ def joined(device: torch.device, *, timeout_seconds: float, store: Store | None 
             f"begin again from its newest checkpoint. An answer may take {timeout_seconds:g} s: raise "
             "--group_timeout_seconds where one was merely slow, look at the machine of one that fails again"
         ) from error
-    finally:
-        dist.destroy_process_group()
+    # Behind an error nothing is destroyed: between GPUs that is an exchange, too, for which the others would not come.
+    dist.destroy_process_group()
 
 
 def _call_roll(group: dist.ProcessGroup, rank: int, places: list[str]) -> str:

@@ -3,6 +3,7 @@
 Every step is a pure function of (config, data, step): which sequences, which positions, which samples, which dropout.
 So a run resumed from step k is the run that was never interrupted, bit for bit; and several processes, each with its
 rows of every batch, compute what one does, up to the order of addition. Dropout alone depends on how many there are.
+`Unverified:` the same bits on a GPU, where some backward passes, flash attention's among them, add in any order.
 """
 
 from collections.abc import Callable
@@ -118,6 +119,8 @@ def train(
             method.checkpoint_activations()
         if config.compile_layers:
             method.compile_layers()
+        if config.sharding == "fsdp":
+            group.check_alike(config.batch_size, config.micro_batch_size)
         trained = sharded(method, group) if config.sharding == "fsdp" else method
         optimizer = build_optimizer(trained, config)
         first_step, sums, seconds_before, spent_before = _restore(
@@ -143,7 +146,7 @@ def train(
         return batch if device.type == "cpu" else batch.pinned()
 
     steps = range(first_step, config.num_steps)
-    with writer, closing(made_ahead(batch_of, steps)) as batches:
+    with writer, closing(made_ahead(batch_of, steps, device=device)) as batches:
         for step in steps:
             with watch.part("data"):
                 batch = next(batches)

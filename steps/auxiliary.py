@@ -27,6 +27,7 @@ from fast_electra_core.models import (
 )
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
 from steps.dataset import open_dataset
+from steps.machine import device
 from steps.model_source import check_weights, copy_files, download, read_config, weights_digest
 from steps.store import Store
 from steps.tokenizer import special_ids
@@ -182,7 +183,7 @@ def score_candidate(
     heldout = open_dataset("heldout", settings, **folders)  # type: ignore[arg-type]
     train = open_dataset("train", settings, **folders)  # type: ignore[arg-type]
     model = load_masked_lm(store.get_folder(candidate["key"]), address=candidate["address"])
-    freeze(model)
+    freeze(model.to(device()))
     vocab_size = model.config.vocab_size
     scores = score_masked_lm(model, heldout, counts=unigram_counts(train, vocab_size))
     discriminator = outline(settings, vocab_size=vocab_size, folder=store.get_folder(tokenizer_key))

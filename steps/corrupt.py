@@ -20,9 +20,10 @@ from fast_electra_core.method_building import build_frozen, curriculum_of
 from fast_electra_core.proposals import FrozenMaskedLm
 from steps.corruption_plan import list_ranges, range_key
 from steps.frozen import check_frozen, load_members
+from steps.machine import device
 from steps.pretrain import corruption_identity
 from steps.store import Store
-from steps.training_run import TrainingRun, device
+from steps.training_run import TrainingRun
 
 _logger = logging.getLogger(__name__)
 

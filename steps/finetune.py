@@ -129,12 +129,11 @@ def run(
         return stored_result(store, key)
     with tempfile.TemporaryDirectory(dir=store.folder) as empty:
         store.put_folder(Path(empty), _begun(key))
-    import torch
-
     from fast_electra_core.classifier import build_classifier
     from fast_electra_core.finetuning import finetune
     from fast_electra_core.tokenizer import load_tokenizer
     from steps import task_models
+    from steps.machine import device
 
     settings = ScoringConfig.part_of(config)
     data = _load(settings, job, digest)
@@ -143,7 +142,7 @@ def run(
         num_labels=data.spec.num_labels,
         seed=job["seed"],
         untrained=job["untrained"] and not follows_mnli(job["task"], settings),
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    ).to(device())
     tokenizer = load_tokenizer(encoder_folder)
     recipe = _recipe(settings, job, data.spec, hidden_size=model.config.hidden_size)
     cache = store.path("encoded")

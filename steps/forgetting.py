@@ -14,8 +14,9 @@ from fast_electra_core.method_building import build_method, corrupt_for_scoring
 from steps import promotion, score_sheet
 from steps.frozen import load_members
 from steps.initial_model import load_initial_model
+from steps.machine import device
 from steps.pretrain import partner_of
-from steps.training_run import TrainingRun, device
+from steps.training_run import TrainingRun
 
 Row = dict[str, Any]
 SHOWN = {"heldout_rtd_loss": "RTD loss", "heldout_auc": "AUC"}

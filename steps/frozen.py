@@ -82,6 +82,7 @@ def score_together(
         return frozen
     from fast_electra_core.evaluation import score_masked_lms, unigram_counts
     from steps.dataset import open_dataset
+    from steps.machine import device
 
     folders = {
         "shard_keys": shard_keys,
@@ -89,7 +90,7 @@ def score_together(
         "store": store,
     }
     heldout, train = (open_dataset(part, config, **folders) for part in ("heldout", "train"))  # type: ignore[arg-type]
-    models = load_members(frozen, store)
+    models = [model.to(device()) for model in load_members(frozen, store)]
     scores = score_masked_lms(models, heldout, counts=unigram_counts(train, models[0].config.vocab_size))
     return {**frozen, **scores._asdict()}
 

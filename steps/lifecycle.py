@@ -104,7 +104,8 @@ def train_auxiliary(plan: Plain, text: Plain, *, group: "Group | None" = None) -
     The first process of a group does so, the others only help: they get two empty things.
     """
     from steps import ledger, pretrain, report
-    from steps.training_run import device, training_run
+    from steps.machine import device
+    from steps.training_run import training_run
 
     config = AuxiliaryConfig.from_dict(plan["config"])
     if group and not group.is_first:
@@ -226,8 +227,9 @@ def pretrain(
     """Train the main model; returns the result and its page. As to group see train_auxiliary."""
     from steps import ledger, report
     from steps.frozen import check_frozen
+    from steps.machine import device
     from steps.pretrain import train_discriminator
-    from steps.training_run import device, training_run
+    from steps.training_run import training_run
 
     config = PretrainConfig.from_dict(plan["config"])
     models: Plain = {"auxiliary": frozen, "corruption": corrupted, "initial_model": plan["initial_model"]}

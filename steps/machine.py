@@ -1,7 +1,11 @@
-"""How many of the machine's cores a task takes."""
+"""What of the machine a task takes: its cores, its GPU."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _OF_A_POD = ("METAFLOW_KUBERNETES_WORKLOAD", "AWS_BATCH_JOB_ID")
@@ -16,6 +20,13 @@ def num_cores() -> int:
     except (OSError, ValueError):  # not Linux, or an older cgroup: no quota is known
         return bound
     return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
+
+
+def device() -> "torch.device":
+    """This process's GPU, where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def share_cores(num_tasks: int, *, of_one_task: bool = False) -> None:

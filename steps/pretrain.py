@@ -34,7 +34,8 @@ from steps.corruption_plan import identity_of, range_key, range_of
 from steps.distill import load_teacher
 from steps.frozen import load_members
 from steps.initial_model import load_initial_model
-from steps.training_run import TrainingRun, device, save_model, train_in_run
+from steps.machine import device
+from steps.training_run import TrainingRun, save_model, train_in_run
 
 _logger = logging.getLogger(__name__)
 

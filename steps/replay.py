@@ -70,7 +70,7 @@ def _rescore(task: str, address: str, encoder: str, sheet: Sheet, store: Store) 
 
     from fast_electra_core.finetuning import score_dev
     from fast_electra_core.tokenizer import load_tokenizer
-    from steps.training_run import device
+    from steps.machine import device
 
     info = tracking.model_version_info(address)
     facts = sheet["tasks"][task]

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ def _train(job: dict[str, Any], folder: Path) -> None:
 
     from fast_electra_core.parallel import GroupLost, joined
     from steps import lifecycle
-    from steps.machine import share_cores
-    from steps.training_run import device
+    from steps.machine import device, share_cores
 
     if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         _logger.warning(
@@ -81,4 +81,11 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # what is left of the group would wait for others when Python ends

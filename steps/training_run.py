@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from fast_electra_core.checkpoint import load_latest
@@ -32,6 +31,7 @@ from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint
 from steps.console import ProgressBar
 from steps.cost_words import expected_price
 from steps.dataset import open_dataset
+from steps.machine import device
 from steps.model_source import weights_digest
 from steps.store import Store
 from steps.trace import Plain, connect
@@ -191,11 +191,6 @@ def save_model(model: PreTrainedModel, run: TrainingRun, name: str) -> dict[str,
         run.store.put_folder(folder, key)
         digest = weights_digest(folder)
     return {"key": key, "digest": digest, "num_parameters": count_parameters(model)}
-
-
-def device() -> torch.device:
-    """This process's GPU, where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextlib.contextmanager

@@ -24,16 +24,16 @@ CONFIG = PretrainConfig(
     num_steps=6, batch_size=6, micro_batch_size=2, sequence_length=10, dropout=0.0, learning_rate=0.01,
     warmup_fraction=0.3, mask_fraction=0.3, checkpoint_every_steps=4, log_every_steps=3, precision="fp32", seed=5,
 )  # fmt: skip
-_context = multiprocessing.get_context("forkserver")
+FORKED = multiprocessing.get_context("forkserver")
 # So that a process starts in a tenth of a second. Python 3.11 preloads without the paths of the tests.
-_context.set_forkserver_preload(["transformers.models.electra.modeling_electra", "fast_electra_core.trainer"])
+FORKED.set_forkserver_preload(["transformers.models.electra.modeling_electra", "fast_electra_core.trainer"])
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """work(group, *arguments) in `size` processes that form a gloo group; what each returns, by rank."""
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            _context.Process(target=_run, args=(work, Path(folder), rank, size, arguments)) for rank in range(size)
+            FORKED.Process(target=_run, args=(work, Path(folder), rank, size, arguments)) for rank in range(size)
         ]
         for process in processes:
             process.start()

@@ -104,11 +104,9 @@ def moved(module: nn.Module) -> nn.Module:
 
 
 def _pin(tensor: Tensor) -> Tensor:
-    storage = tensor.untyped_storage()
-    if storage.data_ptr() not in _pinned:
-        tensor = tensor.clone()
-        storage = tensor.untyped_storage()
-        _pinned[storage.data_ptr()] = storage
+    if tensor.untyped_storage().data_ptr() not in _pinned:
+        tensor = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)  # as torch does
+        _pinned[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
     return tensor
 
 

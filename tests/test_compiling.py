@@ -82,6 +82,17 @@ def test_a_modernbert_is_compiled_layer_by_layer() -> None:
     assert [len(backend.graphs), backend.products()] == [2, 2 * 4]
 
 
+def test_layers_of_more_kinds_than_torch_allows_by_itself_are_compiled() -> None:
+    """By itself it stops at eight versions of what all layers share: a width, a length and a mode make one each."""
+    method, backend = make("masked_lm").train(), Backend()
+    method.compile_layers(backend=backend)  # type: ignore[arg-type]
+    whole = make_batch()
+    for length in range(2, 12):
+        batch = whole._each(lambda tensor, length=length: tensor[:, :length])
+        method.loss(batch, totals_of(batch), progress=0.5, stats={})
+    assert len(backend.graphs) == 10
+
+
 @pytest.mark.parametrize("name", ["electra", "masked_lm"])
 def test_the_last_layer_may_still_be_cut_where_no_gradient_is_asked_for(name: str) -> None:
     whole, method = make(name).eval(), make(name).eval()

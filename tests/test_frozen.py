@@ -17,7 +17,7 @@ from fast_electra_core.batches import make_batch
 from fast_electra_core.curriculum import Smoothing
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import AuxiliaryError, ConfigError
-from fast_electra_core.evaluation import unigram_counts
+from fast_electra_core.evaluation import MaskedScores, unigram_counts
 from fast_electra_core.method_building import build_frozen, build_model_free
 from fast_electra_core.proposals import FrozenMaskedLm
 from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
@@ -209,6 +209,25 @@ def test_an_auxiliary_that_has_no_work_is_never_too_dear(method: str, place: Pla
     assert scored["ok"]
     config["method"] = "fast_electra"
     assert not score_candidate(place.candidates[0], config, shard_keys=place.shard_keys, store=place.store)["ok"]
+
+
+def test_candidates_are_scored_on_the_gpu_where_there_is_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that holds nothing stands for it; what is scored there is only asked where it is."""
+    scores = MaskedScores(1.0, 0.5, 2.0, 0.1, 7, 0.5)
+    seen: list[str] = []
+
+    def score(models: Any, *_: Any, **__: Any) -> MaskedScores:
+        seen.extend(model.device.type for model in (models if isinstance(models, list) else [models]))
+        return scores
+
+    for where in ("steps.auxiliary.device", "steps.machine.device"):
+        monkeypatch.setattr(where, lambda: torch.device("meta"))
+    for where in ("steps.auxiliary.score_masked_lm", "fast_electra_core.evaluation.score_masked_lms"):
+        monkeypatch.setattr(where, score)
+    more: dict[str, Any] = {"shard_keys": place.shard_keys, "store": place.store}
+    scored = [score_candidate(each, place.config.to_dict(), **more) for each in place.candidates]
+    score_together(choose(scored, ensemble_size=2), place.config, **more)
+    assert seen == ["meta"] * 4
 
 
 @pytest.mark.parametrize("method", ["uniform", "unigram", "bigram"])

@@ -57,6 +57,7 @@ def test_an_arm_learns_what_it_learns_on_the_cpu(name: str, dataset: TokenDatase
     assert there == pytest.approx(here, rel=5e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch says once that it is a prototype
 @pytest.mark.parametrize("name", DISTINCT)
 def test_a_step_waits_for_nothing(name: str, dataset: TokenDataset, tmp_path: Path) -> None:
     """The second step and the third; the first moves what stays, and behind the third comes a row of the log."""

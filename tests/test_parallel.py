@@ -1,19 +1,21 @@
 """Several processes train the model that one would: real gloo groups on the CPU."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes import CONFIG, VOCAB_SIZE, together, train_toy
+from processes import CONFIG, FORKED, VOCAB_SIZE, together, train_toy
 from toys import METHODS, SPECIAL_IDS, dataset_of
 
 from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.parallel import ALONE, Group
+from fast_electra_core.parallel import ALONE, Group, joined
 from fast_electra_core.trainer import SKIPPED
 
 
@@ -133,3 +135,26 @@ def test_rows_are_shared_out_without_gaps_and_evenly() -> None:
 def test_more_processes_than_rows_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"batch_size must be at least the number of processes, 4, got 3: .*Give a"):
         Group(0, 4).rows(3)
+
+
+def leave(folder: Path, rank: int) -> None:
+    """Join a group of two and leave it, the second process by an error; the file says how often it was destroyed."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    calls = []
+    torch.distributed.destroy_process_group = lambda: calls.append("destroyed")  # type: ignore[assignment]
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    with contextlib.suppress(OSError), joined(torch.device("cpu"), timeout_seconds=60, store=store):
+        if rank == 1:
+            raise OSError("no space left on device")
+    (folder / str(rank)).write_text(str(calls))
+    os._exit(0)
+
+
+def test_behind_an_error_a_process_does_not_wait_for_the_others_to_leave_with_it(tmp_path: Path) -> None:
+    """Between GPUs the end of a group is an exchange: those that train on would let it wait until they give up."""
+    processes = [FORKED.Process(target=leave, args=(tmp_path, rank)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["['destroyed']", "[]"]

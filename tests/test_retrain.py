@@ -1,6 +1,7 @@
 """A year of RetrainFlow in a minute: deliveries of every kind, walked through the flow's own steps on a real store and
 a real MLflow database, and what became of the champion."""
 
+import contextlib
 import json
 import random
 import sqlite3
@@ -359,7 +360,7 @@ def test_no_secret_of_the_environment_reaches_database_or_artifacts(
 ) -> None:
     monkeypatch.setenv("FAST_ELECTRA_WEBHOOK", "https://hooks.example/T0KEN")
     year.walk("with a webhook")
-    with sqlite3.connect(str(year.folder / "mlflow.db")) as database:
+    with contextlib.closing(sqlite3.connect(str(year.folder / "mlflow.db"))) as database:
         dump = "\n".join(database.iterdump())
     assert "T0KEN" not in dump
     files = [path for path in (year.folder / "mlartifacts").rglob("*") if path.is_file()]

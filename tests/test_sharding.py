@@ -2,12 +2,13 @@
 
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import VOCAB_SIZE, together
+from processes import CONFIG, VOCAB_SIZE, together
 from test_cost import allocated_at_peak
 from test_parallel import close, run, shard, tensors_of, without_speed
 from torch.distributed.tensor import DTensor
@@ -19,6 +20,7 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining
 from fast_electra_core.checkpoint import load_latest
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.cost import METHOD_WORK, RunSize, plan_memory
+from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.methods import Batch, Totals
 from fast_electra_core.model_cost import cost_of
@@ -26,7 +28,7 @@ from fast_electra_core.models import build_discriminator, build_masked_lm, encod
 from fast_electra_core.optimizer import build_optimizer
 from fast_electra_core.parallel import ALONE, Group
 from fast_electra_core.sharding import gathered, sharded
-from fast_electra_core.trainer import SKIPPED
+from fast_electra_core.trainer import SKIPPED, Hooks, train
 
 __all__ = ["shard"]  # a fixture
 
@@ -270,3 +272,18 @@ def test_sharding_is_refused_where_there_is_nobody_to_share_with_and_with_compil
     assert PretrainConfig(sharding="fsdp", processes_per_node=1, num_nodes=2).sharding == "fsdp"
     with pytest.raises(ConfigError, match=r"sharding must be one of ddp, fsdp; got 'fsdp2'. Did you mean 'fsdp'"):
         PretrainConfig(sharding="fsdp2")
+
+
+def test_batches_of_which_some_processes_would_have_more_parts_are_refused(shard: Path, tmp_path: Path) -> None:
+    """Each part gathers weights and sums gradients, for which those with fewer would not come: the group would hang."""
+    config = replace(CONFIG, sharding="fsdp", micro_batch_size=1)
+    method = method_of("masked_lm", None, ElectraForMaskedLM(electra_config(VOCAB_SIZE)))
+    dataset = TokenDataset([shard], "train", sequence_length=10, special_ids=SPECIAL_IDS)
+    message = (
+        "batch_size 6 gives some of the 4 processes 2 sequences and others 1, so 2 and 1 micro-batches of "
+        "micro_batch_size 1; .* Give a --batch_size that 4 divides, or another --micro_batch_size"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(method, dataset, config=config, checkpoints=tmp_path, hooks=Hooks(), group=Group(0, 4))
+    for size, micro_batch_size in ((4, 2), (4, None), (3, 1), (4, 6)):
+        Group(0, size).check_alike(6, micro_batch_size)

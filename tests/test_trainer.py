@@ -437,8 +437,8 @@ def test_speed_counts_the_tokens_of_the_time_it_is_divided_by(
     really_made, really_write, really_wait = trainer.made_ahead, Writer.write, Writer.wait
     rows: list[Row] = []
 
-    def made_late(make: Any, steps: range) -> Any:
-        for batch in really_made(make, steps):
+    def made_late(make: Any, steps: range, **more: Any) -> Any:
+        for batch in really_made(make, steps, **more):
             clock.now += 3
             yield batch
 
