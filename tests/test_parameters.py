@@ -174,8 +174,10 @@ FLOWS = [
 @pytest.mark.parametrize("file, name, config", FLOWS)
 def test_a_parameter_has_its_fields_type_and_words_and_no_default(file: str, name: str, config: Config) -> None:
     given = {key: given_to(value) for key, value in parameters_of(getattr(load_flow(file), name)).items()}
-    types = {field.name: str(getattr(field.type, "__name__", field.type)) for field in fields(config)}
-    types = {name: kind.removesuffix(" | None") for name, kind in types.items()}
+    written = {
+        each.name: each.type.__name__ if isinstance(each.type, type) else str(each.type) for each in fields(config)
+    }
+    types = {name: kind.removesuffix(" | None") for name, kind in written.items()}
     assert {key: each["type"].__name__ for key, each in given.items()} == types
     assert [key for key, each in given.items() if each["default"] is not None] == []
     files = (ROOT / "fast_electra_core" / name for name in ("config.py", "retraining.py"))
