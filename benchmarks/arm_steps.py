@@ -56,6 +56,7 @@ class Comparison(NamedTuple):
 
 
 def shape_of(layers: int, width: int, embedding: int, heads: int) -> Shape:
+    """A model's knobs; its feed-forward part is four times as wide as it."""
     return {
         "num_layers": layers, "hidden_size": width, "embedding_size": embedding, "num_heads": heads,
         "intermediate_size": 4 * width,
