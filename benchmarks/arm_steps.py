@@ -27,9 +27,9 @@ from fast_electra_core.model_cost import cost_of
 from fast_electra_core.models import (
     build_discriminator,
     build_masked_lm,
+    compile_layers,
     encoder_config,
     freeze,
-    layers_of,
     vocabulary_logits,
 )
 from fast_electra_core.optimizer import build_optimizer
@@ -108,8 +108,7 @@ def build_step(
         loss_of = functools.partial(_ours, module)
     module.to(place.device).train()
     if place.is_compiled:
-        for layer in layers_of(module):
-            layer.compile(dynamic=False, recompile_limit=64)  # all arms share what is compiled
+        compile_layers(module)
     if isinstance(module, Method):
         optimizer: torch.optim.Optimizer = build_optimizer(module, config)
     else:  # torch's AdamW as it is, which its users would take

@@ -99,7 +99,7 @@ def score_masked_lms(
         logits = mean_log_probability(
             [masked_logits(model, masked_ids, there.selected(), there.documents) for model in models]
         )
-        logits[0, 0].item()  # device sync: the time is the models' alone
+        logits.flatten()[:1].cpu()  # device sync: the time is the models' alone
         seconds += time.perf_counter() - start
         expected = there.selected().pick(there.input_ids)
         loss += float(masked_lm_loss_sum(logits, expected))

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fast_electra_core.losses import masked_lm_loss_sum
-from fast_electra_core.models import layers_of, masked_logits
+from fast_electra_core.models import compile_layers, masked_logits
 from fast_electra_core.selection import Selection, find_selected
 from fast_electra_core.transfer import onto
-
-_SHAPES_OF_LAYERS = 64
-"""All layers of an architecture share what is compiled, once for each width, batch and mode; torch stops at 8."""
 
 
 class Batch(NamedTuple):
@@ -141,12 +138,8 @@ class Method(nn.Module, ABC):
                 module.config.use_cache = False  # an encoder has none, but transformers would warn that it goes
 
     def compile_layers(self, *, backend: str = "inductor") -> None:
-        """From now on each layer that is trained runs as torch.compile's backend makes it, whole or not at all.
-
-        Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
-        """
-        for layer in layers_of(self):
-            layer.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=_SHAPES_OF_LAYERS)
+        """From now on each layer that is trained runs as torch.compile's backend makes it, whole or not at all."""
+        compile_layers(self, backend=backend)
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals, *, progress: float, stats: Stats) -> Tensor:

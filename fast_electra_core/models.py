@@ -32,9 +32,22 @@ from fast_electra_core.selection import Selection
 _EMBEDDING_SPREAD = 0.1
 
 
+_KINDS_OF_LAYERS = 64
+"""All layers of an architecture share what is compiled, once for each width, batch and mode; torch stops at 8."""
+
+
 def layers_of(module: nn.Module) -> list[nn.Module]:
     """The layers of all encoders in the module, in order."""
     return [each for each in module.modules() if isinstance(each, GradientCheckpointingLayer)]  # of all transformers'
+
+
+def compile_layers(module: nn.Module, *, backend: str = "inductor") -> None:
+    """From now on each layer of the module's encoders runs as torch.compile's backend makes it, whole or not at all.
+
+    Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
+    """
+    for layer in layers_of(module):
+        layer.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=_KINDS_OF_LAYERS)
 
 
 def encoder_config(config: TrainingConfig, *, vocab_size: int, special_ids: SpecialIds) -> PretrainedConfig:

@@ -349,3 +349,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         launch.count_processes({"processes_per_node": 3})
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert [launch.count_processes({"processes_per_node": wanted}) for wanted in (None, 3)] == [1, 3]
+
+
+def test_a_process_that_ends_by_what_nobody_expected_shows_where(tmp_path: Path) -> None:
+    """It leaves without Python's own end, which shows it otherwise. Here its job is missing."""
+    command = [sys.executable, "-m", "steps.training_process", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr and "FileNotFoundError" in done.stderr
