@@ -253,6 +253,25 @@ class TrainingConfig(RunConfig):
                 "compile_layers must be false with sharding fsdp, got true: a layer that is gathered for each of its "
                 "passes is not compiled whole. Leave --compile_layers out, or --sharding"
             )
+        if self.processes_per_node and num_nodes * self.processes_per_node <= self.batch_size:
+            self.check_processes(num_nodes * self.processes_per_node)
+
+    def check_processes(self, number: int) -> None:
+        """So many processes can train together: with sharding each has as many micro-batches of a batch as the others,
+        which would wait for what it exchanges in one more.
+
+        Raises:
+            ConfigError: some have one more.
+        """
+        most, least = math.ceil(self.batch_size / number), self.batch_size // number
+        counts = [math.ceil(rows / (self.micro_batch_size or self.batch_size)) for rows in (most, least)]
+        if self.sharding == "fsdp" and counts[0] != counts[1]:
+            raise ConfigError(
+                f"batch_size {self.batch_size} gives some of the {number} processes {most} sequences and others "
+                f"{least}, so {counts[0]} and {counts[1]} micro-batches of micro_batch_size {self.micro_batch_size}; "
+                f"with sharding fsdp all must have as many. Give a --batch_size that {number} divides, or another "
+                "--micro_batch_size"
+            )
 
     def licence(self) -> str:
         """Of the text, as stated or known; empty where it is neither, `unstated` where that was waived."""

@@ -48,22 +48,6 @@ class Group:
             )
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 
-    def check_alike(self, batch_size: int, micro_batch_size: int | None) -> None:
-        """Every process has as many micro-batches of a batch: where each exchanges something, others would wait for it.
-
-        Raises:
-            ConfigError: some have one more.
-        """
-        most, least = -(-batch_size // self.size), batch_size // self.size
-        counts = [-(-rows // (micro_batch_size or batch_size)) for rows in (most, least)]
-        if counts[0] != counts[1]:
-            raise ConfigError(
-                f"batch_size {batch_size} gives some of the {self.size} processes {most} sequences and others {least}, "
-                f"so {counts[0]} and {counts[1]} micro-batches of micro_batch_size {micro_batch_size}; with sharding "
-                f"fsdp all must have as many. Give a --batch_size that {self.size} divides, or another "
-                "--micro_batch_size"
-            )
-
     def sum(self, values: Tensor) -> Tensor:
         """values, summed over the processes in place; on the CPU no process waits for its device."""
         if self.size > 1:

@@ -119,8 +119,7 @@ def train(
             method.checkpoint_activations()
         if config.compile_layers:
             method.compile_layers()
-        if config.sharding == "fsdp":
-            group.check_alike(config.batch_size, config.micro_batch_size)
+        config.check_processes(group.size)
         trained = sharded(method, group) if config.sharding == "fsdp" else method
         optimizer = build_optimizer(trained, config)
         first_step, sums, seconds_before, spent_before = _restore(

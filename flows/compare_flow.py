@@ -72,7 +72,7 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.scored = lifecycle.score_candidate(self.plan, self.text, self.input)
+            self.scored = lifecycle.score_candidate(self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
     @card(type="blank")
@@ -104,7 +104,7 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
         from steps import compare, console
 
         with console.console():
-            self.results = compare.run_arms(self.plan, self.text, self.input)
+            self.results = compare.run_arms(self.plan, self.text, self.input, index=self.index)
         self.next(self.gather)
 
     @card(type="blank")

@@ -44,7 +44,7 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
         from steps import console, scoring
 
         with console.console():
-            self.results = scoring.finetune(self.plan, self.plan["model"]["key"], self.input)
+            self.results = scoring.finetune(self.plan, self.plan["model"]["key"], self.input, index=self.index)
         self.next(self.gather_scores)
 
     @card(type="blank")

@@ -78,7 +78,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.scored = lifecycle.score_candidate(self.plan, self.text, self.input)
+            self.scored = lifecycle.score_candidate(self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
     @card(type="blank")
@@ -108,7 +108,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         from steps import console, lifecycle
 
         with console.console():
-            self.drawn = lifecycle.corrupt(self.plan, self.text, self.frozen, self.input)
+            self.drawn = lifecycle.corrupt(self.plan, self.text, self.frozen, self.input, index=self.index)
         self.next(self.gather_corruptions)
 
     @step
@@ -187,7 +187,7 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         from steps import console, scoring
 
         with console.console():
-            self.results = scoring.finetune(self.plan, self.trained["key"], self.input)
+            self.results = scoring.finetune(self.plan, self.trained["key"], self.input, index=self.index)
         self.next(self.gather_scores)
 
     @card(type="blank")

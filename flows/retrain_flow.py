@@ -101,7 +101,7 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
         from steps import console, retrain, retrain_auxiliary
 
         with console.console():
-            self.scored = retrain.part(retrain_auxiliary.score, self.plan, self.text, self.input)
+            self.scored = retrain.part(retrain_auxiliary.score, self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
     @card(type="blank")
@@ -140,7 +140,7 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
 
         with console.console():
             key = self.trained and self.trained["key"]
-            self.results = retrain.part(scoring.finetune, self.plan, key, self.input) or []
+            self.results = retrain.part(scoring.finetune, self.plan, key, self.input, index=self.index) or []
         self.next(self.gather_scores)
 
     @card(type="blank")

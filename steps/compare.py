@@ -14,6 +14,7 @@ from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from steps import launch, scoring, tracking
 from steps.fan_out import in_groups
+from steps.machine import take_gpu
 from steps.store import Store
 from steps.trace import Plain, attempt, connect, finish, made_of
 
@@ -146,8 +147,10 @@ def _open_arm(plan: Plain, arm: Arm, settings: Plain) -> str:
 
 
 @attempt
-def run_arms(plan: Plain, text: Plain, runs: Sequence[Plain]) -> list[Plain]:
-    """Train and score some runs, one after another; a loss that is not finite is a result, not an error."""
+def run_arms(plan: Plain, text: Plain, runs: Sequence[Plain], *, index: int | None = None) -> list[Plain]:
+    """Train and score some runs, one after another; a loss that is not finite is a result, not an error. index is the
+    task's, by which it takes a GPU; with several, `--processes_per_node 1` lets each task have its own."""
+    take_gpu(index)
     return [_run_arm(plan, text, run) for run in runs]
 
 

@@ -137,10 +137,12 @@ def heldout_rows(curve: Sequence[Plain]) -> list[Plain]:
 
 
 @attempt
-def score_candidate(plan: Plain, text: Plain, candidate: Plain) -> Plain:
-    """The candidate with its scores and price."""
+def score_candidate(plan: Plain, text: Plain, candidate: Plain, *, index: int | None = None) -> Plain:
+    """The candidate with its scores and price; index is the task's, by which it takes a GPU."""
     from steps.auxiliary import score_candidate as score
+    from steps.machine import take_gpu
 
+    take_gpu(index)
     return score(candidate, plan["config"], shard_keys=text["shard_keys"], store=Store(plan["config"]["store"]))
 
 
@@ -194,13 +196,16 @@ def list_corruptions(plan: Plain) -> list[Plain]:
 
 
 @attempt
-def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain) -> Plain:
-    """Draw the replacements of the task's steps, as far as no run has done so before."""
+def corrupt(plan: Plain, text: Plain, frozen: Plain, task: Plain, *, index: int | None = None) -> Plain:
+    """Draw the replacements of the task's steps, as far as no run has done so before. As to index see
+    score_candidate."""
     if task["first_step"] == task["end_step"]:
         return {}
     from steps.corrupt import corrupt as draw
+    from steps.machine import take_gpu
     from steps.training_run import training_run
 
+    take_gpu(index)
     run = training_run(plan, text, plan["mlflow_run_id"])
     return draw(PretrainConfig.from_dict(plan["config"]), run, task, auxiliary=frozen)
 

@@ -29,6 +29,15 @@ def device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def take_gpu(index: int | None) -> None:
+    """Of several GPUs this process computes on the one that the index-th task of a fan-out has, counted round, so that
+    tasks on one machine do not all take the first; None: on that which it has."""
+    import torch
+
+    if index is not None and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(index % torch.cuda.device_count())
+
+
 def share_cores(num_tasks: int, *, of_one_task: bool = False) -> None:
     """PyTorch uses this task's share of the cores, of so many tasks that run side by side unless each has a machine of
     its own; or, of_one_task, of so many of its processes. With more threads than cores they would wait for one another;

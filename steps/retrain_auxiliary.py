@@ -13,6 +13,7 @@ from fast_electra_core.errors import AuxiliaryError, DataError, TrackingError
 from fast_electra_core.method_knobs import MODEL_FREE
 from fast_electra_core.retraining import RetrainConfig
 from steps.auxiliary import check_vocabulary, fetch_candidates, score_candidate
+from steps.machine import take_gpu
 from steps.retrain_news import Champion
 from steps.store import Store
 from steps.trace import Plain, attempt
@@ -71,9 +72,10 @@ def _digest_of(members: Sequence[Plain]) -> str:
 
 
 @attempt
-def score(plan: Plain, text: Plain, candidate: Plain) -> Plain:
+def score(plan: Plain, text: Plain, candidate: Plain, *, index: int | None = None) -> Plain:
     """The candidate with its size, price and scores on held-out new text; where a champion is continued, also with
-    old_masked_loss and drift."""
+    old_masked_loss and drift. index is the task's, by which it takes a GPU."""
+    take_gpu(index)
     store = Store(plan["config"]["store"])
     scored = score_candidate(candidate, plan["config"], shard_keys=text["shard_keys"], store=store)
     if not plan["old_shard_keys"]:

@@ -37,11 +37,13 @@ def list_packs(plan: Plain) -> list[list[Plain]]:
 
 
 @attempt
-def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain]) -> list[Plain]:
-    """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on."""
+def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain], *, index: int | None = None) -> list[Plain]:
+    """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on. index is the
+    task's, by which it takes a GPU."""
     from steps.finetune import in_turn, list_packs
-    from steps.machine import share_cores
+    from steps.machine import share_cores, take_gpu
 
+    take_gpu(index)
     store, config = connect(plan), ScoringConfig.part_of(plan["config"])
     share_cores(len(list_packs(config, plan["tasks"])))
     return [_twice(plan, encoder_key, job) for job in in_turn(pack, config, store=store, run_key=plan["run_key"])]

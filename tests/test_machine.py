@@ -1,4 +1,4 @@
-"""How many cores a task takes: its share of the machine, within a container's quota."""
+"""What a task takes of its machine: its share of the cores, within a container's quota, and one of the GPUs."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steps import machine
-from steps.machine import num_cores, share_cores
+from steps.machine import num_cores, share_cores, take_gpu
 
 
 @pytest.fixture
@@ -79,3 +79,25 @@ def test_threads_that_wait_give_their_core_up_unless_somebody_has_said_how_they_
         capture_output=True, text=True, check=True,
     ).stderr  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{spins}'" in said
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine with three, as far as torch tells of them: which one is the process's, at first the second."""
+    chosen = [1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: chosen.__setitem__(0, index))
+    return chosen
+
+
+def test_tasks_side_by_side_take_one_gpu_each(gpus: list[int]) -> None:
+    taken = []
+    for index in range(4):
+        take_gpu(index)
+        taken.append(gpus[0])
+    assert taken == [0, 1, 2, 0]
+
+
+def test_who_is_no_task_of_a_fan_out_keeps_its_gpu(gpus: list[int]) -> None:
+    take_gpu(None)
+    assert gpus == [1]

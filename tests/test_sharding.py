@@ -285,5 +285,8 @@ def test_batches_of_which_some_processes_would_have_more_parts_are_refused(shard
     )
     with pytest.raises(ConfigError, match=message):
         train(method, dataset, config=config, checkpoints=tmp_path, hooks=Hooks(), group=Group(0, 4))
+    with pytest.raises(ConfigError, match=message):  # at the start, where the config says how many there will be
+        replace(config, num_nodes=2, processes_per_node=2)
     for size, micro_batch_size in ((4, 2), (4, None), (3, 1), (4, 6)):
-        Group(0, size).check_alike(6, micro_batch_size)
+        replace(config, micro_batch_size=micro_batch_size).check_processes(size)
+    replace(config, sharding="ddp").check_processes(4)
