@@ -80,7 +80,7 @@ def ask_mlflow(uri: str) -> tuple[str, str, str]:
 
 def ask_image() -> tuple[str, str, str]:
     """Does this image tell a step that its pod is taken away? Likewise."""
-    if "tell_step" in os.environ.get("METAFLOW_INIT_SCRIPT", ""):
+    if "tell_step" in os.environ.get("BASH_ENV", ""):
         return "ok", "a step is told when its pod is taken away, and leaves a checkpoint", ""
     return "note", "a step is not told when its pod is taken away: what it did since its last checkpoint is lost", (
         "take tell_step.sh and killall5 of infra/container into the image, as its Dockerfile does"

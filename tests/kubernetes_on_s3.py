@@ -21,7 +21,7 @@ IN_PODS = {"OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
 IMAGE = {
     "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
     "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
-    "METAFLOW_INIT_SCRIPT": f". {ROOT}/infra/container/tell_step.sh",
+    "BASH_ENV": f"{ROOT}/infra/container/tell_step.sh",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters to processes."""

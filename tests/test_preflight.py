@@ -393,7 +393,7 @@ def test_from_inside_a_pod_asks_the_same_and_is_gone_afterwards(
 def test_from_inside_the_projects_own_image_is_known_to_tell_its_steps(
     preflight: Callable[..., str], cluster: Cluster
 ) -> None:
-    cluster.image["METAFLOW_INIT_SCRIPT"] = ". /opt/tell_step.sh"
+    cluster.image["BASH_ENV"] = "/opt/tell_step.sh"
     assert "ok image, from inside a step is told when its pod is taken away" in preflight("--from_inside")
 
 

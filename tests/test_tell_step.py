@@ -1,4 +1,4 @@
-"""A pod that is asked to stop: the step learns of it, though only its container's first process is told."""
+"""A pod, or a job of AWS Batch, that is asked to stop: the step learns of it, though only its container's first process is told."""
 
 import os
 import shutil
@@ -24,11 +24,8 @@ if "forever" in sys.argv:
     time.sleep(60)
 sys.exit(5)
 """
-# As Metaflow writes it: the step, its output through another process, then what must follow whatever became of it.
-COMMAND = (
-    '${METAFLOW_INIT_SCRIPT:+eval "${METAFLOW_INIT_SCRIPT}"} && true && '
-    "(python -u step.py step train %s 1> >(tee printed)); c=$?; echo then >> printed; exit $c"
-)
+COMMAND = "true && (python -u step.py step train %s 1> >(tee printed)); c=$?; echo then >> printed; exit $c"
+"""As Metaflow writes it: the step, its output through another process, then what must follow whatever became of it."""
 
 
 def start(folder: Path, how_long: str) -> "subprocess.Popen[bytes]":
@@ -38,7 +35,7 @@ def start(folder: Path, how_long: str) -> "subprocess.Popen[bytes]":
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(
             ["bash", "-c", COMMAND % how_long], cwd=folder, start_new_session=True, stdout=said, stderr=said,
-            env={"METAFLOW_INIT_SCRIPT": f". {SCRIPT}", "PATH": path},
+            env={"BASH_ENV": str(SCRIPT), "PATH": path},
         )  # fmt: skip
 
 
@@ -99,7 +96,5 @@ def test_a_step_that_ends_by_itself_gives_its_code_and_nothing_else_is_said(tmp_
 
 def test_the_image_has_it() -> None:
     image = (ROOT / "infra" / "container" / "Dockerfile").read_text()
-    assert (
-        "COPY infra/container/tell_step.sh /opt/\n" in image and 'METAFLOW_INIT_SCRIPT=". /opt/tell_step.sh"' in image
-    )
+    assert "COPY infra/container/tell_step.sh /opt/\n" in image and "BASH_ENV=/opt/tell_step.sh" in image
     assert "COPY --chmod=755 infra/container/killall5 /sbin/\n" in image  # by its path Metaflow runs it

@@ -3,6 +3,8 @@
 The whole of it is applied and destroyed by `pytest -m cloud tests/test_terraform.py`, which takes minutes.
 """
 
+import base64
+import email
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +192,18 @@ def test_gpus_cost_nothing_while_nothing_asks_for_one(planned: dict[str, list[An
         environment["compute_resources"][0]["min_vcpus"] == 0
         for environment in planned["aws_batch_compute_environment"]
     )
+
+
+def test_jobs_of_batch_are_told_before_their_instance_is_taken_away(planned: dict[str, list[Any]]) -> None:
+    """Batch adds its own parts to the user data, and takes it in this form alone."""
+    (template,) = (each for each in planned["aws_launch_template"] if each["name"].endswith("-batch"))
+    message = email.message_from_bytes(base64.b64decode(template["user_data"]))
+    assert message.is_multipart() and not message.defects
+    (script,) = message.get_payload()
+    assert script.get_content_type() == "text/x-shellscript"
+    assert script.get_payload().splitlines()[:2] == [
+        "#!/bin/sh", "echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >> /etc/ecs/ecs.config"
+    ]  # fmt: skip
 
 
 def test_outputs_are_settings_that_metaflow_and_mlflow_read(plan: Any) -> None:

@@ -1,5 +1,5 @@
-# Sourced by the shell of a pod's command before all else (METAFLOW_INIT_SCRIPT). Whoever takes a pod away tells the first
-# process of its container: a shell that waits for the step, and passes nothing on; half a minute later all is killed,
+# Read by the shell of a container's command before all else (BASH_ENV). Whoever takes a pod or a job of Batch away tells the
+# first process of its container: a shell that waits for the step, and passes nothing on; half a minute later all is killed,
 # without a checkpoint. So the command runs in a second shell, and this one, which can listen while it waits, tells the step.
 if [ -z "$STEP_IS_TOLD" ]; then
     export STEP_IS_TOLD=1

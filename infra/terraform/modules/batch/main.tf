@@ -59,6 +59,20 @@ resource "aws_vpc_security_group_egress_rule" "out" {
 resource "aws_launch_template" "instance" {
   name = "${var.name}-batch"
 
+  # Jobs are told when their instance is to be taken away, and have half a minute for a checkpoint. Batch takes this form.
+  user_data = base64encode(<<-EOT
+    MIME-Version: 1.0
+    Content-Type: multipart/mixed; boundary="part"
+
+    --part
+    Content-Type: text/x-shellscript; charset="us-ascii"
+
+    #!/bin/sh
+    echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >> /etc/ecs/ecs.config
+    --part--
+    EOT
+  )
+
   block_device_mappings {
     device_name = "/dev/xvda"
     ebs {
