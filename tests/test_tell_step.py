@@ -1,4 +1,4 @@
-"""A pod, or a job of AWS Batch, that is asked to stop: the step learns of it, though only its container's first process is told."""
+"""A pod, or a job of AWS Batch, that is asked to stop: the step learns of it, though only its container is told."""
 
 import os
 import shutil
