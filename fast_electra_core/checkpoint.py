@@ -62,20 +62,24 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2, milest
             f"no checkpoint could be written to {final}: {error}. Free some disk space, or set --store, and resume."
         ) from error
     names = [path.name for path in list_checkpoints(root)]
-    for name in superseded(names, keep=keep, milestone_every=milestone_every):
+    for name in superseded(names, final.name, keep=keep, milestone_every=milestone_every):
         shutil.rmtree(root / name)
     return final
 
 
-def superseded(names: Iterable[str], *, keep: int, milestone_every: int | None) -> list[str]:
-    """Of checkpoints' names those that are not kept: neither among the newest, nor of a step that milestone_every
-    divides.
+def superseded(names: Iterable[str], newest: str, *, keep: int, milestone_every: int | None) -> list[str]:
+    """Of checkpoints' names those that are not kept: neither among the last `keep` up to the newest, which was written
+    just now, nor of a step that milestone_every divides. Those of later steps were damaged, or training would have
+    gone on from them.
 
-    >>> superseded(["step-000000010", "step-000000020", "step-000000030"], keep=1, milestone_every=20)
+    >>> superseded(["step-000000010", "step-000000020", "step-000000030"], "step-000000030", keep=1, milestone_every=20)
     ['step-000000010']
     """
-    older = sorted(names)[:-keep]
-    return [name for name in older if milestone_every is None or int(name.removeprefix("step-")) % milestone_every]
+    sound = sorted(name for name in names if name <= newest)
+    older = [
+        name for name in sound[:-keep] if milestone_every is None or int(name.removeprefix("step-")) % milestone_every
+    ]
+    return older + sorted(set(names) - set(sound))
 
 
 def list_checkpoints(root: Path) -> list[Path]:

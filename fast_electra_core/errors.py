@@ -3,6 +3,7 @@
 FastElectraError (ValueError)
 ├── ConfigError           a parameter outside its range, an unknown name
 ├── DataError             text, GLUE files or stored corruption that cannot be used
+│   └── StoreError        S3 does not answer, or refuses
 ├── AuxiliaryError        a model that cannot serve as auxiliary
 ├── CheckpointError       no usable checkpoint
 ├── TrackingError         the MLflow server does not answer, or refuses
@@ -26,6 +27,10 @@ class ConfigError(FastElectraError):
 
 class DataError(FastElectraError):
     """Text, task files or stored corruption are missing, unreadable or of the wrong form."""
+
+
+class StoreError(DataError):
+    """S3 does not answer or refuses."""
 
 
 class AuxiliaryError(FastElectraError):

@@ -5,9 +5,9 @@ import logging
 import shutil
 from pathlib import Path
 
-from fast_electra_core.checkpoint import check, superseded
+from fast_electra_core.checkpoint import check, list_checkpoints, superseded
 from fast_electra_core.config import TrainingConfig
-from fast_electra_core.errors import CheckpointError
+from fast_electra_core.errors import CheckpointError, StoreError
 from fast_electra_core.trainer import Row
 from steps.store import Store
 
@@ -28,21 +28,46 @@ class Curve:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
 
     def append(self, row: Row) -> None:
+        """Raises: CheckpointError: the disk does not take it."""
         self.rows.append(row)
-        with self._path.open("a") as file:
-            file.write(f"{json.dumps(row)}\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(f"{json.dumps(row)}\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path} could not be written: {error}. Free some disk space, or set --store, and resume."
+            ) from error
 
 
 def fetch_checkpoints(store: Store, prefix: str) -> Path:
-    """The folder of checkpoints on this machine, with the newest sound one of those in S3."""
-    if store.is_s3:
-        for key in reversed(store.list_keys(prefix)):
-            folder = store.get_folder(key)
+    """The folder of checkpoints on this machine, with the newest sound one: it may be here alone, where S3 did not take
+    it, or in S3 alone, and then its curve comes with it.
+
+    Raises:
+        CheckpointError: there are some in S3, but every one is damaged.
+        StoreError: S3 does not say.
+    """
+    here = store.path(prefix)
+    if not store.is_s3:
+        return here
+    newest_here = next((folder.name for folder in list_checkpoints(here) if _is_sound(folder)), "")
+    keys = store.list_keys(prefix)
+    for key in reversed(keys):
+        if key.rpartition("/")[2] <= newest_here:
+            return here
+        folder = store.get_folder(key)
+        if not _is_sound(folder):
+            folder = store.get_folder(key, anew=True)  # it may be the copy that is damaged
+        if _is_sound(folder):
             if (folder / _CURVE).is_file():
-                shutil.copyfile(folder / _CURVE, store.path(prefix).parent / _CURVE)
-            if _is_sound(folder):
-                break
-    return store.path(prefix)
+                shutil.copyfile(folder / _CURVE, here.parent / _CURVE)
+            return here
+    if keys and not newest_here:
+        raise CheckpointError(
+            f"every checkpoint in {store.address(prefix)} is damaged. Delete them there, and the folder {here}, to "
+            "start from step 0"
+        )
+    return here
 
 
 def _is_sound(folder: Path) -> bool:
@@ -59,15 +84,14 @@ def keep_checkpoint(folder: Path, store: Store, prefix: str, config: TrainingCon
     Where S3 will not take it, for longer than its client tries, that is said: training goes on, the checkpoint is on
     this machine, and the next one may have better luck.
     """
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
     if store.is_s3:
         shutil.copyfile(store.path(prefix).parent / _CURVE, folder / _CURVE)
     try:
         store.put_folder(folder, f"{prefix}/{folder.name}")
         names = [key.rpartition("/")[2] for key in store.list_keys(prefix)]
-        for name in superseded(names, keep=config.keep_checkpoints, milestone_every=config.milestone_every_steps):
+        for name in superseded(
+            names, folder.name, keep=config.keep_checkpoints, milestone_every=config.milestone_every_steps
+        ):
             store.delete(f"{prefix}/{name}")
-    except (Boto3Error, BotoCoreError, ClientError) as error:
+    except StoreError as error:
         _logger.warning("checkpoint %s is on this machine alone, S3 does not take it: %s", folder, error)

@@ -1,16 +1,21 @@
 """Where a run keeps its files between steps: a folder, or an s3:// prefix with a local copy.
 
 A key is a relative path such as `tokens/3f2a…/shard-0003`; it names a folder of files. Folders appear whole or not at
-all: locally by a rename, in S3 by a marker object that is written last.
+all: locally by a rename, in S3 by a marker object that is written last. With S3 a local copy bears its marker only
+when S3 has the folder, too.
 """
 
+import contextlib
+import errno
+import filecmp
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fast_electra_core.errors import ConfigError, DataError
+from fast_electra_core.errors import ConfigError, DataError, StoreError
 
 _MARKER = ".complete"
 
@@ -53,35 +58,45 @@ class Store:
         return f"{self.root}/{key}" if self.is_s3 else str(self.path(key))
 
     def has(self, key: str) -> bool:
-        """Whether the key's folder is complete."""
-        if (self.path(key) / _MARKER).is_file():
-            return True
-        return self.is_s3 and f"{key}/{_MARKER}" in self._list(f"{key}/{_MARKER}")
+        """Whether the key's folder is complete: in S3, where the store is there.
+
+        Raises:
+            StoreError: S3 does not say.
+        """
+        if not self.is_s3:
+            return (self.path(key) / _MARKER).is_file()
+        return f"{key}/{_MARKER}" in self._list(f"{key}/{_MARKER}")
 
     def put_folder(self, local: Path, key: str) -> str:
-        """Copy a folder's files under the key, replacing what was there; returns its address."""
+        """Copy a folder's files under the key, replacing what was there, unless it is the same to the byte; returns its
+        address.
+
+        Raises:
+            StoreError: S3 does not take it; the key is not complete then.
+            OSError: the disk does not.
+        """
         target = self.path(key)
         if local.resolve() != target:
-            partial = target.parent / f".{target.name}.{os.getpid()}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
+            with _partial(target) as partial:
                 shutil.copytree(local, partial)
-                shutil.rmtree(target, ignore_errors=True)
-                partial.rename(target)
-            finally:  # a full disk is not to stay full
-                shutil.rmtree(partial, ignore_errors=True)
-        (target / _MARKER).touch()
+                if not self.is_s3:
+                    (partial / _MARKER).touch()
+                _give_name(partial, target)
         if self.is_s3:
             self._upload(target, key)
+        (target / _MARKER).touch()
         return self.address(key)
 
-    def get_folder(self, key: str) -> Path:
-        """The key's folder, downloaded if it is only in S3.
+    def get_folder(self, key: str, *, anew: bool = False) -> Path:
+        """The key's folder, downloaded if it is only in S3; anew: whatever there is of it on this machine.
 
         Raises:
             DataError: there is none.
+            StoreError: S3 does not give it.
         """
         target = self.path(key)
+        if anew and self.is_s3:
+            (target / _MARKER).unlink(missing_ok=True)
         if (target / _MARKER).is_file():
             return target
         if not self.has(key):
@@ -99,49 +114,111 @@ class Store:
         return sorted(f"{prefix}/{folder}" for folder in folders if "/" not in folder)
 
     def delete(self, key: str) -> None:
-        """Remove the key's folder, the marker first."""
+        """Remove the key's folder, the marker first.
+
+        Raises:
+            StoreError: S3 does not let it go.
+        """
         (self.path(key) / _MARKER).unlink(missing_ok=True)
         if self.is_s3:
-            for name in sorted(self._list(f"{key}/"), key=lambda name: not name.endswith(_MARKER)):
-                self._client().delete_object(Bucket=self._bucket, Key=self._object(name))
+            names = sorted(self._list(f"{key}/"), key=lambda name: not name.endswith(_MARKER))
+            with self._of_s3("delete", key):
+                for name in names:
+                    self._client().delete_object(Bucket=self._bucket, Key=self._object(name))
         shutil.rmtree(self.path(key), ignore_errors=True)
 
     def _upload(self, folder: Path, key: str) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MARKER)
-        for path in [*files, folder / _MARKER]:
-            name = f"{key}/{path.relative_to(folder).as_posix()}"
-            self._client().upload_file(str(path), self._bucket, self._object(name))
+        names = [f"{key}/{path.relative_to(folder).as_posix()}" for path in files]
+        replaced = set(self._list(f"{key}/")) - {*names, f"{key}/{_MARKER}"}
+        with self._of_s3("write", key):
+            for path, name in zip(files, names, strict=True):
+                self._client().upload_file(str(path), self._bucket, self._object(name))
+            self._client().put_object(Bucket=self._bucket, Key=self._object(f"{key}/{_MARKER}"), Body=b"")
+            for name in sorted(replaced):
+                self._client().delete_object(Bucket=self._bucket, Key=self._object(name))
 
     def _download(self, key: str, target: Path) -> None:
-        partial = target.parent / f".{target.name}.{os.getpid()}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        for name in self._list(f"{key}/"):
-            path = (partial / name.removeprefix(f"{key}/")).resolve()
-            if not path.is_relative_to(partial.resolve()):
-                raise DataError(f"object {name!r} leads out of its folder and is refused")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._client().download_file(self._bucket, self._object(name), str(path))
-        try:
-            partial.rename(target)
-        except OSError:  # something is there
-            if (target / _MARKER).is_file():  # another process was quicker, and reads from it
-                shutil.rmtree(partial)
-            else:
-                shutil.rmtree(target)
-                partial.rename(target)
+        names = self._list(f"{key}/")
+        with _partial(target) as partial, self._of_s3("read", key):
+            for name in names:
+                path = (partial / name.removeprefix(f"{key}/")).resolve()
+                if not path.is_relative_to(partial.resolve()):
+                    raise DataError(f"object {name!r} leads out of its folder and is refused")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._client().download_file(self._bucket, self._object(name), str(path))
+            _give_name(partial, target)
 
     def _list(self, prefix: str) -> list[str]:
         """Names below the store's prefix that begin so."""
-        pages = self._client().get_paginator("list_objects_v2")
-        pages = pages.paginate(Bucket=self._bucket, Prefix=self._object(prefix))
         start = len(self._prefix) + 1 if self._prefix else 0
-        return [item["Key"][start:] for page in pages for item in page.get("Contents", [])]
+        with self._of_s3("list", prefix):
+            pages = self._client().get_paginator("list_objects_v2")
+            pages = pages.paginate(Bucket=self._bucket, Prefix=self._object(prefix))
+            return [item["Key"][start:] for page in pages for item in page.get("Contents", [])]
+
+    @contextlib.contextmanager
+    def _of_s3(self, doing: str, key: str) -> Iterator[None]:
+        """What S3, or its client, says is a StoreError."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (Boto3Error, BotoCoreError, ClientError) as error:
+            raise StoreError(
+                f"cannot {doing} {self.address(key)}: {error}. Is there a bucket {self._bucket}, may these credentials "
+                "read and write there, does S3 answer? Mend it and resume, or give another --store"
+            ) from error
 
     def _object(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
     def _client(self) -> Any:
         return s3_client()
+
+
+@contextlib.contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A folder's name beside the target, to be made and given the target's; what is left of it goes."""
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+    finally:  # a full disk is not to stay full
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _give_name(partial: Path, target: Path) -> None:
+    """The target is what partial was; one of the same files stays, for others may be reading them. Several processes
+    may do this at once."""
+    while True:
+        try:
+            partial.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _has_same_files(partial, target):
+            if (partial / _MARKER).is_file():
+                (target / _MARKER).touch()
+            return
+        replaced = target.parent / f".{target.name}.{os.getpid()}.replaced"
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            target.rename(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _has_same_files(one: Path, other: Path) -> bool:
+    """All but the marker, to the byte."""
+    names = [
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != _MARKER}
+        for folder in (one, other)
+    ]
+    try:
+        return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
+    except FileNotFoundError:  # being replaced by another process
+        return False
 
 
 def s3_client() -> Any:

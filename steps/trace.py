@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fast_electra_core.config import TrainingConfig
-from fast_electra_core.errors import ConfigError, TrackingError
+from fast_electra_core.errors import ConfigError, StoreError, TrackingError
 from fast_electra_core.glue import SPECS
 from fast_electra_core.method_knobs import MODEL_FREE
 from steps import tracking
@@ -43,7 +43,7 @@ def running(plan: Plain) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _mark(plan, "FAILED" if isinstance(error, Exception) else "KILLED")
+        _mark(plan, tracking.status_after(error))
         raise
 
 
@@ -69,7 +69,7 @@ def _mark(plan: Plain, status: str) -> None:
         else:
             tracking.finish(run_id, status)
             _note_end(plan)
-    except (ConfigError, TrackingError, OSError) as error:  # never in place of the error on its way out
+    except (ConfigError, StoreError, TrackingError, OSError) as error:  # never in place of the error on its way out
         _logger.warning("the MLflow run %s is not marked %s: %s", run_id, status, error)
 
 

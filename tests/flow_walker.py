@@ -46,7 +46,11 @@ class Task:
         self.__dict__.update({name: copy.deepcopy(getattr(inputs[0], name)) for name in include})
 
     def artifacts(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_functions", "_next", "input")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_functions", "_next", "input", "index")
+        }
 
 
 class Walk:
@@ -83,7 +87,10 @@ class Walk:
             if "foreach" in how:
                 items = getattr(task, how["foreach"])
                 assert items, "Metaflow refuses a fan-out over nothing"
-                tasks = [Task(task.artifacts(), self._functions, input=item, lost=None) for item in items]
+                tasks = [
+                    Task(task.artifacts(), self._functions, input=item, index=index, lost=None)
+                    for index, item in enumerate(items)
+                ]
                 done = [self._run(names[0], each) for each in tasks]
                 task = self._run(done[0]._next[0][0], Task({}, self._functions), done)
                 continue

@@ -76,9 +76,17 @@ def test_an_empty_or_missing_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert load_latest(tmp_path / "missing") is None
 
 
-def test_the_newest_is_loaded_whatever_the_order_of_writing(tmp_path: Path) -> None:
-    save(tmp_path, 10, 2, 9)
+def test_the_newest_is_that_of_the_latest_step_whatever_the_clock_says(tmp_path: Path) -> None:
+    for age, folder in enumerate(save(tmp_path, 2, 9, 10)):
+        os.utime(folder, (1e9 - age, 1e9 - age))
     assert newest_step(tmp_path) == 10
+
+
+def test_those_of_later_steps_go_for_they_were_damaged(tmp_path: Path) -> None:
+    """Training would have gone on from them."""
+    save(tmp_path, 4, 6, 8, keep=3)
+    save_checkpoint(tmp_path, Checkpoint(5, {}, {}), keep=1, milestone_every=4)
+    assert steps_of(tmp_path) == ["step-000000004", "step-000000005"]
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_half_written_checkpoint_is_never_picked(
 
 
 def test_checkpoints_are_listed_from_the_newest_on(tmp_path: Path) -> None:
-    save(tmp_path, 2, 10, 9)
+    save(tmp_path, 2, 9, 10)
     (tmp_path / "step-000000011").write_text("a file")
     assert [folder.name for folder in list_checkpoints(tmp_path)] == [
         "step-000000010", "step-000000009", "step-000000002"

@@ -1,6 +1,8 @@
 """What training survives of its store: objects lost or damaged, an S3 that answers badly or not at all, a full disk."""
 
+import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core import checkpoint as checkpoint_module
+from fast_electra_core import trainer
 from fast_electra_core.checkpoint import Checkpoint, list_checkpoints, load_latest
 from fast_electra_core.checkpoint_writer import CheckpointWriter
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
-from fast_electra_core.errors import CheckpointError
+from fast_electra_core.errors import CheckpointError, Interrupted, StoreError
 from fast_electra_core.methods import MaskedLanguageModel
 from steps import store as store_module
 from steps import tracking
@@ -54,6 +57,26 @@ def train(dataset: TokenDataset, run: TrainingRun, config: AuxiliaryConfig) -> t
 
 def training_run(run_id: str, *, root: str = "s3://bucket/store") -> TrainingRun:
     return TrainingRun(store=Store(root), run_key="runs/1", shard_keys=[], tokenizer_key="", mlflow_run_id=run_id)
+
+
+def spoil(checkpoint: Path) -> None:
+    """One byte of it is flipped."""
+    file = checkpoint / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def at_step(befallen: int, what: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """`what` befalls training in that step, counted from 0."""
+    really = trainer._backward
+
+    def backward(*arguments: Any, step: int, **more: Any) -> Any:
+        if step == befallen:
+            what()
+        return really(*arguments, step=step, **more)
+
+    patch.setattr(trainer, "_backward", backward)
 
 
 def steps_in_s3(s3: Any) -> list[int]:
@@ -108,6 +131,81 @@ def test_milestones_stay_in_s3_and_another_machine_fetches_the_newest_alone(
     assert result["resumed_from"] == 10
     assert [folder.name for folder in list_checkpoints(run.store.path(run.checkpoint_prefix))] == ["step-000000010"]
     assert steps_in_s3(s3) == [4, 8, 10]
+
+
+def test_a_checkpoint_that_s3_did_not_take_is_gone_on_from_where_it_is_with_its_curve(
+    s3: Any, mlflow_run: str, dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind step 7, while S3 had taken that of step 2 alone."""
+    config = toy_config(log_every_steps=1)
+    _, whole = train(dataset, training_run(mlflow_run, root=str(tmp_path / "store")), config)
+    upload = store_module.Store._upload
+
+    def refuse(store: Store, folder: Path, key: str) -> None:
+        if folder.name > "step-000000002":
+            raise StoreError("S3 is away")
+        upload(store, folder, key)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store_module.Store, "_upload", refuse)
+        at_step(7, die, patch)
+        train(dataset, training_run(mlflow_run), config)
+    assert steps_in_s3(s3) == [2]
+    result, weights = train(dataset, training_run(mlflow_run), config)
+    assert result["resumed_from"] == 6
+    assert [row["step"] for row in result["curve"] if "loss" in row] == list(range(1, 9))
+    assert weights == whole
+
+
+def test_a_damaged_copy_on_this_machine_does_not_hide_the_sound_one_in_s3(
+    s3: Any, mlflow_run: str, dataset: TokenDataset
+) -> None:
+    run = training_run(mlflow_run)
+    train(dataset, run, toy_config())
+    spoil(run.store.path(run.checkpoint_prefix) / "step-000000008")
+    result, _ = train(dataset, training_run(mlflow_run), toy_config())
+    assert result["resumed_from"] == 8
+
+
+def test_where_every_checkpoint_in_s3_is_damaged_both_places_are_named(
+    s3: Any, mlflow_run: str, dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(dataset, training_run(mlflow_run), toy_config(keep_checkpoints=1))
+    s3.put_object(Bucket="bucket", Key="store/runs/1/checkpoints/step-000000008/tensors.safetensors", Body=b"no")
+    forget_local_copy(monkeypatch, tmp_path / "another")
+    expected = r"in s3://bucket/store/runs/1/checkpoints is damaged. Delete them there, and the folder .*/another/"
+    with pytest.raises(CheckpointError, match=expected):
+        train(dataset, training_run(mlflow_run), toy_config())
+
+
+@pytest.mark.parametrize("root", ["a folder", "s3://bucket/store"])
+def test_behind_damaged_checkpoints_the_next_one_is_kept(
+    root: str, s3: Any, mlflow_run: str, dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged ones are of later steps than what training goes on from, and than a stop in between."""
+    root = root if root.startswith("s3://") else str(tmp_path / "store")
+    config = toy_config(keep_checkpoints=1, milestone_every_steps=4, num_steps=10)
+    run = training_run(mlflow_run, root=root)
+    train(dataset, run, config)
+    folder = run.store.path(run.checkpoint_prefix)
+    for step in (8, 10):
+        name = f"step-{step:09d}"
+        spoil(folder / name)
+        if run.store.is_s3:
+            s3.put_object(Bucket="bucket", Key=f"store/{run.checkpoint_prefix}/{name}/tensors.safetensors", Body=b"no")
+    stopped = training_run(mlflow_run, root=root)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(4, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        train(dataset, stopped, config)
+    kept = ["step-000000005", "step-000000004"]
+    assert [path.name for path in list_checkpoints(folder)] == kept
+    if run.store.is_s3:
+        assert steps_in_s3(s3) == [4, 5]
+    result, _ = train(dataset, training_run(mlflow_run, root=root), config)
+    assert result["resumed_from"] == 5
 
 
 def test_training_survives_an_s3_that_answers_503_and_resets_connections(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import new_database
 
-from fast_electra_core.errors import ConfigError, TrackingError
+from fast_electra_core.errors import ConfigError, Interrupted, TrackingError
 from steps import delivery, lifecycle, planning, scoring, tracking
 from steps.trace import Plain, attempt, finish, running
 from steps.tracking import connection
@@ -75,7 +75,12 @@ def end(plan: Plain, error: BaseException | None) -> None:
 
 @pytest.mark.parametrize(
     ("error", "before"),
-    [(ZeroDivisionError(), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")],
+    [
+        (ZeroDivisionError(), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Interrupted("by SIGTERM"), "KILLED"),
+        (None, "FINISHED"),
+    ],
 )
 def test_the_next_attempt_at_a_step_marks_the_run_running_again(
     error: BaseException | None, before: str, plan: Plain

@@ -2,12 +2,18 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
+from flaky import Flaky, flaky
 
-from fast_electra_core.errors import ConfigError, DataError
+from fast_electra_core.errors import ConfigError, DataError, StoreError
 from steps.store import Store, download_prefix
 
 
@@ -23,6 +29,21 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     """The same S3 prefix from where nothing is downloaded yet."""
     monkeypatch.setenv("FAST_ELECTRA_CACHE", str(tmp_path / "another_cache"))
     return Store("s3://bucket/some/prefix")
+
+
+PUT_AND_GET = """
+import sys
+from pathlib import Path
+from steps.store import Store
+
+store = Store(sys.argv[1])
+for name in range(100, 300):
+    key = f"kind/{name}"
+    if not store.has(key):
+        store.put_folder(Path(sys.argv[2]), key)
+    folder = store.get_folder(key)
+    assert [(folder / f"file{n}").read_text() for n in range(20)] == [str(n) for n in range(20)]
+"""
 
 
 def make_folder(path: Path, **files: str) -> Path:
@@ -57,6 +78,24 @@ def test_putting_again_replaces_all_of_the_folder(store: Store, tmp_path: Path) 
     store.put_folder(make_folder(tmp_path / "first", a="1", old="x"), "kind/name")
     store.put_folder(make_folder(tmp_path / "second", a="2"), "kind/name")
     assert contents(store.get_folder("kind/name")) == {"a": "2"}
+
+
+def test_putting_the_same_again_leaves_the_files_that_others_may_be_reading(store: Store, tmp_path: Path) -> None:
+    local = make_folder(tmp_path / "local", a="1", sub__b="2")
+    store.put_folder(local, "kind/name")
+    file = store.get_folder("kind/name") / "sub" / "b"
+    inode = file.stat().st_ino
+    store.put_folder(local, "kind/name")
+    assert file.stat().st_ino == inode
+
+
+def test_processes_that_put_the_same_key_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
+    """Two shards of the same text, say, that two tasks make; each reads it at once behind."""
+    local, root = make_folder(tmp_path / "local", **{f"file{n}": str(n) for n in range(20)}), str(tmp_path / "store")
+    Store(root)
+    processes = [subprocess.Popen([sys.executable, "-c", PUT_AND_GET, root, str(local)]) for _ in range(4)]
+    assert [process.wait(timeout=100) for process in processes] == [0] * 4
+    assert sorted(Store(root).path("kind").iterdir()) == [Store(root).path(f"kind/{n}") for n in range(100, 300)]
 
 
 def test_a_folder_written_in_place_can_be_put(store: Store) -> None:
@@ -167,16 +206,78 @@ def test_in_s3_the_marker_is_uploaded_last(s3: Any, tmp_path: Path, monkeypatch:
     store = Store("s3://bucket/p")
     uploaded = []
     client = store._client()
-    send = client.upload_file
-
-    def upload_file(path: str, bucket: str, name: str) -> None:
-        uploaded.append(name)
-        send(path, bucket, name)
-
-    monkeypatch.setattr(client, "upload_file", upload_file)
+    client.meta.events.register("before-call.s3.PutObject", lambda params, **more: uploaded.append(params["url_path"]))
     monkeypatch.setattr(store, "_client", lambda: client)
     store.put_folder(make_folder(tmp_path / "local", **{"zzz": "1", "a": "2"}), "k/n")
-    assert uploaded == ["p/k/n/a", "p/k/n/zzz", "p/k/n/.complete"]
+    assert uploaded == [f"/p/k/n/{name}" for name in ("a", "zzz", ".complete")]
+
+
+@pytest.fixture
+def through_proxy(s3: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
+    """S3 as a store meets it, whose client does not try again."""
+    with flaky(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setattr(
+            "steps.store.s3_client", lambda: boto3.client("s3", config=Config(retries={"total_max_attempts": 1}))
+        )
+        yield proxy
+
+
+def test_what_s3_did_not_take_is_not_there_and_is_put_by_the_next_attempt(
+    s3: Any, through_proxy: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, local = Store("s3://bucket/some/prefix"), make_folder(tmp_path / "local", a="1")
+    through_proxy.fates = ["503"]
+    with pytest.raises(StoreError, match=r"cannot list s3://bucket/some/prefix/kind/name/: .*Is there a bucket bucket"):
+        store.put_folder(local, "kind/name")
+    through_proxy.fates = ["503", "pass"]  # the second connection may list, the third not write
+    with pytest.raises(StoreError, match=r"cannot write s3://bucket/some/prefix/kind/name: .*Mend it and resume"):
+        store.put_folder(local, "kind/name")
+    through_proxy.fates = ["pass"]
+    assert not store.has("kind/name")
+    store.put_folder(local, "kind/name")
+    assert contents(other_machine(monkeypatch, tmp_path).get_folder("kind/name")) == {"a": "1"}
+
+
+def test_what_was_deleted_in_s3_is_made_again(s3: Any, tmp_path: Path) -> None:
+    """This machine's copy alone would help no other."""
+    store = Store("s3://bucket/some/prefix")
+    store.put_folder(make_folder(tmp_path / "local", a="1"), "kind/name")
+    for name in names_in_bucket(s3):
+        s3.delete_object(Bucket="bucket", Key=name)
+    assert not store.has("kind/name")
+
+
+def test_in_s3_putting_again_replaces_all_of_the_folder(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store("s3://bucket/some/prefix")
+    store.put_folder(make_folder(tmp_path / "first", a="1", old="x"), "kind/name")
+    store.put_folder(make_folder(tmp_path / "second", a="2"), "kind/name")
+    assert contents(other_machine(monkeypatch, tmp_path).get_folder("kind/name")) == {"a": "2"}
+
+
+def test_a_bucket_that_is_not_there_is_named_with_what_to_do(s3: Any) -> None:
+    with pytest.raises(StoreError, match=r"cannot list s3://bukket/store/a.*NoSuchBucket.* give another --store"):
+        Store("s3://bukket/store").has("a")
+
+
+def test_a_download_that_breaks_off_leaves_nothing(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store("s3://bucket/some/prefix").put_folder(make_folder(tmp_path / "local", a="1", b="2"), "kind/name")
+    other = other_machine(monkeypatch, tmp_path)
+    client = other._client()
+    fetch = client.download_file
+
+    def download_file(bucket: str, name: str, path: str) -> None:
+        fetch(bucket, name, path)
+        if name.endswith("a"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(client, "download_file", download_file)
+    monkeypatch.setattr(other, "_client", lambda: client)
+    with pytest.raises(OSError, match="No space left"):
+        other.get_folder("kind/name")
+    assert list(other.path("kind").iterdir()) == []
 
 
 def test_in_s3_a_deleted_folder_is_gone_for_all(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

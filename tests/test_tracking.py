@@ -18,7 +18,7 @@ from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core.config import AuxiliaryConfig
-from fast_electra_core.errors import ConfigError, TrackingError
+from fast_electra_core.errors import ConfigError, Interrupted, TrackingError
 from fast_electra_core.methods import MaskedLanguageModel
 from steps import tracking
 from steps.store import Store
@@ -155,7 +155,13 @@ def test_two_processes_that_make_the_same_child_at_once_share_the_older_run(
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("x"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Interrupted("told to stop"), "KILLED"),
+    ],
 )
 def test_a_child_run_ends_with_the_status_of_its_block(
     database: str, parent: str, error: BaseException | None, status: str
@@ -166,7 +172,7 @@ def test_a_child_run_ends_with_the_status_of_its_block(
             seen.append(run_id)
             if error is not None:
                 raise error
-    except (ValueError, KeyboardInterrupt) as caught:
+    except (ValueError, KeyboardInterrupt, Interrupted) as caught:
         assert caught is error
 
     assert client().get_run(seen[0]).info.status == status
@@ -290,6 +296,44 @@ def test_rows_of_an_unknown_run_end_in_the_spill_file_at_once(database: str, tmp
         metrics.close()
 
     assert time.monotonic() - start < 10
+
+
+def test_a_refusal_that_is_over_does_not_fail_the_end(
+    parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One 403 of a proxy in the middle of a training, and all is well since."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    refusals, really = [MlflowException("403", PERMISSION_DENIED)], tracking_metrics.send_values
+
+    def send(*arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        really(*arguments)
+
+    monkeypatch.setattr(tracking_metrics, "send_values", send)
+    logger = tracking.MetricsLogger(parent, spill=tmp_path / "spill.jsonl", send_every_seconds=0.05)
+    logger.log({"step": 1, "loss": 1.0})
+    while refusals:
+        time.sleep(0.01)
+    logger.log({"step": 2, "loss": 2.0})
+    logger.close()
+    assert history(parent, "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_full_disk_does_not_replace_the_error_on_its_way_out(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    tracking.connect(database)
+    monkeypatch.setattr(tracking_metrics, "_write_values", fill)
+    with pytest.raises(ZeroDivisionError), tracking.MetricsLogger("nowhere", spill=tmp_path / "spill.jsonl") as logger:
+        logger.log({"step": 1, "loss": 1.0})  # of a run that the server does not know
+        raise ZeroDivisionError
+    assert "1 unsent metrics could not be kept" in caplog.text and "No space left" in caplog.text
 
 
 def test_an_error_in_the_block_is_not_replaced_by_the_loggers_own(

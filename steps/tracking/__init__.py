@@ -36,6 +36,7 @@ from steps.tracking.runs import (
     set_tags,
     start_child,
     start_parent,
+    status_after,
 )
 from steps.tracking.server_check import check_server
 from steps.tracking.system import system_metrics
@@ -81,6 +82,7 @@ __all__ = [
     "set_version_tags",
     "start_child",
     "start_parent",
+    "status_after",
     "system_metrics",
     "throne",
 ]

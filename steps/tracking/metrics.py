@@ -75,6 +75,7 @@ class MetricsLogger:
 
     def flush(self, wait_seconds: float = 5.0) -> bool:
         """Every row logged so far is at the server (True) or, after the wait, in the spill file (False)."""
+        self._refused_for_good = False  # that was before: it is asked once more
         self._flushing = True
         self._wake.set()
         with self._changed:
@@ -111,11 +112,14 @@ class MetricsLogger:
         if error_type is None:
             self.close()
             return
-        sent = self.flush(min(5.0, self._close_wait_seconds))
+        # Only logged: the error on its way out matters more.
+        try:
+            if not self.flush(min(5.0, self._close_wait_seconds)):
+                _log.warning("%s unsent metrics are in %s", len(self._pending), self._spill)
+        except OSError as error:
+            _log.warning("%s unsent metrics could not be kept in %s: %s", len(self._pending), self._spill, error)
         self._stop = True
         self._wake.set()
-        if not sent:  # only logged: the error on its way out matters more
-            _log.warning("%s unsent metrics are in %s", len(self._pending), self._spill)
 
     def _is_settled(self) -> bool:
         return not self._pending or self._refused_for_good or not self._thread.is_alive()
@@ -150,6 +154,7 @@ class MetricsLogger:
             send_values(self.run_id, fresh)
             for value in fresh:
                 self._seen.setdefault(value.key, set()).add(value.step)
+            self._refused_for_good = False
             return None
         except MlflowException as error:
             self._refused_for_good = not is_passing(error)

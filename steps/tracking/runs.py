@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fast_electra_core.errors import TrackingError, check_choice
+from fast_electra_core.errors import Interrupted, TrackingError, check_choice
 from steps.tracking.connection import PATIENCE_SECONDS, ask, connect, connected_uri, mlflow_client
 
 KEY_TAG = "fast_electra.key"
@@ -107,13 +107,18 @@ def child_run(tracking_uri: str, parent_run_id: str, **what: Any) -> Iterator[st
     try:
         yield run_id
     except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        status = status_after(error)
         try:
             finish(run_id, status)
         except TrackingError as lost:
             _logger.warning("the MLflow run %s is not marked %s: %s", run_id, status, lost)
         raise
     finish(run_id)
+
+
+def status_after(error: BaseException) -> str:
+    """Of a run whose work ended so: KILLED if it was told to stop, FAILED otherwise."""
+    return "FAILED" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "KILLED"
 
 
 def finish(run_id: str, status: str = "FINISHED") -> None:
