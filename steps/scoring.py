@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fast_electra_core.config import ScoringConfig
-from fast_electra_core.errors import DataError, TrackingError
+from fast_electra_core.errors import DataError, StoreError, TrackingError
 from steps import tracking
 from steps.store import Store
 from steps.trace import (
@@ -39,7 +39,12 @@ def list_packs(plan: Plain) -> list[list[Plain]]:
 @attempt
 def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain], *, index: int | None = None) -> list[Plain]:
     """Do a pack's jobs; one that fails twice comes back with the reason in `failed`, and the others go on. index is the
-    task's, by which it takes a GPU."""
+    task's, by which it takes a GPU.
+
+    Raises:
+        TrackingError, StoreError: the server or the store is away. That is no fault of a job's: the next attempt at the
+            step finds what was done, and does the rest.
+    """
     from steps.finetune import in_turn, list_packs
     from steps.machine import share_cores, take_gpu
 
@@ -56,6 +61,8 @@ def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
     for turn in ("first", "second"):
         try:
             return _finetune(plan, encoder_key, job)
+        except (TrackingError, StoreError):
+            raise
         except Exception as error:  # whatever it was is reported by name at the end
             reason = f"{type(error).__name__}: {error}"
             _logger.warning("%s failed at the %s attempt: %s", job_name(job), turn, reason, exc_info=error)
@@ -226,11 +233,12 @@ def _evaluated(model: Plain) -> Plain:
 def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list[Plain]:
     from steps.finetune import job_key, job_name, stored_result
 
-    found = {job_name(result): result for result in results}
+    found = {job_name(result): result for result in results if not result.get("failed")}
+    reasons = {job_name(result): result["failed"] for result in results if result.get("failed")}
     for job in [job for pack in list_packs(plan) for job in pack]:
         if job_name(job) not in found:
             key = job_key(plan["run_key"], job)
-            lost = {**job, "failed": "its machine was lost, twice"}
+            lost = {**job, "failed": reasons.get(job_name(job), "its machine was lost, twice")}
             found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
     tasks = list(plan["tasks"])
     return sorted(found.values(), key=lambda result: (tasks.index(result["task"]), result["seed"], result["untrained"]))

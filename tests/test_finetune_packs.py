@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from toys import save_detector
 
 from fast_electra_core.config import PretrainConfig
+from fast_electra_core.errors import StoreError, TrackingError
 from steps import finetune, scoring, tracking
 from steps.finetune import PACK_PASSES, in_turn, job_key, job_name, list_packs
 from steps.store import Store
@@ -161,3 +162,31 @@ def test_where_mnli_failed_what_starts_from_it_says_so(plan: dict[str, Any], mon
     assert results[1]["failed"] == "DataError: it starts from mnli seed 0, which failed"
     with pytest.raises(ValueError, match=r"every fine-tuning failed, first mnli seed 0 \(RuntimeError: no memory\)"):
         scoring.gather_scores({**plan, "config": {**plan["config"], "seeds": 1, "untrained_baseline": False}}, results)
+
+
+@pytest.mark.parametrize("away", [TrackingError("the server is away"), StoreError("S3 is away")])
+def test_a_server_that_is_away_is_no_fault_of_a_fine_tunings_and_costs_no_score(
+    away: Exception, plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is stored, what becomes of it in MLflow is not: the next attempt at the step goes on from there."""
+    monkeypatch.setitem(plan["config"], "mnli_transfer", False)
+    really = tracking.log_metrics
+
+    def fail(run_id: str, rows: Any) -> None:
+        raise away
+
+    monkeypatch.setattr(tracking, "log_metrics", fail)
+    with pytest.raises(type(away)):
+        scoring.finetune(plan, "encoder", CHAIN[1:])
+    monkeypatch.setattr(tracking, "log_metrics", really)
+    results = scoring.finetune(plan, "encoder", CHAIN[1:])
+    assert [sorted(result["scores"]) for result in results] == [["accuracy"], ["accuracy", "f1"]]
+
+
+def test_what_was_stored_counts_though_its_attempt_failed_behind_it(plan: dict[str, Any]) -> None:
+    plan["config"] |= {"tasks": "rte,mrpc", "seeds": 1, "untrained_baseline": False, "mnli_transfer": False}
+    results = scoring.finetune(plan, "encoder", CHAIN[1:])
+    failed = {**CHAIN[1], "failed": "OSError: the disk is full"}
+    scores, _ = scoring.gather_scores(plan, [failed, results[1]])
+    assert {row["task"] for row in scores["rows"]} == {"rte", "mrpc"}
+    assert scores["failures"] == []

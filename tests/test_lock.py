@@ -1,5 +1,6 @@
 """One run at a time: the lock names its owner, outlives a pause, and is taken over from an owner that was killed."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.response import StreamingBody
 
 from fast_electra_core.errors import LockError
 from steps import lock as lock_module
@@ -182,6 +184,27 @@ def test_a_server_that_is_away_for_a_while_costs_a_warning(
         monkeypatch.setattr(lock._place, "read", read_or_fail)
         time.sleep(0.8)  # the thread renews every half a second
     assert "the network is down" in caplog.text
+
+
+def test_an_answer_of_s3_that_breaks_off_costs_a_warning_and_not_the_lock(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = lock_of("s3://bucket/store", "RetrainFlow/1", lifetime=2.0)
+    assert lock.acquire() is None
+    client, answers = lock_module.s3_client(), list[str]()
+    really = client.get_object
+
+    def get_object(**what: Any) -> Any:
+        answer = really(**what)
+        answers.append(answer["ETag"])
+        return {**answer, "Body": StreamingBody(io.BytesIO(b'{"own'), 200)} if len(answers) == 2 else answer
+
+    monkeypatch.setattr(client, "get_object", get_object)
+    monkeypatch.setattr(lock_module, "s3_client", lambda: client)
+    with lock.holding():
+        time.sleep(1.3)  # the thread renews every half a second
+    assert len(set(answers)) >= 3
+    assert "cannot be read or written: 5 read, but total bytes expected is 200" in caplog.text
 
 
 def test_the_file_says_who_where_and_since_when(tmp_path: Path) -> None:
