@@ -25,14 +25,17 @@ class Curve:
         # Rows after the checkpoint are computed again.
         self.rows: list[Row] = [row for row in rows if row["step"] <= first_step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in self.rows))
+        self._write("w", self.rows)
 
     def append(self, row: Row) -> None:
         """Raises: CheckpointError: the disk does not take it."""
         self.rows.append(row)
+        self._write("a", [row])
+
+    def _write(self, mode: str, rows: list[Row]) -> None:
         try:
-            with self._path.open("a") as file:
-                file.write(f"{json.dumps(row)}\n")
+            with self._path.open(mode) as file:
+                file.writelines(f"{json.dumps(row)}\n" for row in rows)
         except OSError as error:
             raise CheckpointError(
                 f"{self._path} could not be written: {error}. Free some disk space, or set --store, and resume."

@@ -31,8 +31,9 @@ def main(folder: Path) -> None:
         with console():
             _train(job, folder)
     except FastElectraError as error:
-        if not (folder / ERROR).is_file():
-            (folder / ERROR).write_text(json.dumps([type(error).__name__, str(error)]))
+        partial = folder / f"{ERROR}.{os.getpid()}.partial"
+        partial.write_text(json.dumps([type(error).__name__, str(error)]))
+        partial.rename(folder / ERROR)  # whole: the others may have met it, too
         sys.exit(1)
 
 

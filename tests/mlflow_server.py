@@ -9,6 +9,9 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 
 class MlflowServer:
@@ -50,3 +53,20 @@ class MlflowServer:
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def lose_first_answer(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Of a client's method: the server does what it is asked, and its answer is lost on its way."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    really, answers = getattr(MlflowClient, method), list[Any]()
+
+    def call(*args: Any, **more: Any) -> Any:
+        answers.append(really(*args, **more))
+        if len(answers) == 1:
+            raise MlflowException("the connection was reset", TEMPORARILY_UNAVAILABLE)
+        return answers[-1]
+
+    monkeypatch.setattr(MlflowClient, method, call)

@@ -24,6 +24,7 @@ from fast_electra_core.errors import CheckpointError, Interrupted, StoreError
 from fast_electra_core.methods import MaskedLanguageModel
 from steps import store as store_module
 from steps import tracking
+from steps.checkpoints import Curve
 from steps.store import Store
 from steps.training_run import TrainingRun, train_in_run
 
@@ -290,6 +291,16 @@ def test_a_checkpoint_is_written_beside_training_as_its_tensors_were(
     newest = load_latest(tmp_path)
     assert newest is not None
     assert newest.tensors["weight"].tolist() == [1, 1, 1]
+
+
+def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do() -> None:
+    """/dev/full is that."""
+    curve = Curve(Path("/dev/null"), first_step=0)
+    curve._path = Path("/dev/full")
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device. Free some disk space, or set --store, and res"
+    ):
+        curve.append({"step": 1, "loss": 1.0})
 
 
 def test_a_disk_that_fills_up_is_said_at_the_latest_when_the_next_checkpoint_is_due(

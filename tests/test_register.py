@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import new_database
+from mlflow_server import lose_first_answer
 
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from fast_electra_core.method_knobs import METHODS
@@ -228,6 +229,16 @@ def test_a_retried_register_step_makes_no_second_version(
 
     assert (first["version"], second["version"]) == ("1", "1")
     assert len(client().search_model_versions("name='fast-electra'")) == 1
+
+
+def test_a_version_whose_creation_was_not_answered_is_there_once(
+    config: dict[str, Any], run_id: str, discriminator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_first_answer(monkeypatch, "create_model_version")
+    made = register.register_discriminator(config, folder=discriminator, run_id=run_id, tags=LINEAGE, metrics={})
+    (version,) = client().search_model_versions("name='fast-electra'")
+    assert (made["version"], str(version.version)) == ("1", "1")
+    assert version.tags["corpus.digest"] == LINEAGE["corpus.digest"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import new_database
-from mlflow_server import MlflowServer
+from mlflow_server import MlflowServer, lose_first_answer
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
@@ -92,6 +92,13 @@ def test_a_process_that_named_no_server_is_told_to(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(TrackingError, match=r"call tracking\.connect first"):
         tracking.finish("some-run")
+
+
+def test_a_run_whose_creation_was_not_answered_is_there_once(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_first_answer(monkeypatch, "create_run")
+    run_id = tracking.start_parent(database, "tests", name="unanswered", tags={"a": "1"}, params={"b": 2})
+    (run,) = client().search_runs([client().get_run(run_id).info.experiment_id], "run_name = 'unanswered'")
+    assert (run.info.run_id, run.data.tags["a"], run.data.params) == (run_id, "1", {"b": "2"})
 
 
 def test_a_parent_of_an_unknown_experiment_is_refused(database: str) -> None:

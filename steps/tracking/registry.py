@@ -70,6 +70,11 @@ def register_model(
         description=description,
         model_id=model.model_id,
     )
+    found = ask("list model versions", mlflow_client().search_model_versions, f"run_id='{run_id}'")
+    # More than one of the same files where the server's answer was lost on its way, and it was asked again.
+    version, *others = sorted((each for each in found if each.source == version.source), key=lambda v: int(v.version))
+    for other in others:
+        ask("remove a duplicate version", mlflow_client().delete_model_version, name, other.version)
     link = json.dumps([{"name": name, "version": version.version}])  # what the UI shows beside the model
     tag = mlflow_client().set_logged_model_tags
     ask("tag the logged model", tag, model.model_id, {"mlflow.modelVersions": link})

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fast_electra_core.errors import Interrupted, TrackingError, check_choice
 from steps.tracking.connection import PATIENCE_SECONDS, ask, connect, connected_uri, mlflow_client
 
 KEY_TAG = "fast_electra.key"
+_CREATION_TAG = "fast_electra.creation"
 _LOCAL_UI = "http://127.0.0.1:5000"
 _PARENT_TAG = "mlflow.parentRunId"
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -23,12 +25,19 @@ _logger = logging.getLogger(__name__)
 def start_parent(
     tracking_uri: str, experiment: str, *, name: str, tags: Mapping[str, Any], params: Mapping[str, Any]
 ) -> str:
-    """A new run, RUNNING, in an experiment that check_server has seen; returns its id."""
+    """A new run, RUNNING, in an experiment that check_server has seen; returns its id. One, also where the server's
+    answer is lost on its way and it is asked again."""
     connect(tracking_uri)
     found = ask(f"find the experiment {experiment!r}", mlflow_client().get_experiment_by_name, experiment)
     if found is None:
         raise TrackingError(f"experiment {experiment!r} does not exist at {connected_uri()}; call check_server first")
-    return _create_run(found.experiment_id, name, tags, params)
+    token = uuid.uuid4().hex
+    run_id = _create_run(found.experiment_id, name, {**tags, _CREATION_TAG: token}, params)
+    condition = f"tags.`{_CREATION_TAG}` = '{token}'"
+    for run in ask(f"look for {name!r}", mlflow_client().search_runs, [found.experiment_id], condition):
+        if run.info.run_id != run_id:
+            ask("remove a duplicate run", mlflow_client().delete_run, run.info.run_id)
+    return run_id
 
 
 def start_child(
