@@ -1,5 +1,6 @@
 """Candidates for the auxiliary: fetched, refused where they cannot serve, scored and priced."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,11 @@ from steps.tokenizer import special_ids
 
 
 def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any]]:
-    """Bring every candidate into the store and check it; returns address, key, digests, size and lineage of each.
+    """Bring every candidate into the store and check it; returns address, key, digests, size, price, lineage of each.
 
     Raises:
         AuxiliaryError: one cannot serve: no masked-LM head, an unknown type, pickled weights, remote code, too few
-            positions, or a tokenizer that differs from the first one's.
+            positions, or a tokenizer that differs from the first one's. Or all are too dear.
         ConfigError: the main model cannot take over what warm_start says, or cannot share embeddings with a generator
             of this shape where the method wants that; it names the candidate. Or top_k is the whole vocabulary.
     """
@@ -52,7 +53,33 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
                 "Run the flow for each of them"
             )
     check_vocabulary(config, candidates)
+    _check_prices(config, candidates)
     return candidates
+
+
+def _check_prices(config: PretrainConfig, candidates: Sequence[Mapping[str, Any]]) -> None:
+    """Some of them, ensemble_size together, may be chosen."""
+    least = sum(sorted(candidate["flops_fraction"] for candidate in candidates)[: config.ensemble_size])
+    if least <= config.max_auxiliary_fraction or config.method in MODEL_FREE:
+        return
+    prices = "; ".join(f"{candidate['address']}: {candidate['flops_fraction']:.2f}" for candidate in candidates)
+    together = f", {config.ensemble_size} of them together" if config.ensemble_size > 1 else ""
+    raise AuxiliaryError(
+        f"every candidate for the auxiliary is too dear{together}: of the main model's forward FLOPs {prices}; at most "
+        f"{config.max_auxiliary_fraction:g} (max_auxiliary_fraction). Name a smaller one with --auxiliary, or give "
+        f"--max_auxiliary_fraction {math.ceil(100 * least) / 100:g}"
+    )
+
+
+def too_dear(candidate: Mapping[str, Any], config: PretrainConfig) -> str:
+    """Why its price rules the candidate out; empty where it does not."""
+    fraction = candidate["flops_fraction"]
+    if fraction <= config.max_auxiliary_fraction or config.method in MODEL_FREE:  # there it has no work
+        return ""
+    return (
+        f"too dear: {fraction:.2f} of the main model's forward FLOPs, at most {config.max_auxiliary_fraction:g} "
+        "(max_auxiliary_fraction)"
+    )
 
 
 def check_vocabulary(config: PretrainConfig, candidates: Sequence[Mapping[str, Any]]) -> None:
@@ -93,7 +120,8 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         if not store.has(tokenizer_key):
             load_tokenizer(folder).save_pretrained(Path(scratch) / "tokenizer")
             store.put_folder(Path(scratch) / "tokenizer", tokenizer_key)
-    described |= {"vocab_size": model.config.vocab_size}
+    discriminator = outline(config, vocab_size=model.config.vocab_size, folder=store.get_folder(tokenizer_key))
+    described |= {"vocab_size": model.config.vocab_size, **_price(model, discriminator, config)}
     return {"address": address, "key": key, "digest": digest, "registry": version, **described}
 
 
@@ -176,7 +204,7 @@ def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:
 def score_candidate(
     candidate: dict[str, Any], config: dict[str, Any], *, shard_keys: Sequence[str], store: Store
 ) -> dict[str, Any]:
-    """The candidate with its size, price and held-out scores; `reason` says why if it is not eligible."""
+    """The candidate with its held-out scores; `reason` says why if it is not eligible."""
     settings = PretrainConfig.from_dict(config)
     tokenizer_key = f"tokenizers/{candidate['tokenizer_digest']}"
     folders = {"shard_keys": shard_keys, "tokenizer_key": tokenizer_key, "store": store}
@@ -184,31 +212,24 @@ def score_candidate(
     train = open_dataset("train", settings, **folders)  # type: ignore[arg-type]
     model = load_masked_lm(store.get_folder(candidate["key"]), address=candidate["address"])
     freeze(model.to(device()))
-    vocab_size = model.config.vocab_size
-    scores = score_masked_lm(model, heldout, counts=unigram_counts(train, vocab_size))
-    discriminator = outline(settings, vocab_size=vocab_size, folder=store.get_folder(tokenizer_key))
-    length = settings.sequence_length
-    flops = forward_flops_per_token(model, sequence_length=length, head_fraction=settings.mask_fraction)
+    scores = score_masked_lm(model, heldout, counts=unigram_counts(train, model.config.vocab_size))
+    reason = too_dear(candidate, settings)
+    return {**candidate, **scores._asdict(), "ok": not reason, "reason": reason}
+
+
+def _price(model: PreTrainedModel, discriminator: PreTrainedModel, config: PretrainConfig) -> dict[str, Any]:
+    """Sizes, and FLOPs of forward passes."""
+    length = config.sequence_length
+    flops = forward_flops_per_token(model, sequence_length=length, head_fraction=config.mask_fraction)
     main_flops = forward_flops_per_token(discriminator, sequence_length=length)
-    fraction = flops / main_flops
-    reason = ""
-    if fraction > settings.max_auxiliary_fraction and settings.method not in MODEL_FREE:  # there it has no work
-        reason = (
-            f"too dear: {fraction:.2f} of the main model's forward FLOPs, at most "
-            f"{settings.max_auxiliary_fraction:g} (max_auxiliary_fraction)"
-        )
     return {
-        **candidate,
-        **scores._asdict(),
         "num_layers": model.config.num_hidden_layers,
         "hidden_size": model.config.hidden_size,
         "num_parameters": count_parameters(model),
         "flops_per_token": flops,
         "discriminator_flops_per_token": main_flops,
         "discriminator_parameters": count_parameters(discriminator),
-        "flops_fraction": fraction,
-        "ok": not reason,
-        "reason": reason,
+        "flops_fraction": flops / main_flops,
     }
 
 

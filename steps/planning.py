@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import PretrainConfig, RunConfig, TrainingConfig
 from fast_electra_core.errors import ConfigError
+from fast_electra_core.text import KNOWN_SUFFIXES
 from steps import tracking
 from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
 from steps.cost_words import plan_text
@@ -151,6 +152,11 @@ def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
     corpus = resolve_corpus(
         config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
     )
+    if corpus.num_ignored:
+        _logger.warning(
+            "%d of the files in %s are left out: empty, or of a kind that is not known; known are %s",
+            corpus.num_ignored, config.corpus, KNOWN_SUFFIXES,
+        )  # fmt: skip
     check_text(corpus, text_field=config.text_field, on_bad_text=config.on_bad_text, store=store)
     return corpus
 

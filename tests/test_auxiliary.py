@@ -385,16 +385,33 @@ def test_a_candidate_that_is_too_dear_is_passed_over_with_the_reason(good: Path,
 
 
 def test_the_price_limit_is_the_users(dear: Path, good: Path, score: Scorer) -> None:
-    fraction = score(dear)[0]["flops_fraction"]
+    fraction = score(dear, max_auxiliary_fraction=100.0)[0]["flops_fraction"]
     assert choose(score(dear, good, max_auxiliary_fraction=fraction * 1.01))["address"] == str(dear)
 
 
 def test_without_an_eligible_candidate_each_ones_reason_is_said(good: Path, dear: Path, score: Scorer) -> None:
-    scored = score(dear, good, max_auxiliary_fraction=0.001)
+    reason = {"ok": False, "reason": "too dear"}
+    scored = [{**each, **reason} for each in score(dear, good, max_auxiliary_fraction=100.0)]
     with pytest.raises(
         AuxiliaryError, match=rf"no candidate can serve as auxiliary: {dear}: too dear.*; {good}: too dear"
     ):
         choose(scored)
+
+
+def test_where_all_are_too_dear_the_start_says_so_and_what_would_do(good: Path, dear: Path, score: Scorer) -> None:
+    """Before any text is tokenized."""
+    cheap, both = (score(*folders, max_auxiliary_fraction=100.0) for folders in ((good,), (dear, good)))
+    least, total = cheap[0]["flops_fraction"], sum(each["flops_fraction"] for each in both)
+    with pytest.raises(AuxiliaryError, match=rf"; {good}: {least:.2f}; at most 0.001 .*_fraction {ceiled(least)}$"):
+        score(dear, good, max_auxiliary_fraction=0.001)
+    with pytest.raises(AuxiliaryError, match=rf"too dear, 2 of them together: .*_fraction {ceiled(total)}$"):
+        score(dear, good, max_auxiliary_fraction=0.75, ensemble_size=2)
+    assert len(score(dear, good, max_auxiliary_fraction=float(ceiled(total)), ensemble_size=2)) == 2
+
+
+def ceiled(fraction: float) -> str:
+    """To two digits, so that it is enough."""
+    return f"{math.ceil(100 * fraction) / 100:g}"
 
 
 # That it does not move

@@ -131,6 +131,16 @@ def test_a_tokenizer_is_not_trained_on_bytes_that_are_not_utf8(place: Place, tmp
         place.begin_auxiliary(corpus=str(path))
 
 
+def test_files_that_are_no_text_are_said_to_be_left_out(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, content in {"a.txt": b"kara \xff", "b.txt": b"", "paper.pdf": b"%PDF", "notes.md": b"kara"}.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.txt"):
+        place.begin_auxiliary(corpus=str(tmp_path))
+    assert f"3 of the files in {tmp_path} are left out: empty, or of a kind that is not known; known a" in caplog.text
+
+
 def test_a_tokenizer_is_not_trained_on_documents_without_words(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "blank.txt"
     path.write_text(" \n\n\t\n\n\x00")
