@@ -13,6 +13,7 @@ from metaflow.exception import MetaflowException
 
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
+from steps.config import default_text
 from steps.parameter_defaults import parse_defaults
 
 HELP = "Parameters for runs that give none, such as those of a schedule: a JSON object of names and values."
@@ -24,7 +25,9 @@ def parameters_of(config_class: type) -> type:
     None has a default: what is not given is None, "as the preset says", and steps.config decides.
     """
     parameters = {
-        name: Parameter(name, type=field.kind, default=None, help=field.text)
+        name: Parameter(
+            name, type=field.kind, default=None, help=f"{field.text} {default_text(name, config_class)}".strip()
+        )
         for name, field in describe_fields(config_class).items()
     }
     defaults = Config("defaults", default_value="{}", parser=_parser_for(config_class), plain=True, help=HELP)

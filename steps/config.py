@@ -15,6 +15,13 @@ from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETR
 from fast_electra_core.retraining import RetrainConfig
 from steps.metaflow_settings import setting
 
+_PRESETS: Mapping[type[RunConfig], Mapping[str, Mapping[str, Any]]] = {
+    AuxiliaryConfig: AUXILIARY_PRESETS,
+    PretrainConfig: PRETRAIN_PRESETS,
+    CompareConfig: PRETRAIN_PRESETS,
+    RetrainConfig: PRETRAIN_PRESETS,
+    EvaluateConfig: EVALUATE_PRESETS,
+}
 _OF_A_RECIPE = ("finetune_learning_rate", "finetune_epochs", "layer_decay")
 
 
@@ -24,7 +31,7 @@ def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
     Raises:
         ConfigError: an unknown preset or parameter, a value outside its range, or one that the method does not read.
     """
-    config = PretrainConfig(**_merge(given, PRETRAIN_PRESETS, PretrainConfig))
+    config = PretrainConfig(**_merge(given, PretrainConfig))
     for name, value in given.items():
         if value is not None:
             check_is_read(name, config.method)
@@ -47,17 +54,17 @@ def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
         raise ConfigError(
             f"vocab_size has no effect with the given tokenizer {given['tokenizer']!r}; leave one of the two out"
         )
-    return AuxiliaryConfig(**_merge(given, AUXILIARY_PRESETS, AuxiliaryConfig))
+    return AuxiliaryConfig(**_merge(given, AuxiliaryConfig))
 
 
 def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
     """The config of CompareFlow, likewise; the presets are PretrainFlow's."""
-    return CompareConfig(**_merge(given, PRETRAIN_PRESETS, CompareConfig))
+    return CompareConfig(**_merge(given, CompareConfig))
 
 
 def resolve_retrain(given: Mapping[str, Any]) -> RetrainConfig:
     """The config of RetrainFlow, likewise; the presets are PretrainFlow's."""
-    config = RetrainConfig(**_merge(given, PRETRAIN_PRESETS, RetrainConfig))
+    config = RetrainConfig(**_merge(given, RetrainConfig))
     for name, value in given.items():
         if value is not None:
             check_is_read(name, config.method)
@@ -66,14 +73,31 @@ def resolve_retrain(given: Mapping[str, Any]) -> RetrainConfig:
 
 def resolve_evaluate(given: Mapping[str, Any]) -> EvaluateConfig:
     """The config of EvaluateFlow, likewise."""
-    return EvaluateConfig(**_merge(given, EVALUATE_PRESETS, EvaluateConfig))
+    return EvaluateConfig(**_merge(given, EvaluateConfig))
 
 
-def _merge(
-    given: Mapping[str, Any],
-    presets: Mapping[str, Mapping[str, Any]],
-    config_class: type[RunConfig],
-) -> dict[str, Any]:
+def default_text(name: str, config_class: type[RunConfig]) -> str:
+    """What a parameter is where it is not given, as --help says it: `[0.1]`, or by preset `[2 for tiny; else 5]`; empty
+    where that is nothing in every preset."""
+    (default,) = [field.default for field in fields(config_class) if field.name == name]
+    presets: dict[str, list[str]] = {}
+    for preset, values in _PRESETS[config_class].items():
+        presets.setdefault(_as_given(values.get(name, default)), []).append(preset)
+    usual = presets.pop(_as_given(default), [])
+    told = [f"{value or 'none'} for {', '.join(names)}" for value, names in presets.items()]
+    if usual:
+        told.append(f"else {_as_given(default) or 'none'}" if told else _as_given(default))
+    return f"[{'; '.join(told)}]" if any(told) else ""
+
+
+def _as_given(value: Any) -> str:
+    """As one would write it on the command line."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _merge(given: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:
     known = {field.name for field in fields(config_class)} - config_class.LEFT_OUT
     unknown = sorted(set(given) - known)
     if unknown:
@@ -82,7 +106,7 @@ def _merge(
     if server := setting("MLFLOW_TRACKING_URI"):
         values.setdefault("tracking_uri", server)
     preset = values.pop("preset", config_class.preset)
-    base = preset_values(preset, presets)
+    base = preset_values(preset, _PRESETS[config_class])
     if "finetune_recipe" in values:  # a recipe that was asked for is not to be overridden by the preset
         base = {name: value for name, value in base.items() if name not in _OF_A_RECIPE}
     if values.get("finetune_grid"):

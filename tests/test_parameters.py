@@ -14,7 +14,14 @@ from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainCo
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
 from fast_electra_core.retraining import RetrainConfig
-from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain, resolve_retrain
+from steps.config import (
+    default_text,
+    resolve_auxiliary,
+    resolve_compare,
+    resolve_evaluate,
+    resolve_pretrain,
+    resolve_retrain,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {
@@ -184,7 +191,54 @@ def test_a_parameter_has_its_fields_type_and_words_and_no_default(file: str, nam
     source = "".join("".join(file.read_text(encoding="utf-8").split()) for file in files)
     for key, each in given.items():
         assert len(each["help"]) > 10, key
-        assert f'"""{"".join(each["help"].split())}"""' in source, key
+        words = each["help"].removesuffix(default_text(key, config))
+        assert f'"""{"".join(words.split())}"""' in source, key
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "text"),
+    [
+        ("temperature_start", PretrainConfig, "[2]"),
+        ("keep_task_models", PretrainConfig, "[false for tiny, base, large, modernbert_base; else true]"),
+        ("micro_batch_size", PretrainConfig, "[64 for modernbert_base; else none]"),
+        ("generator_learning_rate", PretrainConfig, ""),
+        ("finetune_grid", EvaluateConfig, ""),
+        ("seeds", EvaluateConfig, "[2 for tiny, demo; 3 for laptop; else 5]"),
+        ("embedding_init", AuxiliaryConfig, "[cooccurrence for demo, laptop; else random]"),
+        ("preset", EvaluateConfig, "[small]"),
+    ],
+)
+def test_help_says_what_a_parameter_is_where_it_is_not_given(name: str, config: Config, text: str) -> None:
+    assert default_text(name, config) == text
+    kind = {PretrainConfig: "pretrain", AuxiliaryConfig: "auxiliary", EvaluateConfig: "evaluate"}[config]
+    flow = getattr(load_flow(f"{kind}_flow"), f"{kind.title()}Flow")
+    told = given_to(parameters_of(flow)[name])["help"]
+    assert told.endswith(f" {text}" if text else ".")
+
+
+@pytest.mark.parametrize("file, name, config", FLOWS)
+def test_what_help_says_is_what_holds(file: str, name: str, config: Config) -> None:
+    """Where nothing but the preset is given."""
+    resolve = {
+        PretrainConfig: resolve_pretrain, AuxiliaryConfig: resolve_auxiliary, EvaluateConfig: resolve_evaluate,
+        RetrainConfig: resolve_retrain,
+    }[config]  # fmt: skip
+    for preset in ("tiny", "demo", "laptop", "small", "base", "large", "modernbert_base"):
+        values = resolve({"preset": preset}).to_dict()
+        for key in describe_fields(config):
+            if key == "preset" or (said := default_text(key, config)) == "":
+                continue
+            told = {}
+            for value, _, presets in (part.partition(" for ") for part in said[1:-1].split("; ")):
+                told |= dict.fromkeys(presets.split(", ") if presets else ["else"], value)
+            expected = told.get(preset, told.get("else", "").removeprefix("else "))
+            actual = values[key]
+            if actual in (None, ""):
+                assert expected == "none", (key, preset)
+            elif isinstance(actual, bool | str):
+                assert expected == (actual if isinstance(actual, str) else str(actual).lower()), (key, preset)
+            else:
+                assert float(expected) == actual, (key, preset)
 
 
 @dataclass
