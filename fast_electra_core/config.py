@@ -43,7 +43,8 @@ class RunConfig:
     """What to do with bytes that are not UTF-8 and lines that do not parse: error, replace or skip; skip also leaves
     out broken rows of GLUE files, and counts them."""
     store: str = ".fast_electra"
-    """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps."""
+    """Folder or `s3://` prefix that keeps token shards, checkpoints and models between steps. Of what is in S3 each
+    machine has a copy in the folder FAST_ELECTRA_CACHE, by itself fast_electra_cache in the temporary folder."""
     tracking_uri: str = "sqlite:///mlflow.db"
     """MLflow tracking server or database; not given, MLFLOW_TRACKING_URI where that is set, in the environment or in
     Metaflow's config file. Without a password, which would be kept with every run: a server's is read

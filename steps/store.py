@@ -35,8 +35,7 @@ class Store:
             self._bucket, _, self._prefix = root.removeprefix("s3://").strip("/").partition("/")
             if not self._bucket:
                 raise ConfigError(f"store must be s3://BUCKET/PREFIX, got {root!r}")
-            cache = os.environ.get("FAST_ELECTRA_CACHE", str(Path(tempfile.gettempdir()) / "fast_electra_cache"))
-            self.folder = Path(cache) / self._bucket / self._prefix
+            self.folder = cache_folder() / self._bucket / self._prefix
         else:
             self.folder = Path(root).absolute()
         try:
@@ -176,6 +175,11 @@ class Store:
 
     def _client(self) -> Any:
         return s3_client()
+
+
+def cache_folder() -> Path:
+    """Where this machine's copies of what is in S3 lie."""
+    return Path(os.environ.get("FAST_ELECTRA_CACHE", str(Path(tempfile.gettempdir()) / "fast_electra_cache")))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.glue import SPECS, TaskData, summarise_task
 from fast_electra_core.glue_files import check_task_folder, read_hub_task, read_task
 from fast_electra_core.sample_tasks import sample_task
-from steps.store import s3_client
+from steps.store import cache_folder, s3_client
 
 _logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def _download_task(address: str, task: str, cache: Path | None) -> Path:
             )
         files = {key: entry for key, entry in found.items() if key.startswith(f"{folder}/") and not key.endswith("/")}
         identity = repr((address, sorted((key, entry["ETag"]) for key, entry in files.items())))
-        root = cache if cache is not None else _default_cache()
+        root = cache if cache is not None else cache_folder() / "glue"
         root = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
         for key, entry in files.items():
             path = (root / key).resolve()
@@ -99,8 +98,3 @@ def _download_task(address: str, task: str, cache: Path | None) -> Path:
         ) from error
     (root / folder).mkdir(parents=True, exist_ok=True)
     return root
-
-
-def _default_cache() -> Path:
-    folder = os.environ.get("FAST_ELECTRA_CACHE", str(Path(tempfile.gettempdir()) / "fast_electra_cache"))
-    return Path(folder) / "glue"
