@@ -3,7 +3,9 @@
 python flows/pretrain_flow.py --config profile infra/profiles/kubernetes.json run ...
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -12,7 +14,7 @@ from metaflow import Config, FlowMutator, metaflow_git
 from metaflow.exception import MetaflowException
 
 from fast_electra_core.errors import ConfigError
-from steps.profile import LOCAL, decorators, parse_profile
+from steps.profile import LOCAL, check_datastore, decorators, parse_profile
 
 HELP = "Where each kind of step runs, and on what: a file of infra/profiles/. Without one every step runs here."
 
@@ -32,6 +34,8 @@ class on_profile(FlowMutator):
         """Decorate the steps; what the profile says replaces what the flow's file says."""
         _hide_credentials_of_remote()
         profile = dict(flow.configs)["profile"]
+        with _said_by_metaflow():
+            check_datastore(profile, sys.argv)
         for name, step in flow.steps:
             kind = self._kinds.get(name, "light")
             on_argo = "argo-workflows" in sys.argv
@@ -40,9 +44,16 @@ class on_profile(FlowMutator):
 
 
 def _parse(text: str) -> dict[str, Any]:
-    try:
+    with _said_by_metaflow():
         return parse_profile(text)
-    except ConfigError as error:  # of Metaflow's own kind it is shown without a stack of calls
+
+
+@contextlib.contextmanager
+def _said_by_metaflow() -> Iterator[None]:
+    """An error of Metaflow's own kind is shown without a stack of calls."""
+    try:
+        yield
+    except ConfigError as error:
         raise MetaflowException(str(error)) from error
 
 

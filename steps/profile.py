@@ -10,10 +10,11 @@ report to the Kubernetes API, and others do not: `argo_service_account` is whom 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import ConfigError, check_choice
+from steps.metaflow_settings import config_path, setting
 
 KINDS = {
     "light": "bookkeeping: start, joins, register, end",
@@ -139,6 +140,21 @@ def options_of(profile: Mapping[str, Any], kind: str) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(options.get(name), dict)
         options[name] = {**options[name], **value} if both else value
     return options
+
+
+def check_datastore(profile: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Steps that do not run here reach what other steps have left; words are the command's.
+
+    Raises:
+        ConfigError: a run of theirs would leave it on this machine.
+    """
+    is_run = {"run", "resume"} & set(words) and not any(word.startswith(("--datastore", "--help")) for word in words)
+    if is_run and profile["runs_on"] != "local" and setting("METAFLOW_DEFAULT_DATASTORE", "local") == "local":
+        raise ConfigError(
+            f"METAFLOW_DEFAULT_DATASTORE must be s3 where steps run on {profile['runs_on']}, got local "
+            f"({config_path()} and the environment were asked). Let `fast-electra metaflow-config infra/terraform "
+            "--write` write the settings, or export the METAFLOW_PROFILE that they were written for"
+        )
 
 
 def decorators(profile: Mapping[str, Any], kind: str, *, step: str, on_argo: bool = False) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Profiles: what a file of infra/profiles/ may say, and what becomes of it."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from conftest import ROOT, Workspace
 
 from fast_electra_core.errors import ConfigError
-from steps.profile import KINDS, LOCAL, check_profile, decorators, options_of, parse_profile
+from steps.profile import KINDS, LOCAL, check_datastore, check_profile, decorators, options_of, parse_profile
 
 FOLDER = ROOT / "infra" / "profiles"
 ON_CLUSTER = ("kubernetes", "kubernetes-spot")
@@ -151,3 +152,29 @@ def test_a_bad_profile_stops_the_flow_at_once_without_a_stack_of_calls(tmp_path:
     output = workspace.run("pretrain_flow.py", "--config", "profile", "mine.json", "run", succeeds=False)
     assert "got 'gpus'. Did you mean 'gpu'?" in output and "Traceback" not in output
     assert not (tmp_path / ".metaflow" / "PretrainFlow").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "datastore", "runs_on", "is_refused"),
+    [
+        (("run",), None, "kubernetes", True),
+        (("resume", "finetune"), "local", "batch", True),
+        (("run",), "s3", "kubernetes", False),
+        (("run",), None, "local", False),
+        (("--datastore", "s3", "run"), None, "kubernetes", False),
+        (("run", "--help"), None, "kubernetes", False),
+        (("step", "finetune"), None, "kubernetes", False),  # within a pod
+    ],
+)
+def test_steps_elsewhere_are_not_started_where_they_could_not_leave_anything(
+    words: tuple[str, ...], datastore: str | None, runs_on: str, is_refused: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("METAFLOW_HOME", str(tmp_path))
+    monkeypatch.delenv("METAFLOW_DEFAULT_DATASTORE", raising=False)
+    if datastore:
+        monkeypatch.setenv("METAFLOW_DEFAULT_DATASTORE", datastore)
+    profile = {"runs_on": runs_on}
+    expected = pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json.*export the METAFLOW_PROFILE")
+    with expected if is_refused else contextlib.nullcontext():
+        check_datastore(profile, ("flow.py", *words))
