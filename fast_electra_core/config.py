@@ -53,7 +53,7 @@ class RunConfig:
     """MLflow experiment."""
 
     def __post_init__(self) -> None:
-        for name, value in self._values().items():
+        for name, value in self.to_dict().items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
         check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
@@ -66,12 +66,9 @@ class RunConfig:
                 "PGPASSWORD"
             )
 
-    def _values(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
     def to_dict(self) -> dict[str, Any]:
         """The config as a plain dict, readable without this package."""
-        return self._values()
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -89,12 +89,12 @@ def statistics_of(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def averages(results: Sequence[Result], *, untrained: bool = False) -> dict[str, dict[str, Any]]:
-    """ELECTRA's and the leaderboard's average of the seeds' mean scores: {name: {value, tasks, is_complete}}.
+def averages(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """ELECTRA's and the leaderboard's average of the trained encoder's scores, each the mean over its seeds: {name: {value, tasks, is_complete}}.
 
     Empty where no task counts towards one. They differ (see glue_metrics): never compare one with the other.
     """
-    kept = [result for result in chosen(results) if result["untrained"] == untrained and result["task"] in SPECS]
+    kept = [result for result in chosen(results) if not result["untrained"] and result["task"] in SPECS]
     scores = {
         task: {
             metric: statistics.fmean(_values([result for result in kept if result["task"] == task], metric))

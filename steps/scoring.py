@@ -177,7 +177,7 @@ def _log_answers(plan: Plain, results: Sequence[Plain], store: Store) -> Plain:
         zipped = Path(scratch) / "submission.zip"
         submission = submit(zipped, results)
         if zipped.is_file():
-            tracking.log_artifacts(run_id, zipped)
+            tracking.log_file(run_id, zipped)
     answers = own_answers(results)
     for name, text in answers.items():
         tracking.log_text(run_id, text, name)

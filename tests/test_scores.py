@@ -75,7 +75,6 @@ def test_averages_say_over_which_tasks() -> None:
     found = averages(results)
     assert found["electra"] == {"value": pytest.approx(0.7), "tasks": ["rte"], "is_complete": False}
     assert found["leaderboard"]["value"] == pytest.approx(0.45)
-    assert averages(results, untrained=True)["electra"]["value"] == pytest.approx(0.1)
     assert averages([]) == {}
 
 

@@ -203,13 +203,11 @@ def test_a_run_that_does_not_exist_is_named_at_once(database: str) -> None:
 def test_artifacts_inputs_and_tags_arrive(parent: str, tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.txt").write_text("a")
+    (tmp_path / "a.txt").write_text("a")
     tracking.log_dict(parent, {"a": 1}, "a.json")
     tracking.log_text(parent, "<p>", "report.html")
     tracking.log_figure(parent, Figure(), "curves.svg")
-    tracking.log_artifacts(parent, tmp_path / "folder", "more")
-    tracking.log_artifacts(parent, tmp_path / "folder" / "a.txt")
+    tracking.log_file(parent, tmp_path / "a.txt")
     tracking.set_tags(parent, {"colour": "blue"})
     what: dict[str, Any] = {"name": "wiki", "digest": "d" * 16, "context": "pre-training"}
     for _ in range(2):
@@ -220,7 +218,6 @@ def test_artifacts_inputs_and_tags_arrive(parent: str, tmp_path: Path) -> None:
         "a.json",
         "report.html",
         "curves.svg",
-        "more",
         "a.txt",
     }
     assert run.data.tags["colour"] == "blue"

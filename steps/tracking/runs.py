@@ -183,10 +183,9 @@ def log_figure(run_id: str, figure: Any, file: str) -> None:
     ask(f"store {file}", mlflow_client().log_figure, run_id, figure, file)
 
 
-def log_artifacts(run_id: str, path: Path, artifact_path: str | None = None) -> None:
-    """Store a file, or a folder with all in it, under artifact_path of the run."""
-    send = mlflow_client().log_artifacts if path.is_dir() else mlflow_client().log_artifact
-    ask(f"store {path.name}", send, run_id, str(path), artifact_path)
+def log_file(run_id: str, path: Path) -> None:
+    """Store a file under its name among the run's artifacts."""
+    ask(f"store {path.name}", mlflow_client().log_artifact, run_id, str(path))
 
 
 def log_input(run_id: str, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
