@@ -90,7 +90,8 @@ def statistics_of(values: Sequence[float]) -> dict[str, Any]:
 
 
 def averages(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """ELECTRA's and the leaderboard's average of the trained encoder's scores, each the mean over its seeds: {name: {value, tasks, is_complete}}.
+    """ELECTRA's and the leaderboard's average of the trained encoder's scores, each the mean over its seeds: {name:
+    {value, tasks, is_complete}}.
 
     Empty where no task counts towards one. They differ (see glue_metrics): never compare one with the other.
     """
