@@ -439,7 +439,9 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     temperature_start: float = 2.0
     """Temperature at progress 0. > 0."""
     temperature_decay: float = 0.1
-    """Time constant (exponential), power (polynomial) or step width of the decay. > 0."""
+    """How slow the schedule is: its time constant (exponential, exponential_exact), the progress at which
+    temperature_end is reached (linear, cosine: 1 for all of the training), 1 / power (polynomial: 0.5 falls
+    quadratically), the progress in which half of the way is gone (step); constant has none. > 0."""
     temperature_end: float = 1.0
     """Temperature that the schedule descends to. > 0."""
     auxiliary_dropout: float = 0.0

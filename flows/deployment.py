@@ -10,9 +10,8 @@ import sys
 from typing import Any
 
 from metaflow import Config, FlowMutator
-from metaflow.exception import MetaflowException
 
-from fast_electra_core.errors import ConfigError
+from said import said_by_metaflow
 from steps.deployment import WEEKLY, decorators, parse_deployment
 
 HELP = 'When the flow runs by itself, as JSON: {"cron": FIVE FIELDS, "timezone": NAME}, {"event": NAME} or {}.'
@@ -42,10 +41,8 @@ class on_deployment(FlowMutator):
     def pre_mutate(self, flow) -> None:
         """Decorate the flow."""
         scheduler = "step-functions" if ON_STEP_FUNCTIONS else SCHEDULER
-        try:
+        with said_by_metaflow():
             found = decorators(dict(flow.configs)["deployment"], scheduler=scheduler)
-        except ConfigError as error:
-            raise MetaflowException(str(error)) from error
         if not ON_STEP_FUNCTIONS:  # which has no exit hooks
             found["exit_hook"] = {when: [f"{self._prefix}{name}"] for when, name in self._hooks.items()}
         for name, arguments in found.items():
@@ -53,7 +50,5 @@ class on_deployment(FlowMutator):
 
 
 def _parse(text: str) -> dict[str, Any]:
-    try:
+    with said_by_metaflow():
         return parse_deployment(text)
-    except ConfigError as error:  # of Metaflow's own kind it is shown without a stack of calls
-        raise MetaflowException(str(error)) from error

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from metaflow import Config, FlowSpec, Parameter, current
-from metaflow.exception import MetaflowException
 
-from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
+from said import said_by_metaflow
 from steps.config import default_text
 from steps.parameter_defaults import parse_defaults
 
@@ -43,9 +42,7 @@ def given_to(flow: FlowSpec) -> dict[str, Any]:
 
 def _parser_for(config_class: type) -> Callable[[str], dict[str, Any]]:
     def parse(text: str) -> dict[str, Any]:
-        try:
+        with said_by_metaflow():
             return parse_defaults(text, config_class)
-        except ConfigError as error:  # of Metaflow's own kind it is shown without a stack of calls
-            raise MetaflowException(str(error)) from error
 
     return parse

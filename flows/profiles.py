@@ -3,17 +3,14 @@
 python flows/pretrain_flow.py --config profile infra/profiles/kubernetes.json run ...
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from metaflow import Config, FlowMutator, metaflow_git
-from metaflow.exception import MetaflowException
 
-from fast_electra_core.errors import ConfigError
+from said import said_by_metaflow
 from steps.profile import LOCAL, check_datastore, decorators, parse_profile
 
 HELP = "Where each kind of step runs, and on what: a file of infra/profiles/. Without one every step runs here."
@@ -34,7 +31,7 @@ class on_profile(FlowMutator):
         """Decorate the steps; what the profile says replaces what the flow's file says."""
         _hide_credentials_of_remote()
         profile = dict(flow.configs)["profile"]
-        with _said_by_metaflow():
+        with said_by_metaflow():
             check_datastore(profile, sys.argv)
         for name, step in flow.steps:
             kind = self._kinds.get(name, "light")
@@ -44,17 +41,8 @@ class on_profile(FlowMutator):
 
 
 def _parse(text: str) -> dict[str, Any]:
-    with _said_by_metaflow():
+    with said_by_metaflow():
         return parse_profile(text)
-
-
-@contextlib.contextmanager
-def _said_by_metaflow() -> Iterator[None]:
-    """An error of Metaflow's own kind is shown without a stack of calls."""
-    try:
-        yield
-    except ConfigError as error:
-        raise MetaflowException(str(error)) from error
 
 
 def _hide_credentials_of_remote() -> None:

@@ -6,6 +6,11 @@ from pathlib import Path
 
 from fast_electra_core.errors import ConfigError
 
+HOW_TO_SET = (
+    "fast-electra metaflow-config infra/terraform --write and export METAFLOW_PROFILE, or set it in the environment"
+)
+"""What to do where a setting is missing."""
+
 
 def config_path() -> Path:
     """The file that Metaflow reads its settings from: METAFLOW_HOME and METAFLOW_PROFILE lead to another."""

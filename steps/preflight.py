@@ -20,7 +20,7 @@ from steps import probe
 from steps.checks import Check, as_table, failed
 from steps.cluster import Cluster
 from steps.inside import ask_from_inside
-from steps.metaflow_settings import setting
+from steps.metaflow_settings import HOW_TO_SET, setting
 from steps.profile import parse_profile
 
 
@@ -110,7 +110,7 @@ def check_cluster(
 
 def check_s3(address: str) -> Check:
     """Does S3 answer from here, and is it what Metaflow is set to use?"""
-    what, remedy = "s3, from here", "fast-electra metaflow-config, or set it in the environment"
+    what, remedy = "s3, from here", HOW_TO_SET
     if not address.startswith("s3://"):
         said = f"METAFLOW_DATASTORE_SYSROOT_S3 must be s3://BUCKET/PREFIX, got {address!r}"
         return Check(what, "failed", said, remedy)
@@ -125,9 +125,8 @@ def check_mlflow(uri: str) -> Check:
     what = "mlflow, from here"
     if not uri.startswith("http"):
         said = f"a server that every pod reaches is needed, http:// or https://; got {uri or 'none'}"
-        return Check(
-            what, "failed", said, "set MLFLOW_TRACKING_URI (fast-electra metaflow-config), or give --tracking_uri"
-        )
+        remedy = f"MLFLOW_TRACKING_URI: {HOW_TO_SET}; --tracking_uri here, or tracking_uri in the file of --defaults"
+        return Check(what, "failed", said, remedy)
     return Check(what, *probe.ask_mlflow(uri))  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fast_electra_core.errors import ConfigError
 from steps.checks import Check
-from steps.metaflow_settings import setting
+from steps.metaflow_settings import HOW_TO_SET, setting
 from steps.profile import KINDS, options_of
 
 _NEEDED = (
@@ -49,8 +49,7 @@ def check_aws(profile: Mapping[str, Any]) -> list[Check]:
     """Is all set and there that Metaflow, Step Functions and the profile's queues of AWS Batch need?"""
     unset = [name for name in _NEEDED if not setting(name)]
     if unset:
-        remedy = "fast-electra metaflow-config, or set it in the environment"
-        return [Check("settings", "failed", f"not set: {', '.join(unset)}", remedy)]
+        return [Check("settings", "failed", f"not set: {', '.join(unset)}", HOW_TO_SET)]
     default = setting("METAFLOW_BATCH_JOB_QUEUE")
     queues = sorted({options_of(profile, kind).get("queue", default) for kind in KINDS})
     found = [_ask("AWS Batch", functools.partial(_check_queue, queue)) for queue in queues]

@@ -354,7 +354,7 @@ def test_mlflows_credentials_are_sent_and_not_shown(
             1,
             "a server that every pod reaches is needed, http:// or https://; got sqlite:///mlflow.db",
         ),
-        ("", 1, "got none -> set MLFLOW_TRACKING_URI"),
+        ("", 1, "got none -> MLFLOW_TRACKING_URI: fast-electra metaflow-config infra"),
         (
             "http://mlflow.mlflow.svc.cluster.local:5000",
             0,

@@ -178,3 +178,11 @@ def test_steps_elsewhere_are_not_started_where_they_could_not_leave_anything(
     expected = pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json.*export the METAFLOW_PROFILE")
     with expected if is_refused else contextlib.nullcontext():
         check_datastore(profile, ("flow.py", *words))
+
+
+def test_asterisks_of_a_message_are_shown_by_metaflow_too(tmp_path: Path) -> None:
+    """It makes bold type of them; those of a cron are what the message is about."""
+    output = Workspace(tmp_path).run(
+        "retrain_flow.py", "--config-value", "deployment", '{"cron": "0 3 * *"}', "show", succeeds=False
+    )
+    assert "got 4: '0 3 \N{ASTERISK OPERATOR} \N{ASTERISK OPERATOR}'" in output
