@@ -22,7 +22,8 @@ def build_classifier(encoder_folder: Path, *, num_labels: int, seed: int, untrai
         torch.manual_seed(seed)
         try:
             config = AutoConfig.from_pretrained(encoder_folder, num_labels=num_labels, trust_remote_code=False)
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            # Whatever type it was saved in: AdamW's small steps would round away in half precision.
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False, dtype=torch.float32)
             if untrained:
                 return model
             loaded, report = AutoModelForSequenceClassification.from_pretrained(

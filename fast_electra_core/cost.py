@@ -145,13 +145,14 @@ def plan_flops(
     own_training, has_joint = size.auxiliary_training_flops, bool(auxiliaries) and not work.predicts_tokens
     heads = sum(auxiliary.head_flops for auxiliary in auxiliaries) * seen
     drawn = 1.0 - size.reused_fraction
+    generator = auxiliaries[0].forward_flops * seen if auxiliaries else 0.0  # a joint run has one, whatever an ensemble
     return Flops(
         total=main_flops + ours,
         main=main_flops,
         auxiliary=ours,
         auxiliary_reused=reused,
         charged=None if own_training is None else main_flops + ours + own_training / size.auxiliary_shared_by,
-        joint_total=(main_flops + training * forward) / size.num_corruptions if has_joint else None,
+        joint_total=(main_flops + training * generator) / size.num_corruptions if has_joint else None,
         main_head=training * main.head_flops * seen,
         auxiliary_head={"frozen": drawn * heads, "trained": training * heads, "none": 0.0}[work.auxiliary],
     )

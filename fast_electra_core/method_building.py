@@ -96,10 +96,12 @@ def build_method(
         return MaskedLanguageModel(main_model, mask_token_id=mask_token_id)
     if config.method in FIXED:
         is_smoothed = config.method == "fast_electra"
+        # Of the auxiliary: a main model that goes on from another may have a larger one.
+        vocab_size = (partner.models[0] if isinstance(partner, FrozenMaskedLm) else main_model).config.vocab_size
         return FastElectra(
             main_model,
             partner,
-            curriculum=curriculum_of(config, vocab_size=main_model.config.vocab_size) if is_smoothed else None,
+            curriculum=curriculum_of(config, vocab_size=vocab_size) if is_smoothed else None,
             rtd_weight=config.rtd_weight,
             soft_target_share=config.soft_target_share,
             consistency_weight=config.consistency_weight,

@@ -45,6 +45,8 @@ def remaining_at(progress: float, *, schedule: str, decay: float = 0.1) -> float
     (0.5, 0.0)
     >>> remaining_at(0.24, schedule="step", decay=0.25), remaining_at(0.25, schedule="step", decay=0.25)
     (1.0, 0.5)
+    >>> remaining_at(0.3, schedule="step", decay=0.1)
+    0.125
     >>> remaining_at(1.0, schedule="constant")
     1.0
     """
@@ -67,7 +69,7 @@ def remaining_at(progress: float, *, schedule: str, decay: float = 0.1) -> float
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress / decay)))
         case "step":
-            return float(2.0 ** -math.floor(progress / decay))
+            return float(2.0 ** -math.floor(progress / decay + 1e-9))  # 0.3 / 0.1 is just below 3
         case _:  # constant
             return 1.0
 

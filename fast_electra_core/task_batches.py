@@ -63,7 +63,7 @@ class ExampleEncoder:
         self.device = model.device
         self.takes_segments = getattr(model.config, "type_vocab_size", 2) > 1
         self._cache = cache
-        self._tokenizer_digest = tokenizer_digest(tokenizer) if cache is not None else ""
+        self._how = f"{tokenizer_digest(tokenizer)} {tokenizer.model_input_names}" if cache is not None else ""
 
     def __call__(self, examples: Sequence[Example]) -> EncodedExamples:
         labels = [example.label for example in examples]
@@ -103,7 +103,7 @@ class ExampleEncoder:
         return [name for name in names if name != "token_type_ids" or self.takes_segments]
 
     def _digest(self, examples: Sequence[Example]) -> str:
-        digest = hashlib.sha256(f"{self._tokenizer_digest} {self.max_length} {self.takes_segments}\n".encode())
+        digest = hashlib.sha256(f"{self._how} {self.max_length} {self.takes_segments}\n".encode())
         for example in examples:
             digest.update(repr((example.text_a, example.text_b)).encode())
         return digest.hexdigest()[:32]

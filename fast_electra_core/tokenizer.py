@@ -76,16 +76,22 @@ def load_tokenizer(folder_or_vocab: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def num_ids(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the highest id; more than the number of tokens where some ids are nobody's."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     """Hex digest (16 characters) of what the tokenizer does to text.
 
-    Covers vocabulary, model, normaliser, pre-tokeniser and special tokens; not padding or truncation state,
-    names or paths. Equal digests mean equal ids for every text.
+    Covers vocabulary, model, normaliser, pre-tokeniser, special tokens and what is put around a text and a pair; not
+    padding or truncation state, names or paths. Equal digests mean equal ids for every text.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     content = {part: state[part] for part in ("normalizer", "pre_tokenizer", "model")}
     content["special_tokens"] = {role: [getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")] for role in _ROLES}
     content["added_tokens"] = sorted([token["id"], token["content"]] for token in state["added_tokens"])
+    content["around"] = [tokenizer(*texts)["input_ids"] for texts in (("",), ("", ""))]
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -190,12 +196,12 @@ def _from_vocabulary(path: Path, *, settings: dict[str, Any]) -> PreTrainedToken
     `ElectraTokenizerFast(vocab_file=...)` would silently yield nothing but [UNK]: the ids go in as a dict.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a vocabulary may hold other ends of lines as entries
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not a vocabulary: byte {error.start} is not UTF-8. Give one token a line"
         ) from error
-    vocabulary = {line.strip(): index for index, line in enumerate(lines) if line.strip()}
+    vocabulary = {line: index for index, line in enumerate(lines) if line}
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise DataError(

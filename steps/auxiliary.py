@@ -26,10 +26,10 @@ from fast_electra_core.models import (
     encoder_config,
     freeze,
 )
-from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
+from fast_electra_core.tokenizer import load_tokenizer, num_ids, tokenizer_digest
 from steps.dataset import open_dataset
 from steps.machine import device
-from steps.model_source import check_weights, copy_files, download, read_config, weights_digest
+from steps.model_source import check_weights, content_key, download, keep_copy, read_config, weights_digest
 from steps.store import Store
 from steps.tokenizer import special_ids
 
@@ -112,10 +112,8 @@ def _fetch(address: str, config: PretrainConfig, store: Store) -> dict[str, Any]
         except ConfigError as error:
             raise ConfigError(f"auxiliary {address}: {error}") from error
         digest = weights_digest(folder)
-        key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
-        if not store.has(key):
-            copy_files(folder, Path(scratch) / "clean")
-            store.put_folder(Path(scratch) / "clean", key)
+        key = content_key("auxiliaries", folder, digest=digest, tokenizer_digest=described["tokenizer_digest"])
+        keep_copy(folder, store, key)
         tokenizer_key = f"tokenizers/{described['tokenizer_digest']}"
         if not store.has(tokenizer_key):
             load_tokenizer(folder).save_pretrained(Path(scratch) / "tokenizer")
@@ -152,9 +150,10 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
         tokenizer = load_tokenizer(folder)
     except DataError as error:
         raise AuxiliaryError(f"auxiliary {address} comes without a usable tokenizer: {error}") from error
-    if len(tokenizer) > config["vocab_size"]:
+    if num_ids(tokenizer) > config["vocab_size"]:
         raise AuxiliaryError(
-            f"auxiliary {address} has logits for {config['vocab_size']} tokens, but its tokenizer has {len(tokenizer)}"
+            f"auxiliary {address} has logits for {config['vocab_size']} tokens, but its tokenizer has "
+            f"{num_ids(tokenizer)}"
         )
     return {"model_type": model_type, "tokenizer_digest": tokenizer_digest(tokenizer)}
 

@@ -10,7 +10,7 @@ from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.documents import check_attention
 from fast_electra_core.errors import AuxiliaryError, ConfigError
 from steps.auxiliary import check_folder, load_masked_lm
-from steps.model_source import check_unmoved, download, keep_copy, weights_digest
+from steps.model_source import check_unmoved, content_key, download, keep_copy, weights_digest
 from steps.store import Store
 
 
@@ -35,7 +35,7 @@ def fetch_teacher(config: AuxiliaryConfig, store: Store) -> dict[str, Any] | Non
         except (AuxiliaryError, ConfigError) as error:
             raise type(error)(f"distill_from {address} cannot teach: {error}") from error
         digest = weights_digest(folder)
-        key = f"auxiliaries/{digest}-{described['tokenizer_digest']}"
+        key = content_key("auxiliaries", folder, digest=digest, tokenizer_digest=described["tokenizer_digest"])
         keep_copy(folder, store, key)
     return {"address": address, "key": key, "digest": digest, "registry": version}
 

@@ -8,7 +8,7 @@ from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
-from steps.model_source import check_weights, download, keep_copy, read_config, weights_digest
+from steps.model_source import check_weights, content_key, download, keep_copy, read_config, weights_digest
 from steps.store import Store
 
 
@@ -37,7 +37,7 @@ def fetch_model(config: EvaluateConfig, store: Store) -> dict[str, Any]:
             raise AuxiliaryError(f"{what} comes without a usable tokenizer: {error}") from error
         model = build_classifier(folder, num_labels=2, seed=0)  # its weights are complete, and of the right shapes
         digest = weights_digest(folder)
-        key = f"models/{digest}-{tokenizer_digest(tokenizer)}"
+        key = content_key("models", folder, digest=digest, tokenizer_digest=tokenizer_digest(tokenizer))
         keep_copy(folder, store, key)
     return {
         "address": config.model,

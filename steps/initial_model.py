@@ -10,7 +10,15 @@ from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError, DataError
 from fast_electra_core.initial_model import Start, initial_shape, start_from
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
-from steps.model_source import check_unmoved, check_weights, download, keep_copy, read_config, weights_digest
+from steps.model_source import (
+    check_unmoved,
+    check_weights,
+    content_key,
+    download,
+    keep_copy,
+    read_config,
+    weights_digest,
+)
 from steps.store import Store
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +50,7 @@ def fetch_initial_model(
         except (ConfigError, CheckpointError) as error:
             raise type(error)(f"{what} does not fit: {error}") from error
         digest = weights_digest(folder)
-        key = f"models/{digest}-{candidates[0]['tokenizer_digest']}"
+        key = content_key("models", folder, digest=digest, tokenizer_digest=candidates[0]["tokenizer_digest"])
         keep_copy(folder, store, key)
     head = "with its RTD head" if start.has_head else "which has no RTD head of ours; a fresh one is made"
     _logger.info("the main model starts from %s (weights %s), %s", config.initial_model, digest, head)

@@ -19,7 +19,7 @@ from fast_electra_core.errors import AuxiliaryError
 from fast_electra_core.initial_model import initial_shape
 from fast_electra_core.model_cost import cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
-from fast_electra_core.tokenizer import load_tokenizer
+from fast_electra_core.tokenizer import load_tokenizer, num_ids
 from steps.register import FLOPS_TAG, MONEY_TAG
 from steps.store import Store
 from steps.tokenizer import special_ids
@@ -69,7 +69,7 @@ def plan_auxiliary(
     folder = store.get_folder(tokenizer_key)
     with torch.device("meta"):
         teachers = [_on_paper(teacher, store)] if teacher else []
-        vocab_size = teachers[0].config.vocab_size if teachers else len(load_tokenizer(folder))
+        vocab_size = teachers[0].config.vocab_size if teachers else num_ids(load_tokenizer(folder))
         shape = encoder_config(config, vocab_size=vocab_size, special_ids=special_ids(folder))
         models = _Models(build_masked_lm(shape, seed=config.seed), teachers, [])
     work = METHOD_WORK["distilled" if teacher else "mlm"]
@@ -192,6 +192,8 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
     again = config.activation_checkpointing
     main = cost_of(models.main, **kept, drops=drops, is_fused=is_fused, recomputes=again)  # type: ignore[arg-type]
     auxiliaries = [cost_of(model, **kept) for model in models.auxiliaries]  # type: ignore[arg-type]
+    if getattr(config, "auxiliary_dropout", 0.0):  # then the whole of its last layer runs
+        auxiliaries = [auxiliary._replace(skipped_flops=0.0) for auxiliary in auxiliaries]
     flops = plan_flops(main, auxiliaries, work=work, size=size)
     once = replace(size, num_corruptions=1)
     if flops.joint_total is None and models.joint:
@@ -199,7 +201,7 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
         flops = flops._replace(joint_total=plan_flops(detector, [generator], work=_JOINT, size=once).total)
     memory = plan_memory(main, auxiliaries, work=work, size=size)
     alone = plan_memory(main, [], work=work, size=size)
-    joint = plan_memory(main, auxiliaries, work=_JOINT, size=once) if _replaces(work) else None
+    joint = plan_memory(main, auxiliaries[:1], work=_JOINT, size=once) if _replaces(work) else None
     return {
         "num_tokens": size.num_tokens,
         "flops": {

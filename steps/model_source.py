@@ -17,6 +17,8 @@ from steps import tracking
 from steps.store import Store, download_prefix
 
 _FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
+_NOTES = ("_name_or_path", "transformers_version")
+"""What a config.json says that changes no number."""
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -79,6 +81,13 @@ def copy_files(source: Path, target: Path) -> None:
     for pattern in _FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, target / path.name)
+
+
+def content_key(kind: str, folder: Path, *, digest: str, tokenizer_digest: str) -> str:
+    """Where the store keeps a model of that kind: a name for its weights (digest), its config and its tokenizer."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({name: config[name] for name in sorted(config) if name not in _NOTES})
+    return f"{kind}/{digest}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-{tokenizer_digest}"
 
 
 def keep_copy(folder: Path, store: Store, key: str) -> None:

@@ -28,7 +28,7 @@ from fast_electra_core.method_knobs import MODEL_FREE
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.models import set_output_bias, warm_start
 from fast_electra_core.proposals import Proposal
-from fast_electra_core.tokenizer import load_tokenizer
+from fast_electra_core.tokenizer import load_tokenizer, num_ids
 from fast_electra_core.trainer import Row
 from steps.corruption_plan import identity_of, range_key, range_of
 from steps.distill import load_teacher
@@ -52,7 +52,7 @@ def train_auxiliary(
     """
     dataset, heldout = run.dataset("train", config), run.dataset("heldout", config)
     larger = None
-    vocab_size = len(load_tokenizer(run.store.get_folder(run.tokenizer_key)))
+    vocab_size = num_ids(load_tokenizer(run.store.get_folder(run.tokenizer_key)))
     if teacher:  # the weights, not their address, are what a checkpoint must agree with
         config = replace(config, distill_from=teacher["digest"])
         larger = load_teacher(teacher, run.store).to(device())
@@ -158,7 +158,7 @@ def partner_of(
         return build_frozen(config, [model.to(device()) for model in members], dataset, counts=counts)
     if config.method in MODEL_FREE:
         tokenizer = load_tokenizer(run.store.get_folder(run.tokenizer_key))
-        return build_model_free(config, dataset, num_ids=len(tokenizer), counts=counts)
+        return build_model_free(config, dataset, num_ids=num_ids(tokenizer), counts=counts)
     return build_generator(members[0], counts(members[0].config.vocab_size), seed=config.seed + 1)
 
 

@@ -131,6 +131,13 @@ def test_a_second_corruption_of_every_sequence_costs_a_second_pass_of_both_model
     assert plan_memory(main, [], work=FROZEN, size=sized(num_corruptions=2)).activations == 20.0
 
 
+def test_the_joint_run_beside_an_ensemble_has_one_generator() -> None:
+    """Main 3 and 6, two auxiliaries of 1 each: 11 per token; jointly 9 and 1 + 2."""
+    plan = plan_flops(priced(3.0), [priced(1.0), priced(1.0)], work=FROZEN, size=sized(1))
+    assert (plan.total, plan.joint_total) == (11.0, 12.0)
+    assert plan.saving_fraction == pytest.approx(1 / 12)
+
+
 def test_several_auxiliaries_cost_what_each_of_them_costs() -> None:
     assert plan_flops(priced(4.0), [priced(2.0), priced(1.0)], work=FROZEN, size=sized()).auxiliary == 300.0
 

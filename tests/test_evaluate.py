@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import new_database
 from safetensors.torch import load_file, save_file
 from toys import save_auxiliary
+from transformers import ElectraForMaskedLM
 
+from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError
 from steps import model_source, tracking
@@ -126,3 +129,27 @@ def test_a_folder_without_a_config_is_refused(model: Path) -> None:
     (model / "config.json").unlink()
     with pytest.raises(AuxiliaryError, match=r"model .* has no readable config.json"):
         fetch(model)
+
+
+def test_a_model_whose_config_was_corrected_is_not_the_one_before(model: Path) -> None:
+    """The weights are the same, and what is computed with them is not."""
+    before = fetch(model)
+    edit_config(model, num_attention_heads=2, transformers_version="another")
+    heads = json.loads((model / "config.json").read_text())["num_attention_heads"]
+    after = fetch(model)
+    assert after["digest"] == before["digest"]
+    stored = Store(str(model.parent / "store")).get_folder(after["key"])
+    assert json.loads((stored / "config.json").read_text())["num_attention_heads"] == heads == 2
+    edit_config(model, transformers_version="yet another")
+    assert fetch(model)["key"] == after["key"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("untrained", [False, True])
+def test_a_model_that_was_saved_in_half_precision_is_fine_tuned_in_float32(
+    dtype: str, untrained: bool, model: Path
+) -> None:
+    ElectraForMaskedLM.from_pretrained(model, dtype=getattr(torch, dtype)).save_pretrained(model)
+    assert json.loads((model / "config.json").read_text())["dtype"] == dtype
+    classifier = build_classifier(model, num_labels=2, seed=0, untrained=untrained)
+    assert {parameter.dtype for parameter in classifier.parameters()} == {torch.float32}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fast_electra_core import encoding
@@ -20,6 +21,7 @@ from fast_electra_core.errors import AuxiliaryError, DataError
 from fast_electra_core.tokenizer import (
     SPECIAL_TOKENS,
     load_tokenizer,
+    num_ids,
     tokenizer_digest,
     train_tokenizer,
     word_continuations,
@@ -138,6 +140,26 @@ def test_the_digest_tells_content_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     vocabulary_file(tmp_path, VOCABULARY)
     assert tokenizer_digest(load_tokenizer(tmp_path)) != digest
+
+
+def test_the_digest_tells_what_is_put_around_a_text(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(vocabulary_file(tmp_path, VOCABULARY))
+    digest = tokenizer_digest(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    assert tokenizer("hello")["input_ids"] == [5]
+    assert tokenizer_digest(tokenizer) != digest
+
+
+@pytest.mark.parametrize("entry", ["\u2028", "\x85", "\x0b", " "])
+def test_an_entry_that_ends_lines_elsewhere_moves_no_id(entry: str, tmp_path: Path) -> None:
+    """bert-base-chinese has one; transformers' own reader knows the ends of lines of files alone."""
+    vocabulary = load_tokenizer(vocabulary_file(tmp_path, [*VOCABULARY[:7], entry, *VOCABULARY[8:]])).get_vocab()
+    assert (vocabulary[entry], vocabulary[VOCABULARY[8]]) == (7, 8)
+
+
+def test_an_id_that_is_nobodys_counts(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(vocabulary_file(tmp_path, [*VOCABULARY, "", "last"]))
+    assert (len(tokenizer), num_ids(tokenizer)) == (len(VOCABULARY) + 1, len(VOCABULARY) + 2)
 
 
 def test_documents_are_encoded_in_order_and_unbounded_whatever_the_state(tmp_path: Path) -> None:
