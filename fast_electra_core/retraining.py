@@ -22,7 +22,8 @@ class RetrainConfig(PretrainConfig):
     """What a run that finds no champion starts from, instead of random weights: `models:/NAME@alias` or
     `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`. Empty: none. Otherwise it is the champion."""
     min_new_tokens: int = 100_000
-    """With fewer new tokens than this nothing is trained, and the run ends at once. >= 1."""
+    """With fewer new tokens than this nothing is trained, and the run ends at once; to a first model all tokens are
+    new. >= 1."""
     continue_steps: int | None = None
     """Optimiser steps of a run that continues a champion. None: num_steps. >= 1."""
     replay_fraction: float = 0.25

@@ -1,6 +1,7 @@
 """Scheduled retraining: is there new text? Then continue the champion on it, score it, and promote it or not.
 
-python flows/retrain_flow.py run --preset laptop --corpus my_text/ --glue glue_data/ --tasks cola,sst2 --seeds 5
+python flows/retrain_flow.py run --preset laptop --corpus my_text/ --corpus_licence "CC BY-SA 4.0" \\
+    --glue glue_data/ --tasks cola,sst2 --seeds 5
 fast-electra deploy flows/retrain_flow.py --to argo-workflows --profile infra/profiles/kubernetes.json \\
     --defaults weekly.json --config_value deployment '{"cron": "0 3 * * 1"}'
 fast-electra deploy flows/retrain_flow.py --to step-functions --defaults weekly.json

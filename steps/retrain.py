@@ -107,11 +107,15 @@ def _plan(config: "RetrainConfig", *, flow: str, run_id: str) -> Plain:
     what: Plain = {"flow": flow, "run_id": run_id, "corpus": unseen}
     if champion is None:
         plan = training_plan(PretrainConfig.part_of(config.to_dict()), **what)
-        reason = "there is no champion yet"
-        return {**plan, **found, **_way(config, SCRATCH, reason)}
+        plan["trial"] = retrain_news.first_trial_of(plan, config)
+        reason = _too_little(config, unseen, plan["tokenizer_key"], store) or _untaken(plan["trial"])
+        if reason:
+            return _nothing(config, reason, flow=flow, run_id=run_id, **found)
+        return {**plan, **found, **_way(config, SCRATCH, "there is no champion yet")}
     trial = retrain_news.trial_of(champion, unseen.to_dict(), config)
     candidates = retrain_auxiliary.fetch(config, champion, store)
-    reason = _why_not(config, unseen, trial, f"tokenizers/{candidates[0]['tokenizer_digest']}", store)
+    tokenizer_key = f"tokenizers/{candidates[0]['tokenizer_digest']}"
+    reason = _too_little(config, unseen, tokenizer_key, store) or _not_better(trial)
     if reason:
         return _nothing(config, reason, flow=flow, run_id=run_id, **found)
     continued = config.continued(champion=champion.address, generation=champion.generation + 1)
@@ -121,15 +125,33 @@ def _plan(config: "RetrainConfig", *, flow: str, run_id: str) -> Plain:
     return {**plan, **found, **_way(config, CONTINUE, reason), "replay_fraction": config.replay_fraction}
 
 
-def _why_not(config: "RetrainConfig", unseen: "Corpus", trial: str, tokenizer_key: str, store: Store) -> str:
-    """Why the new text is not to be trained on, though there is some; empty if it is."""
-    from steps.retrain_news import earlier_trial
+def _too_little(config: "RetrainConfig", unseen: "Corpus", tokenizer_key: str, store: Store) -> str:
+    """That the new text is too short to be trained on; empty if it is not."""
     from steps.tokenization import count_tokens
 
     least = config.min_new_tokens
     count = count_tokens(unseen.shards, config.to_dict(), tokenizer_key=tokenizer_key, store=store, at_most=least)
-    if count < least:
-        return f"{count:,} new tokens, fewer than {least:,} (min_new_tokens)"
+    return f"{count:,} new tokens, fewer than {least:,} (min_new_tokens)" if count < least else ""
+
+
+def _untaken(trial: str) -> str:
+    """That the same first model was trained before, and is not champion; empty if it was not."""
+    from steps.retrain_news import earlier_trial
+
+    version = earlier_trial(trial)
+    if version is None:
+        return ""
+    return (
+        f"version {version['version']} was trained on this very text with these parameters and is not champion "
+        f"({version['tags']['promotion.reason']}); promote it (`fast-electra promote models:/{version['name']}/"
+        f"{version['version']}`), mend what failed, or give other text or parameters"
+    )
+
+
+def _not_better(trial: str) -> str:
+    """That the champion was continued likewise before, and kept its place; empty if it was not."""
+    from steps.retrain_news import earlier_trial
+
     version = earlier_trial(trial)
     if version is None:
         return ""
@@ -217,9 +239,10 @@ def register(plan: Plain, made: Plain, *, pathspec: str) -> Plain:
 
     parts = [made[name] for name in ("text", "frozen", "trained", "scores")]
     version = delivery.register_discriminator(plan, *parts, pathspec=pathspec)
+    tags = {TRIAL_TAG: plan["trial"]}
     if plan["way"] == CONTINUE:
-        tags = {GENERATION_TAG: plan["champion"]["generation"] + 1, TRIAL_TAG: plan["trial"]}
-        tracking.set_version_tags(version["name"], version["version"], tags)
+        tags[GENERATION_TAG] = plan["champion"]["generation"] + 1
+    tracking.set_version_tags(version["name"], version["version"], tags)
     encoder = {**version, "digest": made["trained"]["digest"]}
     scoring.register_task_models(plan, made["scores"], encoder, pathspec=pathspec)
     rows = []

@@ -18,7 +18,8 @@ Plain = dict[str, Any]
 GENERATION_TAG = "retrain.generation"
 """Of a version that continues another one: how many such runs there were since the last one from scratch."""
 TRIAL_TAG = "retrain.trial"
-"""Of a version that RetrainFlow has made: digest of champion, new text and parameters, so that none is tried twice."""
+"""Of a version that RetrainFlow has made: digest of champion, new text and parameters, so that none is tried twice.
+Where there was no champion, digests of the auxiliaries and the initial model stand in its place."""
 _AFRESH = "train a new one on this text: python flows/pretrain_flow.py run"
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +110,21 @@ def earlier_trial(trial: str) -> Plain | None:
 
 
 def trial_of(champion: Champion, corpus: Mapping[str, Any], config: TrainingConfig) -> str:
-    """A digest of what a retraining is a function of."""
+    """A digest of what a run that continues the champion is a function of."""
     return TrainingConfig.digest_of(
         {"champion": champion.address, "corpus": corpus["digest"], "config": config.to_dict()}
+    )
+
+
+def first_trial_of(plan: Mapping[str, Any], config: TrainingConfig) -> str:
+    """The same of a first model's plan (training_plan). What an address of the config meant then, another may have
+    taken the place of since: it goes by content."""
+    initial_model = plan["initial_model"]
+    return TrainingConfig.digest_of(
+        {
+            "auxiliaries": [candidate["digest"] for candidate in plan["candidates"]],
+            "initial_model": initial_model["digest"] if initial_model else None,
+            "corpus": plan["corpus"]["digest"],
+            "config": config.to_dict(),
+        }
     )

@@ -322,6 +322,69 @@ def test_step_functions_graph_goes_through_every_step_and_trains_nothing(
     assert walked.data.outcome["way"] == "nothing" and "min_new_tokens" in walked.data.outcome["reason"]
 
 
+# No champion comes of it
+
+
+@pytest.fixture(scope="module")
+def unstated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The licence of the text is not stated, so that the model that is trained gets no alias."""
+    place = Place(tmp_path_factory.mktemp("unstated"))
+    place.given |= {"corpus_licence": "", "num_steps": 10}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        place.months["too little"] = place.walk("too little", min_new_tokens=10**6)
+        place.months["first"] = place.walk("first")
+        place.months["second"] = place.walk("second")
+        yield place
+
+
+def test_a_first_model_is_not_trained_on_less_text_than_min_new_tokens(unstated: Place) -> None:
+    found, walked = outcome(unstated, "too little"), unstated.months["too little"]
+    assert walked.steps == ["start", "choose", "end"]
+    assert found["way"] == "nothing" and found["champion_before"] is None
+    assert "new tokens, fewer than 1,000,000 (min_new_tokens)" in found["reason"]
+
+
+def test_a_first_model_that_did_not_become_champion_is_not_trained_again_on_the_same_text(unstated: Place) -> None:
+    first, found, walked = outcome(unstated, "first"), outcome(unstated, "second"), unstated.months["second"]
+    assert (first["way"], first["is_promoted"]) == ("scratch", False)
+    assert walked.steps == ["start", "choose", "end"]
+    assert found["way"] == "nothing" and found["files"] == {
+        "new": 2, "changed": 0, "duplicates": 0, "kept": 0, "gone": 0,
+    }  # fmt: skip
+    assert found["reason"].startswith(
+        "version 1 was trained on this very text with these parameters and is not champion (no alias: gate licence: "
+    )
+    assert found["reason"].endswith(
+        "promote it (`fast-electra promote models:/fast-electra/1`), mend what failed, or give other text or parameters"
+    )
+    assert unstated.lock().acquire() is None
+    unstated.lock().release()
+
+
+def test_other_parameters_text_or_auxiliary_are_a_reason_to_train_a_first_model_anew(unstated: Place) -> None:
+    from steps.config import resolve_retrain
+
+    tracking.connect(unstated.uri)
+    assert "retrain.generation" not in tracking.model_version_info(f"models:/{NAME}/1")["tags"]
+
+    def way(**changes: Any) -> str:
+        config = resolve_retrain({**unstated.given, **changes})
+        return str(retrain._plan(config, flow="RetrainFlow", run_id="asked")["way"])
+
+    assert way() == "nothing"
+    assert way(num_steps=20) == "scratch"
+    (unstated.text / "february.txt").write_text(sentences(1, 20))
+    assert way() == "scratch"
+    (unstated.text / "february.txt").unlink()
+    weights = unstated.auxiliary / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes((unstated.foreign_auxiliary / "model.safetensors").read_bytes())
+    assert way() == "scratch"  # what lies at the same address has changed
+    weights.write_bytes(kept)
+    assert way() == "nothing"
+
+
 # Before anything costs
 
 
