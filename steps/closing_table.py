@@ -68,6 +68,7 @@ def closing_table(
     if registered is not None and registered.get("gates"):
         open_gates = [each for each in registered["gates"] if each["status"] != "pass"]
         remarks += [f"gate {each['name']} {each['status']}: {each['reason']}" for each in open_gates]
+    if registered is not None and "reason" in registered and (registered.get("gates") or not registered["aliases"]):
         remarks.append(str(registered["reason"]))
     if task_models:
         versions = [f"{each['name']} {each['version']}" for each in task_models]

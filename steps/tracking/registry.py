@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from steps.tracking.model_files import MODEL_FILES, check_model_folder, copy_mod
 
 CARD = "model_card.md"  # as mlflow.transformers calls it
 _PARAGRAPH = "\n\n"
+_REASON_TAG = "promotion.reason"
 
 
 def register_model(
@@ -121,7 +122,18 @@ def model_version_info(uri: str) -> dict[str, Any]:
     numbers = ", ".join(sorted((str(version.version) for version in found), key=int)) or "none"
     named = ", ".join(f"{key} (version {value})" for key, value in sorted(known.items())) or "none"
     missing = f"version {wanted}" if alias is None else f"alias {alias!r}"
-    raise TrackingError(f"{name} has no {missing}; its aliases: {named}; its versions: {numbers}")
+    raise TrackingError(
+        f"{name} has no {missing}; its aliases: {named}; its versions: {numbers}{_next_move(name, found, alias)}"
+    )
+
+
+def _next_move(name: str, found: Sequence[Any], alias: str | None) -> str:
+    """The newest of the versions, to be named instead; with what it lacks, where a champion was asked for."""
+    if not found:
+        return ""
+    newest = max(found, key=lambda version: int(version.version))
+    reason = newest.tags.get(_REASON_TAG) if alias == "champion" else None
+    return f". Name a version: models:/{name}/{newest.version}{f' ({reason})' if reason else ''}"
 
 
 def no_such_model(name: str) -> TrackingError:
