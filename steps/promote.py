@@ -7,6 +7,7 @@
 
 It becomes challenger if its gates pass, and champion if there is none or a paired test over the seeds says that it is
 better by the margin. Where the two were not scored alike, the answer has the command that scores the champion so.
+An auxiliary has no gates: it becomes champion if its held-out loss is below the unigram's; otherwise nothing changes.
 Exit code 0: it is champion; 1: it is not; 2: something is to be mended. `fast-electra rollback` undoes a promotion.
 """
 
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError, TrackingError: an argument that cannot be; no such version, or no permission.
     """
     from steps import promotion, tracking
+    from steps.register import AUXILIARY_NAME
 
     given = [each.strip() for each in arguments.waive_gates.split(",") if each.strip()]
     check_waivers(given)
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"promotion_margin must be >= 0, got {arguments.promotion_margin}")
     tracking.connect(arguments.tracking_uri)
     version = tracking.model_version_info(arguments.address)
+    if version["name"] == AUXILIARY_NAME and not arguments.force:
+        return _promote_auxiliary(version, arguments)
     if arguments.corpus_licence:
         version = _with_licence(version, arguments.corpus_licence)
     settled = promotion.force(version) if arguments.force else _examined(version, given, arguments.promotion_margin)
@@ -57,6 +61,38 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{gate['name']:<10} {gate['status']:<7} {gate['reason']}")
     print(f"{settled['name']} version {settled['version']}: {settled['reason']}")
     return 0 if tracking.CHAMPION in settled["aliases"] else 1
+
+
+def _promote_auxiliary(version: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """By the rule of AuxiliaryFlow. One that does not keep it stays as it is, its tags too."""
+    from steps import promotion, tracking
+    from steps.register import judge_auxiliary
+    from steps.replay import downloaded
+    from steps.store import Store
+
+    what = f"{version['name']} version {version['version']}"
+    address = f"models:/{version['name']}/{version['version']}"
+    if arguments.waive_gates:
+        raise ConfigError(
+            f"waive_gates is for main models, got {arguments.waive_gates!r}: an auxiliary has no gates. Leave it out, "
+            f"or make it champion as it is: fast-electra promote {address} --force"
+        )
+    missing = [name for name in ("masked_loss", "unigram_loss") if name not in version["tags"]]
+    if missing:
+        raise ConfigError(
+            f"{what} does not say its held-out loss: the tag {' and the tag '.join(missing)} is missing. Make one by "
+            f"flows/auxiliary_flow.py, or make it champion as it is: fast-electra promote {address} --force"
+        )
+    loss, unigram = (float(version["tags"][name]) for name in ("masked_loss", "unigram_loss"))
+    with tempfile.TemporaryDirectory() as scratch, downloaded(address, Store(scratch)) as folder:
+        is_better, reason = judge_auxiliary(loss, unigram, folder)
+    if not is_better:
+        print(f"{what}: not promoted: {reason}. Or, as it is: fast-electra promote {address} --force")
+        return 0 if tracking.CHAMPION in version["aliases"] else 1
+    if arguments.corpus_licence:
+        version = _with_licence(version, arguments.corpus_licence)
+    print(f"{what}: {promotion.crown(version, reason)['reason']}")
+    return 0
 
 
 def _with_licence(version: Mapping[str, Any], licence: str) -> dict[str, Any]:

@@ -70,13 +70,24 @@ def force(version: Plain) -> Plain:
     name, number = version["name"], str(version["version"])
     gates = _gates_of(version["tags"])
     failed = [gate.name for gate in gates if gate.status == FAIL]
+    before = _crown(name, number)
+    against = f", against the gates {', '.join(failed)}" if failed else ""
+    after = f", after version {before}" if before not in (None, number) else ""
+    return _settled(version, f"{tracking.CHAMPION}: by force{against}{after}", gates)
+
+
+def crown(version: Plain, reason: str) -> Plain:
+    """The version is champion for that reason; likewise returned. For models that have no gates."""
+    _crown(version["name"], str(version["version"]))
+    return _settled(version, reason, [])
+
+
+def _crown(name: str, number: str) -> str | None:
+    """The version is champion; returns the number of the one before, its own where it was champion already."""
     while True:
         seen = tracking.throne(name)
         if seen.champion == number or tracking.claim(seen, number, "promoted"):
-            break
-    against = f", against the gates {', '.join(failed)}" if failed else ""
-    after = f", after version {seen.champion}" if seen.champion not in (None, number) else ""
-    return _settled(version, f"{tracking.CHAMPION}: by force{against}{after}", gates)
+            return seen.champion
 
 
 def rollback(name: str) -> tuple[str, str]:

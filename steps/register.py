@@ -21,6 +21,7 @@ _TRAINED_BY = {
     "unigram": "detection of tokens that were replaced by token frequency",
     "bigram": "detection of tokens that were replaced by what follows their left neighbour elsewhere",
 }
+_TRAIN_ON = "train it longer, by a higher --num_steps, or on more text"
 FLOPS_TAG = "training.total_flops"
 MONEY_TAG = "training.money"
 """What training has cost; the ledgers of runs that use an auxiliary read them."""
@@ -44,11 +45,7 @@ def register_auxiliary(
         TrackingError: the folder is incomplete, or the server refuses.
     """
     tracking.connect(config["tracking_uri"])
-    loss, unigram = metrics["masked_loss"], metrics["unigram_loss"]
-    is_better = loss < unigram  # False for NaN
-    reason = f"held-out masked loss {loss:.4f} is {'' if is_better else 'not '}below the unigram's {unigram:.4f}"
-    if not is_finite(folder):
-        is_better, reason = False, "weights are not finite"
+    is_better, reason = judge_auxiliary(metrics["masked_loss"], metrics["unigram_loss"], folder)
     reason = reason if is_better else f"no alias: {reason}"
     version = _register(
         AUXILIARY_NAME,
@@ -68,6 +65,16 @@ def register_auxiliary(
         _crown(AUXILIARY_NAME, version["version"])
     info = tracking.model_version_info(f"models:/{AUXILIARY_NAME}/{version['version']}")
     return {**version, "aliases": info["aliases"], "reason": reason}
+
+
+def judge_auxiliary(loss: float, unigram: float, folder: Path) -> tuple[bool, str]:
+    """Whether an auxiliary may be champion, and why, in words: its held-out masked loss is below the unigram's, and
+    every weight in the folder is finite."""
+    if not is_finite(folder):
+        return False, "weights are not finite"
+    if loss < unigram:  # False for NaN
+        return True, f"held-out masked loss {loss:.4f} is below the unigram's {unigram:.4f}"
+    return False, f"held-out masked loss {loss:.4f} is not below the unigram's {unigram:.4f}; {_TRAIN_ON}"
 
 
 def _crown(name: str, version: str) -> None:

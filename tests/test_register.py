@@ -13,6 +13,7 @@ from mlflow_server import lose_first_answer
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from fast_electra_core.method_knobs import METHODS
 from steps import register, tracking
+from steps.command import main
 from steps.gates import LINEAGE_TAGS, SCHEDULE_TAGS
 from steps.tracking import champions, connection, registry
 
@@ -401,9 +402,14 @@ def test_versions_without_a_usable_model_are_refused(tmp_path: Path) -> None:
         ("models:/hare@champion", r"no registered model 'hare' at .*\. Did you mean 'here' or 'bare'\? flows/"),
         (
             "models:/here@challenger",
-            r"here has no alias 'challenger'; its aliases: champion \(version 2\); its versions: 1, 2$",
+            r"here has no alias 'challenger'; its aliases: champion \(version 2\); its versions: 1, 2\. Name a "
+            "version: models:/here/2$",
         ),
-        ("models:/here/7", r"here has no version 7; its aliases: champion \(version 2\); its versions: 1, 2$"),
+        (
+            "models:/here/7",
+            r"here has no version 7; its aliases: champion \(version 2\); its versions: 1, 2\. Name a version: "
+            "models:/here/2$",
+        ),
         ("models:/bare@champion", "bare has no alias 'champion'; its aliases: none; its versions: none$"),
         ("models:/bare/1", "bare has no version 1; its aliases: none; its versions: none$"),
         ("models:/here", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
@@ -419,3 +425,88 @@ def test_an_address_that_leads_nowhere_lists_what_there_is(uri: str, message: st
 
     with pytest.raises(TrackingError, match=message):
         tracking.model_version_info(uri)
+
+
+# What `fast-electra promote` makes of an auxiliary
+
+
+def promote(config: dict[str, Any], *words: str) -> int:
+    return main(["promote", "models:/fast-electra-auxiliary/1", *words, "--tracking_uri", config["tracking_uri"]])
+
+
+def registered_auxiliary(config: dict[str, Any], folder: Path, loss: float) -> dict[str, Any]:
+    """Version 1 or the next one, with this held-out loss; the unigram's is 6.5."""
+    metrics = {**BETTER, "masked_loss": loss}
+    made = register.register_auxiliary(config, folder=folder, run_id=new_run(config), tags={}, metrics=metrics)
+    return tracking.model_version_info(f"models:/fast-electra-auxiliary/{made['version']}")
+
+
+def test_an_auxiliary_that_does_not_beat_the_unigram_is_not_promoted_and_nothing_of_it_changes(
+    config: dict[str, Any], masked_lm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = registered_auxiliary(config, masked_lm, 6.75)
+
+    assert promote(config, "--corpus_licence", "CC0-1.0") == 1
+    shown = capsys.readouterr().out
+    assert "version 1: not promoted: held-out masked loss 6.7500 is not below the unigram's 6.5000" in shown
+    assert "fast-electra promote models:/fast-electra-auxiliary/1 --force" in shown
+    assert tracking.model_version_info("models:/fast-electra-auxiliary/1") == before
+
+
+def test_an_auxiliary_that_beats_the_unigram_is_champion_again_when_it_is_promoted(
+    config: dict[str, Any], masked_lm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for loss in (4.0, 5.0):
+        registered_auxiliary(config, masked_lm, loss)
+    assert tracking.aliases("fast-electra-auxiliary") == {"champion": "2"}
+
+    assert promote(config, "--corpus_licence", "CC0-1.0") == 0
+    reason = "held-out masked loss 4.0000 is below the unigram's 6.5000"
+    assert capsys.readouterr().out == f"fast-electra-auxiliary version 1: {reason}\n"
+    assert tracking.aliases("fast-electra-auxiliary") == {"champion": "1"}
+    tags = tracking.model_version_info("models:/fast-electra-auxiliary/1")["tags"]
+    assert (tags["promotion.reason"], tags["corpus.licence"]) == (reason, "CC0-1.0")
+    assert [name for name in tags if name.startswith("gate")] == []
+    assert [entry.version for entry in champions.throne("fast-electra-auxiliary").entries] == ["1", "2", "1"]
+
+
+def test_an_auxiliary_without_finite_weights_is_not_promoted_but_by_force(
+    config: dict[str, Any], masked_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered_auxiliary(config, break_one_weight(masked_lm, tmp_path / "broken"), 4.0)
+
+    assert promote(config) == 1
+    assert "version 1: not promoted: weights are not finite" in capsys.readouterr().out
+    assert promote(config, "--force") == 0
+    assert tracking.aliases("fast-electra-auxiliary") == {"champion": "1"}
+
+
+def test_what_an_auxiliary_cannot_be_judged_by_is_refused(
+    config: dict[str, Any], masked_lm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered_auxiliary(config, masked_lm, 4.0)
+
+    assert promote(config, "--waive_gates", "majority") == 2
+    assert "waive_gates is for main models, got 'majority'" in capsys.readouterr().err
+    client().delete_model_version_tag("fast-electra-auxiliary", "1", "unigram_loss")
+    assert promote(config) == 2
+    assert "does not say its held-out loss: the tag unigram_loss is missing" in capsys.readouterr().err
+
+
+# A version that is not there
+
+
+def test_where_no_auxiliary_is_champion_the_error_says_why_and_which_version_to_name(
+    config: dict[str, Any], masked_lm: Path
+) -> None:
+    registered_auxiliary(config, masked_lm, 6.75)
+
+    with pytest.raises(TrackingError) as caught:
+        tracking.model_version_info("models:/fast-electra-auxiliary@champion")
+    assert str(caught.value) == (
+        "fast-electra-auxiliary has no alias 'champion'; its aliases: none; its versions: 1. Name a version: "
+        "models:/fast-electra-auxiliary/1 (no alias: held-out masked loss 6.7500 is not below the unigram's 6.5000; "
+        "train it longer, by a higher --num_steps, or on more text)"
+    )
+    with pytest.raises(TrackingError, match=r"its versions: 1\. Name a version: models:/fast-electra-auxiliary/1$"):
+        tracking.model_version_info("models:/fast-electra-auxiliary/9")
