@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_waivers(given)
     if arguments.promotion_margin < 0:
         raise ConfigError(f"promotion_margin must be >= 0, got {arguments.promotion_margin}")
-    tracking.connect(arguments.tracking_uri)
+    tracking.connect_existing(arguments.tracking_uri)
     version = tracking.model_version_info(arguments.address)
     if version["name"] == AUXILIARY_NAME and not arguments.force:
         return _promote_auxiliary(version, arguments)

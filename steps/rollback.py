@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from steps import promotion, tracking
 
-    tracking.connect(arguments.tracking_uri)
+    tracking.connect_existing(arguments.tracking_uri)
     gone, back = promotion.rollback(arguments.name)
     print(f"{arguments.name}: version {back} is champion again, version {gone} is not")
     return 0

@@ -46,6 +46,19 @@ def test_what_the_user_has_to_mend_is_one_line_and_exit_code_2(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", [["lineage", "models:/m@x"], ["export", "models:/m@x", "folder"], ["promote", "models:/m/1"], ["rollback"]]
+)
+def test_in_a_folder_in_which_no_flow_ran_nothing_is_made(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--tracking_uri", "sqlite:///mlflow.db"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no MLflow database can be read at {tmp_path}/mlflow.db" in line and "give --tracking_uri" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_config_file_of_metaflow_that_is_broken_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
