@@ -1,8 +1,10 @@
 """Claims about the console command `fast-electra`."""
 
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,25 @@ def test_in_a_folder_in_which_no_flow_ran_nothing_is_made(
     assert main([*words, "--tracking_uri", "sqlite:///mlflow.db"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"no MLflow database can be read at {tmp_path}/mlflow.db" in line and "give --tracking_uri" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["lineage", "models:/m@x"], ["export", "models:/m@x", "folder"], ["promote", "models:/m/1"], ["rollback"]]
+)
+def test_a_server_that_does_not_answer_is_said_in_one_line_within_seconds(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        start = time.monotonic()
+        assert main([*words, "--tracking_uri", address]) == 2
+    assert time.monotonic() - start < 20  # MLflow is imported meanwhile
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no MLflow server answers at {address}" in line and "start it with `make ui`" in line
+    assert "--tracking_uri" in line and "resume" not in line
     assert list(tmp_path.iterdir()) == []
 
 

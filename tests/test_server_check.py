@@ -88,11 +88,35 @@ def test_a_server_that_accepts_and_stays_silent_is_refused_in_seconds(
     assert time.monotonic() - start < 5
 
 
+def test_a_command_is_told_as_soon_that_a_server_is_silent_and_asks_nothing_to_be_made_of_one_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_check, "_CHECK_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match=r"no MLflow server answers at .* start it with `make ui`"):
+            tracking.connect_existing(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert time.monotonic() - start < 5
+    asked: list[str] = []
+
+    def answer(path: str) -> tuple[int, str]:  # of a GET: any other method is refused
+        asked.append(path.partition("?")[0].rpartition("/mlflow/")[2])
+        return 200, "{}"
+
+    with answering(answer) as address:
+        assert tracking.connect_existing(address) == address
+    assert asked == ["registered-models/search"]
+
+
 def test_a_database_server_that_is_not_there_is_refused_in_seconds() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         with pytest.raises(TrackingError, match="no database answers at 127"):
             tracking.check_server(f"postgresql://u:p@127.0.0.1:{probe.getsockname()[1]}/mlflow", "tests")
+        with pytest.raises(TrackingError, match="no database answers at 127"):
+            tracking.connect_existing(f"postgresql://u:p@127.0.0.1:{probe.getsockname()[1]}/mlflow")
 
 
 def test_a_deleted_experiment_is_refused_with_the_command_that_restores_it(database: str) -> None:

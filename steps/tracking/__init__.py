@@ -6,7 +6,7 @@ resumed step does again leaves one run, one value per metric and step, and one m
 """
 
 from steps.tracking.champions import CHAMPION, Throne, claim, throne
-from steps.tracking.connection import connect, connect_existing, connected_uri
+from steps.tracking.connection import connect, connected_uri
 from steps.tracking.metrics import MetricsLogger, log_metrics
 from steps.tracking.model_files import files_digest
 from steps.tracking.registry import (
@@ -38,7 +38,7 @@ from steps.tracking.runs import (
     start_parent,
     status_after,
 )
-from steps.tracking.server_check import check_server
+from steps.tracking.server_check import check_server, connect_existing
 from steps.tracking.system import system_metrics
 from steps.tracking.versions import ORIGIN_TAGS, find_users, find_versions, log_model_input, run_record
 

@@ -44,27 +44,6 @@ def connect(tracking_uri: str) -> str:
     return uri
 
 
-def connect_existing(tracking_uri: str) -> str:
-    """As connect, for those who only read: a database file must be there already.
-
-    Raises:
-        TrackingError: it is not, or cannot be read.
-    """
-    uri = absolute_uri(tracking_uri)
-    if uri.startswith("sqlite:"):
-        path = sqlite_path(uri)
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
-            raise TrackingError(
-                f"no MLflow database can be read at {path}: {why}. Go to the folder in which the flows ran, or give "
-                "--tracking_uri"
-            ) from error
-    return connect(tracking_uri)
-
-
 def connected_uri() -> str:
     """Where `connect` has connected this process to.
 

@@ -1,4 +1,5 @@
-"""What a flow asks of the tracking server before anything costs: whether it is there and can do what will be needed."""
+"""What a flow or a command asks of the tracking server before anything costs: whether it is there and can do what will
+be needed."""
 
 import contextlib
 import os
@@ -6,7 +7,7 @@ import re
 import socket
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from fast_electra_core.errors import TrackingError
@@ -40,13 +41,57 @@ def check_server(tracking_uri: str, experiment: str) -> None:
         location = _check_sqlite(sqlite_path(uri))
     elif not uri.startswith("http"):
         _check_socket(uri)
-    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_CHECK_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     lock = _lock_beside(sqlite_path(uri)) if location else contextlib.nullcontext()
     connect(uri)  # outside of the limits: it sets those that hold from here on
-    with _environment(limits), lock:
+    with _without_patience(), lock:
         _create_experiment(experiment, location)
         if uri.startswith("http"):
             _check_release(uri)
+
+
+def connect_existing(tracking_uri: str) -> str:
+    """As connect, for commands, to which flows have left something to work on: a database file must be there already,
+    a server must answer. Nothing is made at it.
+
+    Raises:
+        TrackingError: within seconds, where it is not, or may not be read.
+    """
+    uri = absolute_uri(tracking_uri)
+    if uri.startswith("sqlite:"):
+        _check_file(sqlite_path(uri))
+    elif not uri.startswith("http"):
+        _check_socket(uri)
+    connect(uri)
+    if uri.startswith("http"):
+        with _without_patience():
+            _check_answer()
+    return uri
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
+        raise TrackingError(
+            f"no MLflow database can be read at {path}: {why}. Go to the folder in which the flows ran, or give "
+            "--tracking_uri"
+        ) from error
+
+
+def _check_answer() -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow_client().search_registered_models(max_results=1)
+    except MlflowException as error:
+        if hint := denied(error):
+            raise TrackingError(f"MLflow at {connected_uri()} refuses: {error}. {hint}") from error
+        raise TrackingError(
+            f"no MLflow server answers at {connected_uri()} (tried for {_CHECK_SECONDS} s: {error}); start it with "
+            "`make ui` in the folder in which the flows ran, or give --tracking_uri"
+        ) from error
 
 
 def _check_sqlite(path: Path) -> str:
@@ -126,7 +171,9 @@ def _check_release(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _without_patience() -> Iterator[None]:
+    """A request is made once, and given up after _CHECK_SECONDS."""
+    values = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_CHECK_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
