@@ -5,6 +5,7 @@ may be compressed. Documents beyond MAX_SEGMENT_CHARACTERS come in segments, cut
 """
 
 import bz2
+import codecs
 import dataclasses
 import gzip
 import io
@@ -31,6 +32,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNCLEAN_ASCII = bytes(code for code in range(128) if (code < 32 and code not in b"\t\n") or code == 127)
 _NEWLINE = ord("\n")
 _DECOMPRESSORS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _OFFER = "Mend the file, or go on with --on_bad_text replace or --on_bad_text skip"
 
 
@@ -244,6 +246,8 @@ def _decode(data: bytes, *, path: str, where: str, base: int, on_bad_text: str) 
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if base == 0 and data.startswith(_UTF_16):  # nothing of it could be kept
+            raise DataError(f"{path} is UTF-16: iconv -f UTF-16 -t UTF-8 FILE > NEW makes UTF-8 of it") from error
         if on_bad_text == "replace":
             return data.decode("utf-8", errors="replace")
         if on_bad_text == "skip":

@@ -42,7 +42,7 @@ def download(address: str, destination: Path, tracking_uri: str, *, role: str) -
                 f"{address} could not be fetched from the hub: {error}. Check the name and the connection, or give a "
                 "folder"
             ) from error
-    folder = Path(address)
+    folder = Path(address).expanduser()
     if not folder.is_dir():
         flow = "auxiliary" if role == "auxiliary" else "pretrain"
         raise AuxiliaryError(

@@ -37,7 +37,7 @@ class Store:
                 raise ConfigError(f"store must be s3://BUCKET/PREFIX, got {root!r}")
             self.folder = cache_folder() / self._bucket / self._prefix
         else:
-            self.folder = Path(root).absolute()
+            self.folder = Path(root).expanduser().absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):

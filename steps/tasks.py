@@ -30,7 +30,7 @@ def load_task(
         return sample_task(task)
     if glue.startswith("hub:"):
         return read_hub_task(glue.removeprefix("hub:"), task, with_test=with_test)
-    root = _download_task(glue, task, cache) if glue.startswith("s3://") else Path(glue)
+    root = _download_task(glue, task, cache) if glue.startswith("s3://") else Path(glue).expanduser()
     return read_task(root, task, on_bad_row=on_bad_row, with_test=with_test)
 
 
@@ -42,7 +42,7 @@ def check_tasks(config: ScoringConfig) -> dict[str, dict[str, Any]]:
     """
     on_bad_row, with_test, tasks = bad_row_choice(config), config.test_predictions, config.task_list()
     if config.glue != "sample" and not config.glue.startswith(("hub:", "s3://")):
-        found = check_task_folder(Path(config.glue), tasks, on_bad_row=on_bad_row, with_test=with_test)
+        found = check_task_folder(Path(config.glue).expanduser(), tasks, on_bad_row=on_bad_row, with_test=with_test)
     else:
         found = {
             task: summarise_task(load_task(config.glue, task, on_bad_row=on_bad_row, with_test=with_test))

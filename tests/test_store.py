@@ -14,6 +14,7 @@ from botocore.config import Config
 from flaky import Flaky, flaky
 
 from fast_electra_core.errors import ConfigError, DataError, StoreError
+from steps.model_source import download
 from steps.store import Store, download_prefix
 
 
@@ -173,6 +174,14 @@ def test_a_store_without_permission_cannot_be_written_and_says_so(tmp_path: Path
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match="cannot be written"):
         Store(str(tmp_path))
+
+
+def test_a_tilde_is_the_home_and_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--store=~/runs` comes so from a shell, and from a file of defaults."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Store("~/runs").folder == tmp_path / "runs"
+    assert make_folder(tmp_path / "model", config="{}").is_dir()
+    assert download("~/model", tmp_path / "scratch", "", role="model") == (tmp_path / "model", None)
 
 
 def test_an_s3_address_without_a_bucket_is_refused() -> None:

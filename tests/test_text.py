@@ -247,3 +247,19 @@ def test_kinds_are_told_by_suffix() -> None:
 def test_pieces_survive_json() -> None:
     piece = TextPiece(path="a.txt", start=3, end=None, kind="txt")
     assert TextPiece.from_dict(json.loads(json.dumps(piece.to_dict()))) == piece
+
+
+@pytest.mark.parametrize("on_bad_text", ["error", "replace", "skip"])
+@pytest.mark.parametrize("name", ["notes.txt", "notes.jsonl"])
+def test_utf_16_is_named_with_what_mends_it_whatever_is_done_with_bad_bytes(
+    name: str, on_bad_text: str, tmp_path: Path
+) -> None:
+    """Replaced it would be one document of every other letter, skipped none."""
+    path = tmp_path / name
+    path.write_text('{"text": "one"}\n\n{"text": "two"}\n', encoding="utf-16")
+    with pytest.raises(DataError, match=rf"{name} is UTF-16: iconv -f UTF-16 -t UTF-8"):
+        list(
+            read_documents(
+                TextPiece(str(path), 0, None, kind_of(path) or ""), text_field="text", on_bad_text=on_bad_text
+            )
+        )
