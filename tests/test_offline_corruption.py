@@ -71,7 +71,10 @@ class Place:
         text = write_text(folder / "text.txt", num_documents=60)
         tokenizer = train_tokenizer(iter(text.read_text().split("\n\n")), vocab_size=300)
         tokenizer.save_pretrained(folder / "auxiliary")
-        shape = {"embedding_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        shape = {
+            "embedding_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }  # fmt: skip
         torch.manual_seed(3)
         ElectraForMaskedLM(ElectraConfig(**shape, vocab_size=len(tokenizer))).save_pretrained(folder / "auxiliary")
         self.config = resolve_pretrain(

@@ -217,8 +217,9 @@ def test_help_says_what_a_parameter_is_where_it_is_not_given(name: str, config: 
 
 
 @pytest.mark.parametrize("file, name, config", FLOWS)
-def test_what_help_says_is_what_holds(file: str, name: str, config: Config) -> None:
+def test_what_help_says_is_what_holds(file: str, name: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing but the preset is given."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     resolve = {
         PretrainConfig: resolve_pretrain, AuxiliaryConfig: resolve_auxiliary, EvaluateConfig: resolve_evaluate,
         RetrainConfig: resolve_retrain,
