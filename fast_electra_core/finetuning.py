@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
 from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.glue_metrics import score
+from fast_electra_core.positions import usable_positions
 from fast_electra_core.precision import autocast
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, endless_batches
@@ -109,7 +110,7 @@ def finetune(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     started = time.monotonic()
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = usable_positions(model.config.to_dict())
     if positions is not None and settings.max_length > positions:
         raise ConfigError(
             f"finetune_max_length must be <= {positions}, the model's positions, got {settings.max_length}"

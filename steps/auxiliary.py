@@ -26,6 +26,7 @@ from fast_electra_core.models import (
     encoder_config,
     freeze,
 )
+from fast_electra_core.positions import usable_positions
 from fast_electra_core.tokenizer import load_tokenizer, num_ids, tokenizer_digest
 from steps.dataset import open_dataset
 from steps.machine import device
@@ -141,7 +142,7 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             "a ...ForMaskedLM is needed"
         )
     check_weights(folder, what=f"auxiliary {address}")
-    usable = _usable_positions(config)
+    usable = usable_positions(config)
     if usable is not None and usable < sequence_length:
         raise AuxiliaryError(
             f"auxiliary {address} has {usable} positions, fewer than sequence_length {sequence_length}"
@@ -156,16 +157,6 @@ def check_folder(folder: Path, *, address: str, sequence_length: int) -> dict[st
             f"{num_ids(tokenizer)}"
         )
     return {"model_type": model_type, "tokenizer_digest": tokenizer_digest(tokenizer)}
-
-
-def _usable_positions(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model of this config can take; None: any number."""
-    positions: int | None = config.get("max_position_embeddings")
-    if positions is None or config.get("position_biased_input") is False:  # a DeBERTa that knows distances alone
-        return None
-    if config["model_type"] == "roberta":  # counts its positions from pad + 1
-        return positions - int(config.get("pad_token_id", 1)) - 1
-    return positions
 
 
 def load_masked_lm(folder: Path, *, address: str = "") -> PreTrainedModel:

@@ -7,6 +7,7 @@ from typing import Any
 from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
+from fast_electra_core.positions import usable_positions
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
 from steps.model_source import check_weights, content_key, download, keep_copy, read_config, weights_digest
 from steps.store import Store
@@ -25,7 +26,7 @@ def fetch_model(config: EvaluateConfig, store: Store) -> dict[str, Any]:
         folder, version = download(config.model, Path(scratch) / "model", config.tracking_uri, role="model")
         described = read_config(folder, what=what)
         check_weights(folder, what=what)
-        positions = described.get("max_position_embeddings")
+        positions = usable_positions(described)
         if positions is not None and positions < config.finetune_max_length:
             raise ConfigError(
                 f"finetune_max_length must be <= {positions}, the positions of {config.model}, got "
