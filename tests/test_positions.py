@@ -37,8 +37,6 @@ def test_a_model_takes_as_many_tokens_as_is_said_and_not_one_more(model_type: st
 
 
 def test_a_model_that_knows_distances_alone_takes_any_number() -> None:
-    assert (
-        usable_positions({"model_type": "deberta-v2", "max_position_embeddings": 20, "position_biased_input": False})
-        is None
-    )
+    deberta = {"model_type": "deberta-v2", "max_position_embeddings": POSITIONS}
+    assert usable_positions({**deberta, "position_biased_input": False}) is None
     assert usable_positions({"model_type": "t5"}) is None
