@@ -33,7 +33,7 @@ def rows_of_file(path: Path, columns: tuple[str, ...], needed: tuple[str, ...]) 
     if path.suffix == ".jsonl":
         return _jsonl_rows(path)
     if path.suffix == ".csv":
-        return _csv_rows(path)
+        return _csv_rows(path, needed)
     if path.suffix == ".parquet":
         return rows_of_dataset(Parquet([path]), str(path))
     if path.suffix in (".tsv", ".txt"):
@@ -103,7 +103,7 @@ def _tsv_rows(path: Path, columns: tuple[str, ...], needed: tuple[str, ...]) -> 
         yield Row(f"{path}, line {line.number}", dict(zip(columns, cells, strict=False)), fault)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path, needed: tuple[str, ...]) -> Iterator[Row]:
     lines = _lines(path)
     header = f"{_header(path, lines)}\n"
     faults: dict[int, str] = {}
@@ -128,6 +128,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise DataError(f"{where}: {error}") from error
         if not columns:
             columns = cells
+            check_columns(f"{path}, whose columns are separated by commas,", needed, columns)
         elif cells:  # not a blank line
             found = [faults[number] for number in range(first, reader.line_num + 1) if number in faults]
             if not found and len(cells) != len(columns):

@@ -34,9 +34,10 @@ def local_splits(root: Path, spec: TaskSpec) -> dict[str, Split]:
     names = dict.fromkeys((*spec.folders, spec.name))
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
+        found = listing(path.name for path in _children(root) if path.is_dir())
+        above = f". If it is the task's own folder, give the one above: {root.parent}" if root.name in names else ""
         raise DataError(
-            f"{root} has no folder {' or '.join(names)} for task {spec.name}; folders there: "
-            f"{listing(path.name for path in _children(root) if path.is_dir())}"
+            f"{root} has no folder {' or '.join(names)} for task {spec.name}; folders there: {found}{above}"
         )
     if (folder / "dataset_dict.json").is_file():
         return saved_splits(spec, _load_from_disk(folder), str(folder))
@@ -149,5 +150,8 @@ def _parquet_splits(paths: Mapping[str, Path]) -> dict[str, Parquet]:
 
 def _children(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; --glue takes one with a sub-folder per task (CoLA, SST-2, ...)")
+        raise DataError(
+            f"{folder} is not a folder; --glue takes one with a sub-folder per task (CoLA, SST-2, ...), an s3:// "
+            "prefix, hub:NAME, or sample"
+        )
     return list(folder.iterdir())

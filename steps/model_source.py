@@ -61,7 +61,10 @@ def read_config(folder: Path, *, what: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AuxiliaryError(f"{what} has no readable config.json: {error}") from error
+        raise AuxiliaryError(
+            f"{what} has no readable config.json: {error}. Give a folder with config.json, *.safetensors and a "
+            "tokenizer, as save_pretrained writes them"
+        ) from error
     if "auto_map" in config:
         raise AuxiliaryError(f"{what} wants to run code of its own (auto_map); remote code is never run")
     return config

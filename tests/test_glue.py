@@ -156,6 +156,16 @@ def test_a_missing_folder_names_those_there_are(sst2: Path) -> None:
         read_task(sst2, "rte")
 
 
+def test_a_tasks_own_folder_leads_to_the_one_above(sst2: Path) -> None:
+    with pytest.raises(DataError, match=rf"If it is the task's own folder, give the one above: {sst2}$"):
+        read_task(sst2 / "SST-2", "sst2")
+
+
+def test_where_there_is_no_folder_all_that_glue_takes_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"sampel is not a folder; .*, an s3:// prefix, hub:NAME, or sample$"):
+        read_task(tmp_path / "sampel", "sst2")
+
+
 def test_a_missing_file_names_those_there_are(sst2: Path) -> None:
     (sst2 / "SST-2/dev.tsv").unlink()
     with pytest.raises(DataError, match=r"task sst2 needs dev.tsv in .*SST-2; files there: train.tsv"):

@@ -268,6 +268,14 @@ def test_a_task_file_that_is_no_object_is_refused(tmp_path: Path, content: str, 
         read_task(tmp_path, "tickets")
 
 
+@pytest.mark.parametrize("header", ["body;team", "body,tem"])
+def test_a_header_of_csv_that_lacks_a_column_is_named_as_such(header: str, tmp_path: Path) -> None:
+    write(own_task(tmp_path / "tickets") / "train.csv", f"{header}\none,a\n")
+    expected = rf"train\.csv, whose columns are separated by commas, has no column .*team; columns there: {header[:4]}"
+    with pytest.raises(DataError, match=expected):
+        read_task(tmp_path, "tickets")
+
+
 def test_only_newlines_end_a_line_of_csv(tmp_path: Path) -> None:
     own_task(tmp_path / "tickets")
     assert read_task(tmp_path, "tickets").train == [Example("one\u2028two", None, 0)]
