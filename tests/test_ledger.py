@@ -71,6 +71,15 @@ def test_a_frozen_run_is_planned_from_config_and_candidate(
     assert cost["memory"]["auxiliary"] < cost["memory"]["auxiliary_if_joint"]
 
 
+def test_an_auxiliary_with_dropout_is_charged_for_the_whole_of_its_last_layer(
+    store: Store, auxiliary_flops: float, frozen_flops: float
+) -> None:
+    """Dropout never falls to 0 altogether, and with it no position can be left out."""
+    assert frozen_flops < auxiliary_flops
+    flops = plan_pretraining(tiny(auxiliary_dropout=0.3), candidate(), store)["flops"]
+    assert flops["auxiliary"] == pytest.approx(TOKENS * auxiliary_flops)
+
+
 def test_a_joint_run_is_planned_from_config_and_candidate(store: Store, auxiliary_flops: float) -> None:
     """The auxiliary gives its shape alone, so its own training is not charged."""
     cost = plan_pretraining(tiny(method="electra"), candidate(), store)

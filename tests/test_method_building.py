@@ -11,9 +11,10 @@ from transformers import ElectraForMaskedLM, ModernBertConfig, ModernBertForMask
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.electra import DecoupledElectra, DisentangledElectra, Electra
 from fast_electra_core.fast_electra import FastElectra
-from fast_electra_core.method_building import build_generator, build_main_model, build_method
+from fast_electra_core.method_building import build_generator, build_main_model, build_method, curriculum_of
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.models import set_output_bias
+from fast_electra_core.proposals import FrozenMaskedLm
 
 VOCAB_SIZE = 30
 CLASSES = {
@@ -43,6 +44,15 @@ def test_the_method_that_is_named_is_built_around_the_main_model(method: str, ar
     if method == "mlm":
         expected["modernbert"] = "ModernBertForMaskedLM"
     assert type(main_model).__name__ == expected[architecture]
+
+
+def test_top_k_grows_to_the_auxiliarys_vocabulary_as_it_does_ahead_of_training() -> None:
+    """A main model that goes on from another may have a larger one."""
+    config = PretrainConfig(**SIZES, top_k=5)
+    main_model = build_main_model(config, vocab_size=VOCAB_SIZE + 3, special_ids=SPECIAL_IDS)
+    frozen = FrozenMaskedLm([ElectraForMaskedLM(electra_config(VOCAB_SIZE))], mask_token_id=MASK)
+    built = build_method(config, main_model, frozen, mask_token_id=MASK)
+    assert built._curriculum == curriculum_of(config, vocab_size=VOCAB_SIZE)
 
 
 def test_the_generators_learning_rate_is_the_main_models_unless_it_is_given() -> None:
