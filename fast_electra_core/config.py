@@ -440,10 +440,11 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """Temperature at progress 0. > 0."""
     temperature_decay: float = 0.1
     """How slow the schedule is: its time constant (exponential, exponential_exact), the progress at which
-    temperature_end is reached (linear, cosine: 1 for all of the training), 1 / power (polynomial: 0.5 falls
-    quadratically), the progress in which half of the way is gone (step); constant has none. > 0."""
+    temperature_end is reached (linear, cosine: 0.1 after a tenth of the training, 1 at its end), 1 / power
+    (polynomial: 0.5 falls quadratically), the progress in which half of what is left is gone (step); constant has
+    none. > 0."""
     temperature_end: float = 1.0
-    """Temperature that the schedule descends to. > 0."""
+    """Temperature that the schedule descends to; constant does not. > 0, at most temperature_start."""
     auxiliary_dropout: float = 0.0
     """Dropout that the auxiliary keeps at progress 0; falls to 0 as the temperature does to its end. [0, 1)."""
     unigram_share: float = 0.0
@@ -502,6 +503,12 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("temperature_start", "temperature_decay", "temperature_end", "rtd_weight"):
             _check_positive(name, getattr(self, name))
+        if self.schedule != "constant" and self.temperature_end > self.temperature_start:
+            raise ConfigError(
+                f"temperature_end must be <= temperature_start ({self.temperature_start:g}), got "
+                f"{self.temperature_end:g}: schedule {self.schedule} descends. Raise --temperature_start, or lower "
+                "--temperature_end"
+            )
         _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
         _check_at_least("auxiliary_shared_by", self.auxiliary_shared_by, 1)
         if not self.auxiliary_list():

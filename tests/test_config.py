@@ -218,6 +218,19 @@ def test_values_out_of_range_are_refused_in_pre_training(name: str, value: Any, 
         PretrainConfig(**{name: value})
 
 
+def test_a_temperature_does_not_rise() -> None:
+    """From 2, as it is by default, to 3: no schedule goes there, as no curriculum gets easier."""
+    expected = r"^temperature_end must be <= temperature_start \(2\), got 3: .* Raise --temperature_start, or lower"
+    with pytest.raises(ConfigError, match=expected):
+        PretrainConfig(temperature_end=3.0)
+    assert PretrainConfig(temperature_end=2.0).temperature_end == 2.0
+
+
+def test_a_constant_temperature_may_lie_below_the_end_that_it_never_reaches() -> None:
+    config = PretrainConfig(schedule="constant", temperature_start=0.5)
+    assert (config.temperature_start, config.temperature_end) == (0.5, 1.0)
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(PretrainConfig) if "float" in str(field.type)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_must_be_finite(name: str, value: Any) -> None:
