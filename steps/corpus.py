@@ -232,7 +232,10 @@ def _s3_error(address: str, error: Exception) -> DataError:
         ("the object changed since the run began; start the run again", {"PreconditionFailed", "412"}),
     ]
     cause = next((text for text, codes in causes if code in codes), None)
-    away = f"S3 does not answer ({error}); check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the network"
+    away = (
+        f"S3 does not answer ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
+        "and the network"
+    )
     return DataError(f"{address}: {cause or away} [{code}]")
 
 

@@ -196,5 +196,5 @@ def test_missing_credentials_are_named(s3: Any, store: Store, monkeypatch: pytes
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials of earlier clients
-    with pytest.raises(DataError, match=r"S3 does not answer \(Unable to locate credentials\)"):
+    with pytest.raises(DataError, match=r"\(Unable to locate credentials\); check AWS_ACCESS_KEY_ID or AWS_PROFILE,"):
         resolve("s3://bucket/data", store)
