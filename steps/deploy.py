@@ -98,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     profile = read_profile(path, PLACES[arguments.to])
     places = [check_s3(setting("METAFLOW_DATASTORE_SYSROOT_S3"))]  # where `create` puts the code
     if not arguments.only_json:
-        places += [*_check_places(defaults), check_mlflow(tracking_uri(defaults.get("tracking_uri")))]
+        uri, given_by = tracking_uri(defaults.get("tracking_uri")), '"tracking_uri" in the file of --defaults'
+        places += [*_check_places(defaults), check_mlflow(uri, given_by=given_by)]
     if arguments.to == "step-functions":
         places += aws.check_aws(profile)  # Metaflow makes job definitions even for --only-json
     if failed(places):

@@ -7,7 +7,8 @@ from pathlib import Path
 from fast_electra_core.errors import ConfigError
 
 HOW_TO_SET = (
-    "fast-electra metaflow-config infra/terraform --write and export METAFLOW_PROFILE, or set it in the environment"
+    "METAFLOW_PROFILE=cloud fast-electra metaflow-config infra/terraform --write and then "
+    "export METAFLOW_PROFILE=cloud (docs/cloud.md), or set it in the environment"
 )
 """What to do where a setting is missing."""
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     addresses = {"s3": setting("METAFLOW_DATASTORE_SYSROOT_S3"), "mlflow": tracking_uri(arguments.tracking_uri)}
     cluster = Cluster()
     checks = check_cluster(cluster, profile, needs_jobsets=arguments.num_nodes > 1)
-    checks += [check_s3(addresses["s3"]), check_mlflow(addresses["mlflow"]), check_records()]
+    checks += [check_s3(addresses["s3"]), check_mlflow(addresses["mlflow"], given_by="--tracking_uri"), check_records()]
     if arguments.from_inside:
         asked = {name: address for name, address in addresses.items() if address.startswith(("s3://", "http"))}
         for namespace in ask.namespaces_of(profile):
@@ -120,13 +120,12 @@ def check_s3(address: str) -> Check:
     return Check(what, *probe.ask_s3(address))  # type: ignore[arg-type]
 
 
-def check_mlflow(uri: str) -> Check:
-    """Does the tracking server answer from here, and could pods share it?"""
+def check_mlflow(uri: str, *, given_by: str) -> Check:
+    """Does the tracking server answer from here, and could pods share it? given_by: where the command takes it."""
     what = "mlflow, from here"
     if not uri.startswith("http"):
         said = f"a server that every pod reaches is needed, http:// or https://; got {uri or 'none'}"
-        remedy = f"MLFLOW_TRACKING_URI: {HOW_TO_SET}; --tracking_uri here, or tracking_uri in the file of --defaults"
-        return Check(what, "failed", said, remedy)
+        return Check(what, "failed", said, f"{given_by}; or MLFLOW_TRACKING_URI: {HOW_TO_SET}")
     return Check(what, *probe.ask_mlflow(uri))  # type: ignore[arg-type]
 
 

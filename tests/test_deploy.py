@@ -48,6 +48,16 @@ def kept(cluster: Cluster) -> dict[str, list[str]]:
     return {plural: sorted(objects) for plural, objects in cluster.argo_kept.items()}
 
 
+def test_where_no_server_can_be_shared_the_remedy_is_one_that_deploy_has(
+    deploy: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no --tracking_uri."""
+    settle(tmp_path, monkeypatch, tracking_uri="sqlite:///mlflow.db")
+    shown = deploy(WEEKLY, code=1)
+    assert 'got sqlite:///mlflow.db -> "tracking_uri" in the file of --defaults; or MLFLOW_TRACKING_URI: ' in shown
+    assert "--tracking_uri" not in shown
+
+
 def test_on_argo_4_the_schedule_is_a_list_and_an_event_can_take_its_place(
     deploy: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,9 @@ def test_what_is_missing_is_said_before_anything_is_made(
     assert "failed DynamoDB there is no table nowhere" in shown and shown.endswith("nothing was deployed ")
     monkeypatch.delenv("METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE")
     shown = deploy(WEEKLY, code=1)
-    assert "failed settings not set: METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE -> fast-electra metaflow-config" in shown
+    assert (
+        "failed settings not set: METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE -> METAFLOW_PROFILE=cloud fast-electra" in shown
+    )
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             no_bucket,
-            r"METAFLOW_DATASTORE_SYSROOT_S3 must be s3://BUCKET/PREFIX, got '' -> fast-electra metaflow-config",
+            r"METAFLOW_DATASTORE_SYSROOT_S3 must be s3://BUCKET/PREFIX, got '' -> METAFLOW_PROFILE=cloud fast-electra",
         ),
         (local_datastore, r"METAFLOW_DEFAULT_DATASTORE must be s3 for steps in pods, got 'local'"),
         (no_endpoint, r"s3:PutObject: Could not connect to the endpoint URL.* -> is the address right"),
@@ -354,7 +354,13 @@ def test_mlflows_credentials_are_sent_and_not_shown(
             1,
             "a server that every pod reaches is needed, http:// or https://; got sqlite:///mlflow.db",
         ),
-        ("", 1, "got none -> MLFLOW_TRACKING_URI: fast-electra metaflow-config infra"),
+        (
+            "",
+            1,
+            # The profile comes first: without it another file is written than is read afterwards.
+            "got none -> --tracking_uri; or MLFLOW_TRACKING_URI: METAFLOW_PROFILE=cloud fast-electra metaflow-config "
+            r"infra/terraform --write and then export METAFLOW_PROFILE=cloud \(docs/cloud.md\)",
+        ),
         (
             "http://mlflow.mlflow.svc.cluster.local:5000",
             0,
