@@ -25,7 +25,7 @@ def prepare_tokenizer(source: str, config: dict[str, Any], shards: Sequence[dict
         texts = _sample(shards, config, store)
         tokenizer = train_tokenizer(texts, vocab_size=config["vocab_size"])
     else:
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(Path(source).expanduser())
     key = f"tokenizers/{tokenizer_digest(tokenizer)}"
     if not store.has(key):
         with tempfile.TemporaryDirectory() as folder:

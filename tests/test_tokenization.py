@@ -79,6 +79,15 @@ def test_a_given_tokenizer_gets_the_key_of_the_same_one_trained(text: Path, stor
     assert prepare_tokenizer(str(folder), CONFIG, shards_of(text, store), store) == tokenizer_key
 
 
+def test_a_tilde_before_a_tokenizer_is_the_home(
+    text: Path, store: Store, tokenizer_key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--tokenizer=~/words` comes so from a shell, and from a file of defaults."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words").symlink_to(store.get_folder(tokenizer_key))
+    assert prepare_tokenizer("~/words", CONFIG, shards_of(text, store), store) == tokenizer_key
+
+
 def test_a_tokenizer_that_is_not_there_is_said(text: Path, store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         prepare_tokenizer(str(tmp_path / "nowhere"), CONFIG, shards_of(text, store), store)
