@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -349,6 +350,9 @@ class ScoringConfig(RunConfig):
         tasks = self.task_list()
         if not [task for task in tasks if task != DIAGNOSTIC]:
             raise ConfigError(f"tasks must name at least one of {', '.join(TASK_NAMES)}, got {self.tasks!r}")
+        words = [word for word in re.split(r"[,;\s]+", self.tasks) if word]
+        if set(words) <= {*TASK_NAMES, DIAGNOSTIC} and not set(words) <= set(tasks):
+            raise ConfigError(f"tasks must be comma-separated, got {self.tasks!r}. Give --tasks {','.join(words)}")
         if self.glue == "sample" or self.glue.startswith("hub:"):  # a folder may hold tasks of its own
             names = TASK_NAMES if self.glue == "sample" else tuple(SPECS)
             for task in tasks:

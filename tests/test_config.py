@@ -190,6 +190,18 @@ def test_the_diagnostic_set_needs_mnli_and_a_source_that_has_it() -> None:
         PretrainConfig(tasks="mnli,ax")
 
 
+@pytest.mark.parametrize("glue", ["sample", "hub:nyu-mll/glue", "folder"])
+@pytest.mark.parametrize("tasks", ["cola sst2", "cola  sst2", "cola, sst2 rte", "cola;sst2"])
+def test_tasks_that_are_not_parted_by_commas_are_said_as_they_should_be(tasks: str, glue: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^tasks must be comma-separated, .*{tasks!r}. Give --tasks cola,sst2"):
+        PretrainConfig(tasks=tasks, glue=glue)
+
+
+def test_a_task_of_ones_own_may_have_a_blank_in_its_name() -> None:
+    """Its name is its folder's."""
+    assert PretrainConfig(tasks="my tickets,cola", glue="folder").task_list() == ["my tickets", "cola"]
+
+
 def test_a_grid_and_a_rate_exclude_each_other() -> None:
     assert PretrainConfig(finetune_grid="1e-4, 3e-4").grid() == [1e-4, 3e-4]
     with pytest.raises(ConfigError, match="finetune_grid and finetune_learning_rate exclude each other"):
