@@ -33,6 +33,8 @@ _UNCLEAN_ASCII = bytes(code for code in range(128) if (code < 32 and code not in
 _NEWLINE = ord("\n")
 _DECOMPRESSORS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LOOKED_AT = 1024
+"""Bytes at a file's beginning by which UTF-16 is told."""
 _OFFER = "Mend the file, or go on with --on_bad_text replace or --on_bad_text skip"
 
 
@@ -88,7 +90,8 @@ def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> It
         either, .jsonl lines without text in `text_field` are skipped.
 
     Raises:
-        DataError: file missing, unknown suffix, damaged compression, not UTF-8, no such field or column.
+        DataError: file missing, unknown suffix, damaged compression, not UTF-8 (UTF-16 whatever on_bad_text is), no
+            such field or column.
     """
     for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text):
         yield from _segments(document)
@@ -162,6 +165,7 @@ def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterato
     held: list[str] = []
     num_held = 0
     with _open(piece.path) as stream:
+        _check_not_utf_16(stream, piece)
         for offset, data in _lines(stream, piece, limit=MAX_SEGMENT_CHARACTERS):
             try:
                 line = data.decode("utf-8")
@@ -183,6 +187,7 @@ def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterato
 
 def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
     with _open(piece.path) as stream:
+        _check_not_utf_16(stream, piece)
         for index, (offset, data) in enumerate(_lines(stream, piece, limit=None)):
             line = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
             if line is None or not line.strip():
@@ -246,8 +251,6 @@ def _decode(data: bytes, *, path: str, where: str, base: int, on_bad_text: str) 
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        if base == 0 and data.startswith(_UTF_16):  # nothing of it could be kept
-            raise DataError(f"{path} is UTF-16: iconv -f UTF-16 -t UTF-8 FILE > NEW makes UTF-8 of it") from error
         if on_bad_text == "replace":
             return data.decode("utf-8", errors="replace")
         if on_bad_text == "skip":
@@ -257,7 +260,26 @@ def _decode(data: bytes, *, path: str, where: str, base: int, on_bad_text: str) 
         ) from error
 
 
-def _open(path: str) -> IO[bytes]:
+def _check_not_utf_16(stream: io.BufferedReader, piece: TextPiece) -> None:
+    """Raises DataError where the file begins as UTF-16 does: with its mark, or with NULs as every other byte.
+
+    Nothing of such a file could be kept: replaced, it is every other letter; skipped, it is nothing. Without a mark
+    only letters of Latin-1 are told, whose other byte is NUL.
+    """
+    if piece.start:
+        return
+    data = stream.peek(_LOOKED_AT)[:_LOOKED_AT]
+    nuls = [data[parity::2].count(0) for parity in (0, 1)]
+    if data.startswith(_UTF_16):
+        encoding = "UTF-16"
+    elif 0 in nuls and 4 * sum(nuls) > len(data):  # some NULs are in text that is none
+        encoding = "UTF-16BE" if nuls[0] else "UTF-16LE"
+    else:
+        return
+    raise DataError(f"{piece.path} is UTF-16, not UTF-8: iconv -f {encoding} -t UTF-8 FILE > NEW makes UTF-8 of it")
+
+
+def _open(path: str) -> io.BufferedReader:
     """The file's uncompressed bytes."""
     compression = compression_of(path)
     if compression is None:

@@ -249,17 +249,51 @@ def test_pieces_survive_json() -> None:
     assert TextPiece.from_dict(json.loads(json.dumps(piece.to_dict()))) == piece
 
 
+def compressed(data: bytes, name: str) -> bytes:
+    """As the last suffix of the name says."""
+    if name.endswith(".zst"):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(data)
+        return bytes(sink.getvalue())
+    return gzip.compress(data) if name.endswith(".gz") else data
+
+
 @pytest.mark.parametrize("on_bad_text", ["error", "replace", "skip"])
-@pytest.mark.parametrize("name", ["notes.txt", "notes.jsonl"])
+@pytest.mark.parametrize("name", ["notes.txt", "notes.jsonl", "notes.txt.gz", "notes.txt.zst"])
+@pytest.mark.parametrize(
+    ("mark", "encoding", "named"),
+    [
+        (b"\xff\xfe", "utf-16-le", "UTF-16"),  # iconv reads the mark
+        (b"\xfe\xff", "utf-16-be", "UTF-16"),
+        (b"", "utf-16-le", "UTF-16LE"),  # valid UTF-8, each letter followed by a NUL
+        (b"", "utf-16-be", "UTF-16BE"),
+    ],
+)
 def test_utf_16_is_named_with_what_mends_it_whatever_is_done_with_bad_bytes(
-    name: str, on_bad_text: str, tmp_path: Path
+    mark: bytes, encoding: str, named: str, name: str, on_bad_text: str, tmp_path: Path
 ) -> None:
-    """Replaced it would be one document of every other letter, skipped none."""
+    """Replaced it would be one document of every other letter, skipped none; without a mark one document, too."""
     path = tmp_path / name
-    path.write_text('{"text": "one"}\n\n{"text": "two"}\n', encoding="utf-16")
-    with pytest.raises(DataError, match=rf"{name} is UTF-16: iconv -f UTF-16 -t UTF-8"):
-        list(
-            read_documents(
-                TextPiece(str(path), 0, None, kind_of(path) or ""), text_field="text", on_bad_text=on_bad_text
-            )
-        )
+    text = '{"text": "one"}\n\n{"text": "two, longer than the kilobyte that is looked at"}\n' + " \n" * 600
+    path.write_bytes(compressed(mark + text.encode(encoding), name))
+    with pytest.raises(DataError, match=rf"{name} is UTF-16, not UTF-8: iconv -f {named} -t UTF-8 FILE > NEW makes"):
+        read(path, on_bad_text=on_bad_text)
+
+
+@pytest.mark.parametrize(
+    "data", [b"one\x00two\x00 and three", b"\x00\x00\x00\x00one", b"one\x00two\x00three\x00four\x00"]
+)
+def test_some_nul_bytes_are_no_utf_16(data: bytes, tmp_path: Path) -> None:
+    """They are control characters, which are left out."""
+    (tmp_path / "a.txt").write_bytes(data)
+    assert read(tmp_path / "a.txt") == [data.replace(b"\x00", b"").decode()]
+
+
+def test_a_value_of_parquet_is_no_file_that_iconv_could_mend(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x03\x00\x00\x00\x05\x00\x00\x00")
+    column = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"\xff\xfexok"))
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="byte 0xff at row 1, offset 0"):
+        read(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", on_bad_text="skip") == ["ok"]
