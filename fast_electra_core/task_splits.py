@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.glue import TaskSpec
+from fast_electra_core.glue import SPECS, TaskSpec
 from fast_electra_core.task_rows import Parquet, Row, check_columns, listing, rows_of_dataset, rows_of_file
 
 _MSR_TRAIN, _MSR_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
@@ -35,7 +35,8 @@ def local_splits(root: Path, spec: TaskSpec) -> dict[str, Split]:
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
         found = listing(path.name for path in _children(root) if path.is_dir())
-        above = f". If it is the task's own folder, give the one above: {root.parent}" if root.name in names else ""
+        known = {name for each in (*SPECS.values(), spec) for name in (*each.folders, each.name)}
+        above = f". If it is a task's own folder, give the one above: {root.parent}" if root.name in known else ""
         raise DataError(
             f"{root} has no folder {' or '.join(names)} for task {spec.name}; folders there: {found}{above}"
         )

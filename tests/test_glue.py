@@ -156,9 +156,11 @@ def test_a_missing_folder_names_those_there_are(sst2: Path) -> None:
         read_task(sst2, "rte")
 
 
-def test_a_tasks_own_folder_leads_to_the_one_above(sst2: Path) -> None:
-    with pytest.raises(DataError, match=rf"If it is the task's own folder, give the one above: {sst2}$"):
-        read_task(sst2 / "SST-2", "sst2")
+@pytest.mark.parametrize("task", ["sst2", "cola"])
+def test_a_tasks_own_folder_leads_to_the_one_above(task: str, sst2: Path) -> None:
+    """Also where another task is looked for first, as cola is by default."""
+    with pytest.raises(DataError, match=rf"If it is a task's own folder, give the one above: {sst2}$"):
+        read_task(sst2 / "SST-2", task)
 
 
 def test_where_there_is_no_folder_all_that_glue_takes_is_said(tmp_path: Path) -> None:
