@@ -32,9 +32,7 @@ def resolve_pretrain(given: Mapping[str, Any]) -> PretrainConfig:
         ConfigError: an unknown preset or parameter, a value outside its range, or one that the method does not read.
     """
     config = PretrainConfig(**_merge(given, PretrainConfig))
-    for name, value in given.items():
-        if value is not None:
-            check_is_read(name, config.method)
+    _check_all_read(given, config)
     return config
 
 
@@ -65,9 +63,7 @@ def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
 def resolve_retrain(given: Mapping[str, Any]) -> RetrainConfig:
     """The config of RetrainFlow, likewise; the presets are PretrainFlow's."""
     config = RetrainConfig(**_merge(given, RetrainConfig))
-    for name, value in given.items():
-        if value is not None:
-            check_is_read(name, config.method)
+    _check_all_read(given, config)
     return config
 
 
@@ -95,6 +91,12 @@ def _as_given(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_all_read(given: Mapping[str, Any], config: PretrainConfig) -> None:
+    for name, value in given.items():
+        if value is not None:
+            check_is_read(name, config.method)
 
 
 def _merge(given: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:
