@@ -120,7 +120,8 @@ def joined(device: torch.device, *, timeout_seconds: float, store: Store | None 
     Raises:
         GroupLost: others died or gave no answer; it names them. NCCL ends a process itself, if it notices first.
 
-    After an error within, the process is to end at once (`os._exit`), for its launcher to end the others.
+    All leave together. After an error within, the process is to end at once (`os._exit`), for its launcher to end the
+    others.
     """
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if size == 1:
@@ -135,7 +136,11 @@ def joined(device: torch.device, *, timeout_seconds: float, store: Store | None 
     places = [""] * size
     dist.all_gather_object(places, f"rank {rank} (process {os.getpid()} on {socket.gethostname()})")
     try:
-        yield Group(rank, size)
+        group = Group(rank, size)
+        yield group
+        # Nobody leaves before the first has saved and sent what came out: a machine's launcher waits five minutes for
+        # others when its own processes have ended, and with it goes the place where the launchers meet.
+        group.any(False)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _GLOO_SAYS.search(str(error)):
             raise

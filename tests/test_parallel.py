@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.parallel import ALONE, Group, joined
+from fast_electra_core.parallel import ALONE, Group, GroupLost, joined
 from fast_electra_core.trainer import SKIPPED
 
 
@@ -137,13 +138,38 @@ def test_more_processes_than_rows_are_refused() -> None:
         Group(0, 4).rows(3)
 
 
+def work_longest_in_the_first(folder: Path, rank: int) -> None:
+    """Both have trained; the first has still to save, and each notes whether that was done when the group ended."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    calls = []
+    destroy = torch.distributed.destroy_process_group
+    torch.distributed.destroy_process_group = lambda: calls.append((folder / "saved").exists())  # type: ignore[assignment]
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    with joined(torch.device("cpu"), timeout_seconds=60, store=store) as group:
+        if group.is_first:
+            time.sleep(0.5)
+            (folder / "saved").touch()
+    (folder / str(rank)).write_text(str(calls))
+    destroy()
+
+
+def test_no_process_leaves_before_the_first_has_saved(tmp_path: Path) -> None:
+    """Its launcher would wait for the others for a few minutes only, and take the launchers' meeting place with it."""
+    processes = [FORKED.Process(target=work_longest_in_the_first, args=(tmp_path, rank)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["[True]", "[True]"]
+
+
 def leave(folder: Path, rank: int) -> None:
     """Join a group of two and leave it, the second process by an error; the file says how often it was destroyed."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     calls = []
     torch.distributed.destroy_process_group = lambda: calls.append("destroyed")  # type: ignore[assignment]
     store = torch.distributed.FileStore(str(folder / "store"), 2)
-    with contextlib.suppress(OSError), joined(torch.device("cpu"), timeout_seconds=60, store=store):
+    with contextlib.suppress(OSError, GroupLost), joined(torch.device("cpu"), timeout_seconds=60, store=store):
         if rank == 1:
             raise OSError("no space left on device")
     (folder / str(rank)).write_text(str(calls))
@@ -157,4 +183,4 @@ def test_behind_an_error_a_process_does_not_wait_for_the_others_to_leave_with_it
         process.start()
     for process in processes:
         process.join(60)
-    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["['destroyed']", "[]"]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["[]", "[]"]
