@@ -76,6 +76,9 @@ class Electra(Method):
         generated = self._generate(batch)
         uniform = batch.selected().pick(batch.sample_uniforms)
         samples = sample_replacements(generated.detach(), uniform, temperature=1.0)
+        # Of logits that are not finite, as the loss is not either, they lie past the vocabulary's end: on a GPU to look
+        # such a token up ends the process, where the step is to be left out.
+        samples = samples.clamp(max=generated.shape[1] - 1)
         corruption = place(batch.input_ids, batch.selected(), samples)
         masked_sum = masked_lm_loss_sum(generated, batch.selected().pick(batch.input_ids))
         logits = detector_logits(self.discriminator, corruption.corrupted_ids, batch.documents)

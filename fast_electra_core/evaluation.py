@@ -35,6 +35,8 @@ from fast_electra_core.smoothing import mean_log_probability
 
 _EVALUATION_SEED = 20_231_011
 _BATCH_SEQUENCES = 32
+_COUNTED_AT_ONCE = 1 << 20
+"""Tokens, of which NumPy makes 8 bytes each to count them: of a compressed file, which is one shard, there may be billions."""
 
 
 class MaskedScores(NamedTuple):
@@ -54,7 +56,8 @@ def unigram_counts(dataset: TokenDataset, vocab_size: int) -> npt.NDArray[np.int
     """How often each id stands in the dataset's stream, (V,)."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for stream in dataset.streams:
-        counts += np.bincount(stream, minlength=vocab_size)
+        for first in range(0, len(stream), _COUNTED_AT_ONCE):
+            counts += np.bincount(stream[first : first + _COUNTED_AT_ONCE], minlength=vocab_size)
     return counts
 
 

@@ -280,6 +280,21 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_noted_with_its_batch(
     assert newest.tensors["optimizer.0.step"].item() == NUM_STEPS - 1
 
 
+@pytest.mark.parametrize("name", ["electra", "electra_decoupled"])
+def test_a_step_in_which_the_generator_diverges_is_left_out_as_well(
+    name: str, dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """What is drawn of no number is no token: looked up, it ended the run, and on a GPU all that the process does."""
+    method = make(name, dropout=0.0)
+    steps: list[int] = []
+    method.generator.generator_lm_head.register_forward_hook(
+        lambda _, __, logits: logits * math.inf if len(steps) == 3 else logits
+    )
+    run(name, dataset, tmp_path, config=replace(CONFIG, dropout=0.0), on_step=steps.append, method=method)
+    assert [entry["step"] for entry in skipped(tmp_path)] == [3]
+    assert_newest_is_sound(tmp_path, step=NUM_STEPS)
+
+
 @pytest.mark.parametrize("log_every_steps", [1, 100])
 def test_more_in_a_row_than_may_be_left_out_end_the_run(
     log_every_steps: int, dataset: TokenDataset, tmp_path: Path
