@@ -36,7 +36,7 @@ from fast_electra_core.smoothing import mean_log_probability
 _EVALUATION_SEED = 20_231_011
 _BATCH_SEQUENCES = 32
 _COUNTED_AT_ONCE = 1 << 20
-"""Tokens, of which NumPy makes 8 bytes each to count them: of a compressed file, which is one shard, there may be billions."""
+"""Tokens, of which NumPy makes 8 bytes each to count them; a compressed file is one shard, and may hold billions."""
 
 
 class MaskedScores(NamedTuple):

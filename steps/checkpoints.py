@@ -25,20 +25,23 @@ class Curve:
         # Rows after the checkpoint are computed again.
         self.rows: list[Row] = [row for row in rows if row["step"] <= first_step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._write("w", self.rows)
+        anew = path.with_name(f"{path.name}.partial")  # a disk that is full, or a kill, would else cost those there are
+        self._write(anew, "w", self.rows)
+        anew.replace(path)
 
     def append(self, row: Row) -> None:
         """Raises: CheckpointError: the disk does not take it."""
         self.rows.append(row)
-        self._write("a", [row])
+        self._write(self._path, "a", [row])
 
-    def _write(self, mode: str, rows: list[Row]) -> None:
+    @staticmethod
+    def _write(path: Path, mode: str, rows: list[Row]) -> None:
         try:
-            with self._path.open(mode) as file:
+            with path.open(mode) as file:
                 file.writelines(f"{json.dumps(row)}\n" for row in rows)
         except OSError as error:
             raise CheckpointError(
-                f"{self._path} could not be written: {error}. Free some disk space, or set --store, and resume."
+                f"{path} could not be written: {error}. Free some disk space, or set --store, and resume."
             ) from error
 
 

@@ -1,5 +1,7 @@
 """What training survives of its store: objects lost or damaged, an S3 that answers badly or not at all, a full disk."""
 
+import json
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -293,14 +295,29 @@ def test_a_checkpoint_is_written_beside_training_as_its_tensors_were(
     assert newest.tensors["weight"].tolist() == [1, 1, 1]
 
 
-def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do() -> None:
+def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do(tmp_path: Path) -> None:
     """/dev/full is that."""
-    curve = Curve(Path("/dev/null"), first_step=0)
+    curve = Curve(tmp_path / "curve.jsonl", first_step=0)
     curve._path = Path("/dev/full")
     with pytest.raises(
         CheckpointError, match=r"No space left on device. Free some disk space, or set --store, and res"
     ):
         curve.append({"step": 1, "loss": 1.0})
+
+
+def test_a_disk_that_is_still_full_on_resume_costs_no_row(tmp_path: Path) -> None:
+    """A file may have 100 bytes here."""
+    path = tmp_path / "curve.jsonl"
+    rows = [{"step": step, "loss": 0.5} for step in range(1, 21)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"File too large. Free some disk space"):
+            Curve(path, first_step=20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Curve(path, first_step=20).rows == rows
 
 
 def test_a_disk_that_fills_up_is_said_at_the_latest_when_the_next_checkpoint_is_due(
