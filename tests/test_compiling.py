@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from test_methods import make, make_batch, totals_of
-from toys import METHODS, corrupt_at
-from transformers import ModernBertConfig, ModernBertForTokenClassification
+from torch.nn.parallel import DistributedDataParallel
+from toys import METHODS, corrupt_at, electra_config
+from transformers import ElectraForPreTraining, ModernBertConfig, ModernBertForTokenClassification
 
 from fast_electra_core.fast_electra import FastElectra
 from fast_electra_core.models import masked_logits
@@ -80,6 +81,22 @@ def test_a_modernbert_is_compiled_layer_by_layer() -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     # The first layer has no norm before its attention; the others share a graph.
     assert [len(backend.graphs), backend.products()] == [2, 2 * 4]
+
+
+def test_a_layer_stays_whole_in_a_group_whatever_it_exchanges_at_a_time() -> None:
+    """Torch cuts what is compiled within DDP where a bucket of weights ends; here of 1 MB, the layer has 2.6."""
+    detector = ElectraForPreTraining(electra_config(40, intermediate_size=40_000))
+    method, backend = FastElectra(detector, None, curriculum=None, rtd_weight=50.0).train(), Backend()
+    method.compile_layers(backend=backend)  # type: ignore[arg-type]
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        batch = make_batch()
+        batch = batch._replace(corrupted_ids=batch.input_ids)
+        replica = DistributedDataParallel(method, bucket_cap_mb=1)
+        replica(batch, totals_of(batch), progress=0.5)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [len(backend.graphs), backend.products()] == [1, 6]
 
 
 def test_layers_of_more_kinds_than_torch_allows_by_itself_are_compiled() -> None:
