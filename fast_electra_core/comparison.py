@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
+_ROUNDING = 1e-12  # .74 - .72 and .84 - .82 are the same difference, but not the same number
 
 
 class Spread(NamedTuple):
@@ -63,7 +64,7 @@ def paired(ours: Mapping[int, float], reference: Mapping[int, float]) -> Paired 
 
     error = statistics.stdev(differences) / math.sqrt(n)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    if error == 0.0:  # every pair differs by the same: nothing to judge the noise by
+    if error <= _ROUNDING:  # every pair differs by the same: nothing to judge the noise by
         return Paired(n, mean, None, None, None)
     return Paired(n, mean, mean - half, mean + half, 2 * float(t.sf(abs(mean) / error, n - 1)))
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fast_electra_core.comparison import paired
 from fast_electra_core.glue import SPECS
 from steps import cost_words, run_charts
 from steps.charts import Row, curves
@@ -205,10 +206,10 @@ def _rival_table(rows: Sequence[Row], rival: Row) -> Table:
     for row in rows:
         theirs = rival["scores"][row["task"]]
         ours = {int(seed): value for seed, value in row["pretrained"]["values"].items()} if row["pretrained"] else {}
-        margin = statistics_of([ours[seed] - theirs[seed] for seed in theirs if seed in ours])
+        margin = paired(ours, theirs)
         means = [spread(row["pretrained"]), spread(statistics_of(list(theirs.values())))]
-        ends = (margin["low"], margin["high"]) if margin else (None, None)
-        difference = number(margin["mean"] if margin else None, signed=True)
+        ends = (margin.low, margin.high) if margin else (None, None)
+        difference = number(margin.mean if margin else None, signed=True)
         found.append([row["task"], row["metric"], *means, difference, interval(*ends, signed=True)])
     return Table(["task", "metric", "this version", rival["name"], "seed by seed", "95 %"], found)
 

@@ -51,7 +51,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
     Each row: task, metric, is_main, majority; pretrained and untrained, each None or {n, median, mean, std, best, low,
     high, num_degenerate, learning_rate, epochs, values}: low and high are Student's 95 % interval of the mean, values
     are by seed; margin = difference of the means; margin_low, margin_high = Welch's 95 % of it; is_outside_noise = that
-    interval excludes 0. These four are None without two seeds on both sides.
+    interval excludes 0, and is no point. These four are None without two seeds on both sides.
     """
     rows = []
     kept = chosen(results)
@@ -276,7 +276,7 @@ def _margin(trained: Sequence[float], untrained: Sequence[float]) -> dict[str, A
     margin = statistics.fmean(trained) - statistics.fmean(untrained)
     parts = [statistics.variance(values) / len(values) for values in (trained, untrained)]
     half = 0.0
-    if sum(parts) > 0:  # else every seed of a side scored the same, and the interval is a point
+    if sum(parts) > 0:  # else every seed of a side scored the same: a point, and nothing to judge the noise by
         freedom = sum(parts) ** 2 / sum(
             part**2 / (len(values) - 1) for part, values in zip(parts, (trained, untrained), strict=True)
         )
@@ -286,5 +286,5 @@ def _margin(trained: Sequence[float], untrained: Sequence[float]) -> dict[str, A
         "margin": margin,
         "margin_low": low,
         "margin_high": high,
-        "is_outside_noise": low > 0 or high < 0,
+        "is_outside_noise": half > 0 and (low > 0 or high < 0),
     }

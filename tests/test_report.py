@@ -290,6 +290,15 @@ def test_broken_rows_that_were_left_out_are_counted() -> None:
     )
 
 
+def test_a_champion_that_differs_by_the_same_at_every_seed_has_no_interval_beside_it() -> None:
+    values = {"0": 0.55, "1": 0.75, "2": 0.95}
+    row = task_row(pretrained={**statistics(0.75), "values": values}, untrained=None)
+    rival = {"name": "champion, version 1", "scores": {"sst2": {0: 0.5, 1: 0.7, 2: 0.9}}}
+    cells = Reader(report.final_page({"glue": {"scores": scores_of(row), "suite_name": "GLUE", "rival": rival}}))
+
+    assert cells.words["td"][-2:] == ["+0.0500", "–"]
+
+
 def test_a_task_with_one_seed_and_no_baseline_has_dashes() -> None:
     nothing = dict.fromkeys(("untrained", "margin", "margin_low", "margin_high", "is_outside_noise"))
     page = page_of(task_row(pretrained=statistics(0.75, None), **nothing))

@@ -69,6 +69,13 @@ def test_seeds_that_all_score_the_same_leave_a_point() -> None:
     assert (row["margin_low"], row["margin_high"], row["is_outside_noise"]) == (0.0, 0.0, False)
 
 
+def test_seeds_without_any_spread_on_either_side_show_no_difference_outside_the_noise() -> None:
+    results = [result_of(0.56, untrained=False)] * 2 + [result_of(0.54, untrained=True)] * 2
+    (row,) = summarise(results)
+    assert row["margin"] == pytest.approx(0.02)
+    assert row["is_outside_noise"] is False
+
+
 def test_averages_say_over_which_tasks() -> None:
     results = [result_of(value, untrained=False) for value in (0.6, 0.8)]
     results += [result_of(0.2, untrained=False, task="wnli"), result_of(0.1, untrained=True)]
