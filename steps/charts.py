@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 _BLUE, _RED, _GREEN, _GREY, _SOFT, _INK = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f", "#1f2933"
-_PARTS = (_BLUE, "#a9c3d6", _RED, "#e6b3a7", _GREEN, "#b5d3c5")
+_PARTS = (_BLUE, "#a9c3d6", _RED, "#e6b3a7", _GREEN, "#b5d3c5", "#7d5a8c", "#cdb9d6", _INK, _GREY)
 _COLOURS = (_BLUE, _RED, _GREEN, _GREY)
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
@@ -34,6 +35,7 @@ _STYLE: Any = {
 _MAX_POINTS = 400  # per curve: more cannot be seen, and makes the page slow
 _NARROW, _WIDE = 4.6, 9.4  # inches: two beside each other, or one
 _DPI = 110
+_LETTERS = 120  # beside each other in the wide one
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ def curves(
     return Chart(title, _NARROW, 2.5, paint)
 
 
-def panels(rows: Sequence[Row], num_steps: int, title: str, names: Mapping[str, Mapping[str, str]]) -> Chart | None:
+def panels(rows: Sequence[Row], num_steps: int, names: Mapping[str, Mapping[str, str]]) -> Chart | None:
     """Panels under each other on one axis of progress, by the name of their own axis: what happens together is seen
-    together. A panel that no row has anything for is left out; None where that is all of them."""
+    together. A panel that no row has anything for is left out, of the title, too; None where that is all of them."""
     lines = {axis: {name: _points(rows, name, num_steps) for name in of_axis} for axis, of_axis in names.items()}
     shown = [axis for axis, of_axis in lines.items() if any(of_axis.values())]
     if not shown:
@@ -144,7 +146,8 @@ def panels(rows: Sequence[Row], num_steps: int, title: str, names: Mapping[str, 
         figure.align_ylabels()
         below[-1][0].set_xlabel("progress")
 
-    return Chart(title, _WIDE, 1.0 + 1.15 * (len(shown) + 0.6), paint)
+    title = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return Chart(title.capitalize(), _WIDE, 1.0 + 1.15 * (len(shown) + 0.6), paint)
 
 
 def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None = None) -> Chart:
@@ -174,7 +177,7 @@ def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None 
         # No score is above 1; of two seeds an interval may be, and would press the bars flat.
         lowest = min(value["mean"] for column in columns.values() for value in column[1] if value)
         axes.set_ylim(min(lowest, 0) - 0.03, 1.03)
-        axes.set_xticks(range(len(summary)), [f"{row['task']}\n{row['metric']}" for row in summary])
+        axes.set_xticks(range(len(summary)), [_under_bars(row, len(summary)) for row in summary])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, max(len(summary), 2) - 0.4)
         figure.legend(loc="outside lower right", ncols=len(columns))
@@ -207,10 +210,11 @@ def shares(wholes: Mapping[str, Mapping[str, float]], title: str) -> Chart | Non
 
 
 def lines(
-    series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, x: str, y: str, log_x: bool = False
+    series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, x: str, y: str, at: Sequence[float] = ()
 ) -> Chart | None:
-    """One line per name through its (x, y) points; None where there are none."""
-    if not any(series.values()):
+    """One line per name through its (x, y) points, with a gap where y is NaN; None where there are none. at: the ticks
+    of x, which is logarithmic then, if all are above 0."""
+    if not any(math.isfinite(value) for points in series.values() for _, value in points):
         return None
 
     def paint(figure: Any) -> None:
@@ -219,10 +223,12 @@ def lines(
         axes = figure.subplots()
         colours = [*colormaps["tab10"].colors, *colormaps["Set2"].colors]  # type: ignore[attr-defined]
         for colour, (name, points) in zip(itertools.cycle(colours), series.items(), strict=False):
-            if points:
-                _draw_line(axes, list(points), name, colour)
-        if log_x:
-            axes.set_xscale("log")
+            if any(math.isfinite(value) for _, value in points):
+                _draw_line(axes, list(points), f" {name}", colour)  # a legend leaves out what begins with _
+        if at:
+            axes.set_xscale("log" if min(at) > 0 else "linear")
+            axes.minorticks_off()
+            axes.set_xticks(at, [f"{each:g}" for each in at])
         axes.set(xlabel=x, ylabel=y)
         figure.legend(loc="outside right upper")
 
@@ -246,6 +252,13 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], tit
         axes.set_ylim(-0.6, len(rows) - 0.4)
 
     return Chart(title, _WIDE, 0.8 + 0.32 * len(rows), paint)
+
+
+def _under_bars(row: Row, number: int) -> str:
+    """Task and metric, in as many lines as keep it off its neighbours', of which there are so many."""
+    words = (str(row["task"]), str(row["metric"]).replace("_correlation", ""))
+    width = max(8, _LETTERS // number)
+    return "\n".join(textwrap.fill(each, width, max_lines=3, placeholder="…") for each in words)
 
 
 def _draw_line(

@@ -1,5 +1,6 @@
 """The page of a comparison: what was asked, what came out, how sure, at what cost. For readers who know no code."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -65,6 +66,8 @@ def _reading(found: Row) -> str:
     n = found["comparison"]["pretrain_seeds"]
     reference = next((row["reference"] for row in found["arms"] if row["reference"] != row["arm"]), "")
     few = f" With {n} pre-trainings an interval is wide: one that holds 0 says nothing either way." if n < 6 else ""
+    if n == 1:
+        few = " With 1 pre-training there is neither interval nor p, and the margin says nothing of the noise."
     return (
         "The score of a pre-training is the mean of its tasks' scores, each the mean over fine-tuning seeds. The "
         f"margin is the arm less the reference ({reference.partition(' ')[0]}, at the same point of the grid), seed by "
@@ -155,7 +158,9 @@ def _cost(found: Row) -> Section | None:
         cells = [row["arm"]]
         for name in _COSTS:
             known = name in ours and theirs.get(name)
-            cells += [number(ours.get(name)), f"{ours[name] / theirs[name]:.2f}" if known else "–"]
+            value = ours.get(name)
+            short = f"{value:.3e}" if value is not None and name.endswith("_flops") else number(value)
+            cells += [short, f"{ours[name] / theirs[name]:.2f}" if known else "–"]
         rows.append(cells)
     columns = ["arm", *(column for name in _COSTS.values() for column in (name, "ratio"))]
     note = (
@@ -183,7 +188,7 @@ def _stability(found: Row) -> Section | None:
 
 def _along_grid(found: Row, name: str) -> Chart | None:
     series: dict[str, list[tuple[float, float]]] = {}
-    knobs = set()
+    knobs, places = set(), set()
     key = _key(found)
     for row in found["arms"]:
         run = next(run for run in found["runs"] if run["arm"] == row["arm"])
@@ -193,12 +198,14 @@ def _along_grid(found: Row, name: str) -> Chart | None:
         except ValueError:  # no grid, several knobs, or words
             continue
         score = (row["scores"].get(key) or {}).get("median") if name == "score" else row["numbers"].get("heldout_auc")
-        if score is not None:
-            knobs.add(knob)
-            series.setdefault(run["base"], []).append((x, score))
+        knobs.add(knob)
+        places.add(x)
+        # What has none is a gap: a line across it would say that the runs there had not diverged.
+        series.setdefault(run["base"], []).append((x, math.nan if score is None else score))
     if len(knobs) != 1:
         return None
-    return lines(series, f"Median {name} along the grid", x=knobs.pop(), y=name, log_x=True)
+    points = {base: sorted(points) for base, points in series.items()}
+    return lines(points, f"Median {name} along the grid", x=knobs.pop(), y=name, at=sorted(places))
 
 
 def _settings(found: Row) -> Section:

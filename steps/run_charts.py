@@ -23,9 +23,7 @@ _PANELS = {
 
 def progress(rows: Sequence[Row], num_steps: int) -> Chart | None:
     """Loss, temperature and replaced share over the progress of a training, as far as the rows have them."""
-    shown = [title for title, names in _PANELS.items() if any(name in row for row in rows for name in names)]
-    title = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-    return panels(rows, num_steps, title.capitalize(), _PANELS)
+    return panels(rows, num_steps, _PANELS)
 
 
 def scores(rows: Sequence[Row], rival: Row | None = None) -> Chart:

@@ -1,5 +1,6 @@
 """Claims about steps/run_charts.py, read off the figures that matplotlib is given."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ def test_a_training_without_a_curriculum_shows_its_loss_alone() -> None:
     assert run_charts.progress([], 4) is None
 
 
+def test_a_panel_of_what_was_never_finite_is_neither_drawn_nor_named() -> None:
+    chart = run_charts.progress([{"step": 1, "loss": float("nan"), "temperature": 2.0}], 1)
+    assert chart is not None and chart.title == "Temperature"
+    assert [axes.get_ylabel() for axes in chart.figure().axes] == ["temperature"]
+
+
+def test_bars_of_many_tasks_with_long_names_have_names_that_do_not_run_into_each_other() -> None:
+    rows = [task_row(f"{letter}_question_that_is_asked_of_tickets", "matthews_correlation") for letter in "abcdefgh"]
+    chart = run_charts.scores(rows)
+    figure = chart.figure()
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_bars_stand_beside_the_champion_s_and_the_untrained_encoder_s_with_the_intervals_of_the_means() -> None:
     # Mean 0.6; deviation 0.1, error 0.1 / sqrt 2; Student's 97.5 % with one degree of freedom 12.706.
     rival = {"name": "champion, version 1", "scores": {"sst2": {0: 0.6 - 0.1 / 2**0.5, 1: 0.6 + 0.1 / 2**0.5}}}
@@ -73,3 +89,11 @@ def test_the_cost_is_split_into_operations_by_model_and_head_and_time_by_work() 
         "fine-tuning 50 %",
     ]  # fmt: skip
     assert sum(patch.get_width() for patch in time.patches) == pytest.approx(1.0)
+
+
+def test_every_kind_of_work_has_a_colour_of_its_own() -> None:
+    cost = cost_of(is_drawn_ahead=True, measured={"drawing_seconds": 4.0})
+    chart = run_charts.cost_split(cost, {"tokenizing": 5.0, "fine-tuning": 25.0, "fine-tuning, untrained": 20.0})
+    assert chart is not None
+    colours = [patch.get_facecolor() for patch in chart.figure().axes[1].patches]
+    assert len(colours) == len(set(colours)) == 8
