@@ -9,6 +9,7 @@ from steps.page import number, spread
 from steps.scores import average_hint, notes
 
 _WIDTH = 100  # columns
+_LABEL = 38  # of them, at most: whatever a task is called, its score stays in sight
 Row = Mapping[str, Any]
 
 
@@ -89,6 +90,7 @@ def _masked(score: str) -> tuple[str, str]:
 
 
 def _aligned(lines: Sequence[tuple[str, str, str]], remarks: Sequence[str]) -> str:
+    lines = [(_short(name), value, hint) for name, value, hint in lines]
     width = max((len(name) for name, _, _ in lines), default=0)
     middle = max((len(value) for _, value, _ in lines), default=0)
     body = [f"  {name:<{width}}  {value:>{middle}}  {hint}".rstrip() for name, value, hint in lines]
@@ -96,6 +98,11 @@ def _aligned(lines: Sequence[tuple[str, str, str]], remarks: Sequence[str]) -> s
     body = [line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…" for line in body]
     rule = "-" * max((len(line) for line in body), default=0)
     return "\n".join([rule, *body, rule, *(f"  {note}" for note in under)])
+
+
+def _short(label: str) -> str:
+    """Without its middle, where it is too long; a task's metric stands at its end."""
+    return label if len(label) <= _LABEL else f"{label[: _LABEL - 21]}…{label[-20:]}"
 
 
 def _pair(row: Row, key: str, baseline: str, name: str) -> tuple[str, str]:
@@ -109,5 +116,5 @@ def _task_line(row: Row) -> tuple[str, str, str]:
     return (
         f"{row['task']}: {metric}",
         spread(row.get("pretrained"), 3) + star,
-        f"{untrained}majority {row['majority']:.3f}",
+        f"{untrained}majority {row['majority']:z.3f}",
     )

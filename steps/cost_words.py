@@ -203,7 +203,7 @@ def _seconds(value: float) -> str:
 
 
 def _money(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    return "unknown" if value is None else f"{value:.4g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _aligned(lines: Sequence[Line]) -> str:

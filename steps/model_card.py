@@ -172,7 +172,7 @@ def _scores(facts: Facts) -> list[str]:
         public = {**facts.scores, "subject": _base_name(facts.scores["subject"])}
         parts.append(f"#{as_markdown(public, heading=f'Scores on {suite}')}".strip())
     if facts.metrics:
-        rows = {name: f"{value:.4f}" for name, value in facts.metrics.items()}
+        rows = {name: f"{value:z.4f}" for name, value in facts.metrics.items()}
         parts.append("\n".join(_table("## Measured", rows)))
     return ["\n\n".join(parts)] if parts else []
 

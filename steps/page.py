@@ -47,7 +47,7 @@ def prose_table(head: str, rows: Mapping[str, Any]) -> Table:
 
 
 def number(value: Any, *, signed: bool = False) -> str:
-    """1234567 -> 1,234,567; 0.123456 -> 0.1235; 3.1e-05 -> 3.1e-05; None -> –."""
+    """1234567 -> 1,234,567; 0.123456 -> 0.1235; 3.1e-05 -> 3.1e-05; -0.0 -> 0.0000; None -> –."""
     if value is None:
         return "–"
     if isinstance(value, float) and not math.isfinite(value):
@@ -55,13 +55,13 @@ def number(value: Any, *, signed: bool = False) -> str:
     if isinstance(value, str | bool):
         return str(value)
     sign = "+" if signed else ""
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
         return f"{value:{sign},.0f}"
     if 1e-9 < abs(value) < 0.001:
         return f"{value:{sign}.2e}"
     if abs(value) >= 1000:
         return f"{value:{sign},.0f}"
-    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
+    return f"{value:{sign}z.4f}" if abs(value) < 10 else f"{value:{sign}z.2f}"  # z: no -0.0000
 
 
 def spread(statistics: Row | None, digits: int = 4) -> str:
@@ -69,7 +69,7 @@ def spread(statistics: Row | None, digits: int = 4) -> str:
     if not statistics:
         return "–"
     mean, std = statistics["mean"], statistics.get("std")
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{mean:z.{digits}f}" if std is None else f"{mean:z.{digits}f} ± {std:.{digits}f}"
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:

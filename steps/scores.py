@@ -239,7 +239,7 @@ def failure_text(failure: Mapping[str, Any]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:z.4f}"
 
 
 def _values(results: Iterable[Result], metric: str) -> list[float]:

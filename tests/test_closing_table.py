@@ -74,6 +74,12 @@ def test_the_closing_table_is_at_most_100_columns_wide() -> None:
     assert max(len(line) for line in table.splitlines()) == 100
 
 
+def test_a_task_with_a_very_long_name_hides_no_score() -> None:
+    table = closing_table(auxiliary=None, scores=scores_of(task_row("t" * 120)))
+
+    assert re.search(r"  t+…t+: accuracy +0\.750 ± 0\.010 \*  untrained 0\.625 ± 0\.020, majority 0\.500\n", table)
+
+
 def test_the_last_line_says_where_the_run_is_to_be_seen() -> None:
     plan = {
         "mlflow_url": "http://mlflow:5000/#/experiments/1/runs/ab",

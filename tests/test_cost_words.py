@@ -108,6 +108,14 @@ def test_the_closing_lines_set_measured_beside_planned() -> None:
     ]
 
 
+def test_a_large_price_is_in_plain_figures() -> None:
+    paid = {"measured": {"money": 12345.678, "money_charged": 20000.5}, "price_per_hour": 98.25}
+    cost = cost_of(**paid)
+    said = "cost: price  12,346  at 98.25 per hour; auxiliary charged 20,000"
+    assert words(cost_words.closing_lines(cost))[-1] == said
+    assert cost_words.facts(cost)[-1] == ("price", "12,346", "")
+
+
 def test_money_is_said_where_there_is_a_price() -> None:
     paid = {"measured": {"money": 1.5, "money_charged": 2.25}, "price_per_hour": 270.0}
     assert words(cost_words.closing_lines(cost_of(**paid)))[-1] == (

@@ -323,6 +323,9 @@ def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
         (1200000.0, "1,200,000"),
         (0.123456, "0.1235"),
         (0.0, "0.0000"),
+        (-0.0, "0.0000"),
+        (-1e-12, "0.0000"),
+        (-1234, "-1,234"),
         (1.7e-17, "0.0000"),
         (3.14e-5, "3.14e-05"),
         (12.345, "12.35"),
@@ -332,3 +335,9 @@ def test_bars_are_drawn_for_the_main_metrics_alone() -> None:
 )
 def test_numbers_are_short_and_readable(value: Any, text: str) -> None:
     assert page.number(value) == text
+
+
+def test_nothing_is_a_negative_zero() -> None:
+    assert page.number(-0.0, signed=True) == "+0.0000"
+    assert page.spread({"mean": -0.0, "std": 0.0}) == "0.0000 ± 0.0000"
+    assert page.interval(-0.5, -0.0) == "-0.5000 to 0.0000"
