@@ -196,6 +196,16 @@ def plan_memory(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: Meth
     )
 
 
+def own_parameters(main: ModelCost, auxiliaries: Sequence[ModelCost], *, work: MethodWork) -> int:
+    """Parameters of the auxiliaries, without those that they share with the main model."""
+    return sum(each.num_parameters for each in auxiliaries) - sum(map(_table, _sharing(main, auxiliaries, work)))
+
+
+def _sharing(main: ModelCost, others: Sequence[ModelCost], work: MethodWork) -> list[ModelCost]:
+    """Those of the others whose token embeddings are the main model's."""
+    return [each for each in others if work.shares_embeddings and each.embedding_shape == main.embedding_shape]
+
+
 class _Share(NamedTuple):
     """What a process holds because of the trained weights, in bytes."""
 
@@ -214,8 +224,7 @@ class _Share(NamedTuple):
 
 
 def _share(trained: Sequence[ModelCost], *, work: MethodWork, size: RunSize) -> _Share:
-    others = trained[1:] if work.shares_embeddings else []
-    shared = [each for each in others if each.embedding_shape == trained[0].embedding_shape]
+    shared = _sharing(trained[0], trained[1:], work)
     whole = FLOAT_BYTES * float(sum(each.num_parameters for each in trained) - sum(map(_table, shared)))
     # Two and their sum; but what comes from a detector is there first, and is added to in place.
     tables = FLOAT_BYTES * float(sum(_table(each) for each in trained if each.logit_bytes))

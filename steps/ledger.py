@@ -13,11 +13,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingConfig
-from fast_electra_core.cost import METHOD_WORK, MethodWork, RunSize, plan_flops, plan_memory
+from fast_electra_core.cost import METHOD_WORK, MethodWork, RunSize, own_parameters, plan_flops, plan_memory
 from fast_electra_core.cost_conventions import GOOGLE_BACKWARD, GOOGLE_TYPES, google_flops_per_token
 from fast_electra_core.errors import AuxiliaryError
 from fast_electra_core.initial_model import initial_shape
-from fast_electra_core.model_cost import cost_of
+from fast_electra_core.model_cost import ModelCost, cost_of
 from fast_electra_core.models import build_discriminator, build_masked_lm, encoder_config
 from fast_electra_core.tokenizer import load_tokenizer, num_ids
 from steps.register import FLOPS_TAG, MONEY_TAG
@@ -197,10 +197,13 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
     flops = plan_flops(main, auxiliaries, work=work, size=size)
     once = replace(size, num_corruptions=1)
     if flops.joint_total is None and models.joint:
-        detector, generator = (cost_of(model, **kept) for model in models.joint)  # type: ignore[arg-type]
+        detector, generator = (
+            cost_of(model, **kept, recomputes=recomputes)  # type: ignore[arg-type]
+            for model, recomputes in zip(models.joint, (again, False), strict=True)
+        )
         flops = flops._replace(joint_total=plan_flops(detector, [generator], work=_JOINT, size=once).total)
     memory = plan_memory(main, auxiliaries, work=work, size=size)
-    alone = plan_memory(main, [], work=work, size=size)
+    alone, alone_once = (plan_memory(main, [], work=work, size=each) for each in (size, once))
     joint = plan_memory(main, auxiliaries[:1], work=_JOINT, size=once) if _replaces(work) else None
     return {
         "num_tokens": size.num_tokens,
@@ -210,14 +213,14 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
             "auxiliary_training": size.auxiliary_training_flops,
             "saving_fraction": flops.saving_fraction,
             "charged_saving_fraction": flops.charged_saving_fraction,
-            "by_google": _google_total([models.main, *models.auxiliaries], config, work=work, size=size),
+            "by_google": _google_total(models, [main, *auxiliaries], config, work=work, size=size),
         },
         "memory": {
             **memory._asdict(),
             "auxiliary": memory.peak - alone.peak,
-            "auxiliary_if_joint": joint and joint.peak - alone.peak,
+            "auxiliary_if_joint": joint and joint.peak - alone_once.peak,
         },
-        "parameters": {"main": main.num_parameters, "auxiliary": sum(each.num_parameters for each in auxiliaries)},
+        "parameters": {"main": main.num_parameters, "auxiliary": own_parameters(main, auxiliaries, work=work)},
         "auxiliary_shared_by": size.auxiliary_shared_by,
         "num_processes": size.num_processes,
         "is_sharded": size.is_sharded,
@@ -231,15 +234,17 @@ def _replaces(work: MethodWork) -> bool:
 
 
 def _google_total(
-    models: Sequence[PreTrainedModel], config: TrainingConfig, *, work: MethodWork, size: RunSize
+    models: _Models, costs: Sequence[ModelCost], config: TrainingConfig, *, work: MethodWork, size: RunSize
 ) -> float | None:
-    """The run's FLOPs by ELECTRA's own conventions; None where they are not defined for one of the models."""
-    if any(model.config.model_type not in GOOGLE_TYPES for model in models):
+    """The run's FLOPs by ELECTRA's own conventions, which know no activation checkpointing; None where they are not
+    defined for one of the models."""
+    running = [models.main, *models.auxiliaries]
+    if any(model.config.model_type not in GOOGLE_TYPES for model in running):
         return None
     kept = {"sequence_length": config.sequence_length, "head_fraction": config.mask_fraction}
     main, *auxiliaries = (
-        cost_of(model, **kept)._replace(forward_flops=google_flops_per_token(model, **kept))  # type: ignore[arg-type]
-        for model in models
+        cost._replace(forward_flops=google_flops_per_token(model, **kept), recomputed_flops=0.0)  # type: ignore[arg-type]
+        for model, cost in zip(running, costs, strict=True)
     )
     return plan_flops(main, auxiliaries, work=work, size=size, backward=GOOGLE_BACKWARD).total
 

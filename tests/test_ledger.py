@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 from toys import save_auxiliary
-from transformers import ElectraConfig
+from transformers import AutoModelForMaskedLM, ElectraConfig
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import AuxiliaryError
+from fast_electra_core.method_building import build_method
+from fast_electra_core.models import build_discriminator, encoder_config
 from steps import ledger
 from steps.config import resolve_auxiliary, resolve_pretrain
 from steps.ledger import Circumstances, account, plan_auxiliary
 from steps.register import training_tags
 from steps.store import Store
+from steps.tokenizer import special_ids
 
 KEY = "auxiliaries/toy"
 TOKENS = 10 * 8 * 32  # of tiny: steps, sequences, tokens of each
@@ -188,11 +191,58 @@ def test_a_run_with_a_consistency_term_is_set_beside_a_joint_run_without(
         assert flops["joint_total"] == pytest.approx(TOKENS * 3 * (MAIN + auxiliary_flops))
 
 
+def test_the_memory_of_a_joint_run_is_that_of_a_run_without_a_consistency_term(store: Store) -> None:
+    """The second pass is this run's, and none of a generator's doing."""
+    once, twice = (
+        plan_pretraining(tiny(consistency_weight=weight), candidate(), store)["memory"]["auxiliary_if_joint"]
+        for weight in (0.0, 1.0)
+    )
+    assert once == twice > 0
+
+
+@pytest.mark.parametrize("method", ["fast_electra", "electra", "electra_gdes", "uniform", "unigram", "bigram", "mlm"])
+def test_the_joint_run_beside_a_run_with_activation_checkpointing_has_it_too(
+    method: str, store: Store, auxiliary_flops: float
+) -> None:
+    """The main model's layers come once more, their projection (none here) and head do not; a generator, which has no
+    dropout, keeps its activations."""
+    config = tiny(method=method, activation_checkpointing=True, embedding_size=8 if method == "electra_gdes" else 32)
+    flops = plan_pretraining(config, candidate(), store)["flops"]
+    head, projection = 2 * 32 * 32 + 2 * 32, 2 * 8 * 32 if method == "electra_gdes" else 0
+    expected = 3 * (MAIN + projection + auxiliary_flops) + MAIN - head
+    assert flops["joint_total"] == pytest.approx(TOKENS * expected)
+
+
+def test_a_generator_that_shares_its_embeddings_adds_only_its_own_parameters(store: Store) -> None:
+    """As torch counts what would train: it lists a shared matrix once."""
+    drawn = AutoModelForMaskedLM.from_pretrained(store.get_folder(KEY))
+    for method in ("electra", "electra_decoupled", "electra_gdes"):
+        config = tiny(method=method, embedding_size=8)
+        shape = encoder_config(
+            config, vocab_size=drawn.config.vocab_size, special_ids=special_ids(store.get_folder(KEY))
+        )
+        main, generator = build_discriminator(shape, seed=0), type(drawn)(drawn.config)
+        trained = build_method(config, main, generator, mask_token_id=1)
+        parameters = plan_pretraining(config, candidate(), store)["parameters"]
+        assert sum(parameters.values()) == sum(each.numel() for each in trained.parameters())
+
+
 def test_electras_own_count_is_there_where_it_is_defined(store: Store) -> None:
     """Half of the count's backward pass lacks; look-ups and single numbers come on top."""
     flops = plan_pretraining(tiny(), candidate(), store)["flops"]
     assert flops["by_google"] > TOKENS * 2 * MAIN
     assert plan_pretraining(tiny(architecture="modernbert"), candidate(), store)["flops"]["by_google"] is None
+
+
+def test_electras_own_count_has_the_whole_of_an_auxiliary_with_dropout_and_no_layer_twice(
+    store: Store, auxiliary_flops: float, frozen_flops: float
+) -> None:
+    plain, dropping, again = (
+        plan_pretraining(tiny(**changes), candidate(), store)["flops"]["by_google"]
+        for changes in ({}, {"auxiliary_dropout": 0.3}, {"activation_checkpointing": True})
+    )
+    assert dropping - plain == pytest.approx(TOKENS * (auxiliary_flops - frozen_flops))
+    assert again == plain
 
 
 # What was measured
