@@ -189,9 +189,11 @@ def _limits(facts: Facts) -> list[str]:
         if scores.get("suite") == "sample":
             found.append("The sample tasks show that the pipeline works, not how good the model is; they are not GLUE.")
         counts = [row["pretrained"]["n"] for row in scores["rows"] if row["pretrained"]]
-        if counts and min(counts) < FEW_SEEDS:
+        if counts and min(counts) == 1:
+            found.append("Scores are of one seed: nothing says how much of a difference is noise.")
+        elif counts and min(counts) < FEW_SEEDS:
             found.append(f"Scores are over {min(counts)} seeds: differences within the intervals say nothing.")
-        found.append("They are on the dev sets, and speak of one pre-training: another seed of it differs too.")
+        found.append("Scores are on the dev sets, and speak of one pre-training: another seed of it differs too.")
     if "sequence_length" in config and "task" not in tags:
         found.append(f"Pre-trained on sequences of {config['sequence_length']} tokens; longer ones are new to it.")
     if "score.rule" in tags:

@@ -76,7 +76,7 @@ def sections(plan: Row, outcome: Row, made: Row | None = None) -> list[Section]:
 def _words(outcome: Row) -> str:
     """A few lines for a terminal or a chat."""
     lines = [f"{outcome['run']}: {_WAYS[outcome['way']]}: {outcome['reason']}"]
-    files = ", ".join(f"{count} {_ABOUT[kind]}" for kind, count in outcome["files"].items() if count)
+    files = ", ".join(f"{count:,} {_ABOUT[kind]}" for kind, count in outcome["files"].items() if count)
     lines += [f"files: {files}"] if files else []
     for row in outcome["forgetting"]:
         before, after = (row[when]["heldout_rtd_loss"] for when in ("before", "after"))
@@ -102,7 +102,8 @@ def _what_happened(plan: Row, outcome: Row) -> Section:
     facts = [("way", _WAYS[outcome["way"]]), ("champion before", outcome["champion_before"] or "none")]
     if outcome["version"]:
         facts.append(("registered", outcome["version"]))
-        facts.append(("champion now", outcome["version"] if outcome["is_promoted"] else "unchanged"))
+        before = "unchanged" if outcome["champion_before"] else "none"
+        facts.append(("champion now", outcome["version"] if outcome["is_promoted"] else before))
     if plan["way"] == "continue":
         facts.append(("replayed share", f"{plan['replay_fraction']:g}"))
         facts.append(("curriculum", plan["retrain"]["curriculum"]))
@@ -137,7 +138,8 @@ def _forgetting(outcome: Row) -> Section:
     ]
     note = (
         "Held-out text, its tokens replaced alike before and after; tasks are means over the seeds, before as the "
-        "champion's own run scored them (– where that was done otherwise)."
+        "champion's own run scored them (– where that was done otherwise). A lower loss is better, and a higher AUC or "
+        "score."
     )
     return Section("Before and after", note, tables=[Table(["on", "measure", "before", "after", "change"], rows)])
 

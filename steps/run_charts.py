@@ -30,7 +30,8 @@ def scores(rows: Sequence[Row], rival: Row | None = None) -> Chart:
     """The main scores by task with intervals; rival is promotion.rival_of's."""
     others = {}
     if rival:
-        others = {rival["name"]: {task: statistics_of(list(of.values())) for task, of in rival["scores"].items()}}
+        known = {task: list(of.values()) for task, of in rival["scores"].items() if of}  # a waived gate lets one lack
+        others = {rival["name"]: {task: statistics_of(values) for task, values in known.items()}}
     return bars(rows, others)
 
 

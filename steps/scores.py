@@ -213,7 +213,10 @@ def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:
     for row in rows:
         ours, theirs = row["pretrained"] or {}, row["untrained"] or {}
         interval = f"{ours['low']:.4f} to {ours['high']:.4f}" if ours.get("low") is not None else "–"
-        cells = [row["task"], row["metric"], *(_cell(ours.get(name)) for name in ("n", "median", "mean", "std"))]
+        cells = [
+            *(row[name].replace("|", "\\|") for name in ("task", "metric")),
+            *(_cell(ours.get(name)) for name in ("n", "median", "mean", "std")),
+        ]
         cells += [interval, _cell(ours.get("best"))]
         cells += [f"{ours[name]:g}" if ours else "–" for name in ("learning_rate", "epochs")]
         cells += [_cell(theirs.get("mean"))] if has_baseline else []
@@ -223,7 +226,7 @@ def as_markdown(scores: Mapping[str, Any], *, heading: str) -> str:
         if len(average["tasks"]) > 1:
             whole = "" if average["is_complete"] else ", incomplete"
             lines.append(f"- average as {name}'s: {average['value']:.4f} over {', '.join(average['tasks'])}{whole}")
-    lines += [f"- {note}" for note in notes(scores)]
+    lines += [f"- {' '.join(note.split())}" for note in notes(scores)]  # a failure's reason may have several lines
     return "\n".join([*lines, ""])
 
 

@@ -111,6 +111,11 @@ def test_only_real_glue_is_called_glue() -> None:
     "changes, limit",
     [
         ({"scores": scores_of(n=3)}, "Scores are over 3 seeds: differences within the intervals say nothing."),
+        ({"scores": scores_of(n=1)}, "Scores are of one seed: nothing says how much of a difference is noise."),
+        (
+            {"scores": scores_of(n=5)},
+            "Scores are on the dev sets, and speak of one pre-training: another seed of it differs too.",
+        ),
         ({"tags": {**TAGS, "code.git_sha": "5bd-dirty"}}, "The code that made it had changes that no commit has."),
         ({}, "The licence of its text is not stated; whoever hands the model on must know it."),
         (
@@ -147,6 +152,11 @@ def test_the_card_says_which_class_loads_the_model(task: str, architecture: str,
 
 def test_bars_and_line_breaks_do_not_break_a_table() -> None:
     assert "| odd | a\\|b c |" in model_card("x", facts_of(tags={"odd": "a|b\nc"}))
+    failure = {"task": "rte", "seed": 1, "untrained": False, "reason": "out of memory\n\nin layer 3"}
+    rows = [{**scores_of()["rows"][0], "task": "a|b"}]
+    lines = model_card("x", facts_of(scores=scores_of(rows=rows, failures=[failure]))).splitlines()
+    assert "- failed and left out: rte seed 1 (out of memory in layer 3)" in lines
+    assert any(line.startswith("| a\\|b | accuracy | 5 |") for line in lines)
 
 
 def test_the_description_has_summary_scores_and_limits_and_fits_the_database() -> None:

@@ -72,6 +72,13 @@ def test_bars_stand_beside_the_champion_s_and_the_untrained_encoder_s_with_the_i
     assert ends == [(0.74, 0.76), (pytest.approx(0.6 - half), 1.0), (0.605, 0.645)]
 
 
+def test_a_champion_without_a_score_on_a_task_has_no_bar_there() -> None:
+    rival = {"name": "champion, version 1", "scores": {"sst2": {0: 0.5}, "rte": {}}}
+    (axes,) = run_charts.scores([task_row(), task_row("rte", pretrained=None)], rival).figure().axes
+    bars = {bar.get_label(): [patch.get_height() for patch in bar] for bar in axes.containers}
+    assert bars["champion, version 1"] == [0.5]
+
+
 def test_the_cost_is_split_into_operations_by_model_and_head_and_time_by_work() -> None:
     chart = run_charts.cost_split(cost_of(), {"tokenizing": 5.0, "fine-tuning": 25.0, "fine-tuning, untrained": 0.0})
     assert chart is not None
