@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 _BLUE, _RED, _GREEN, _GREY, _SOFT, _INK = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f", "#1f2933"
 _PARTS = (_BLUE, "#a9c3d6", _RED, "#e6b3a7", _GREEN, "#b5d3c5", "#7d5a8c", "#cdb9d6", _INK, _GREY)
-_COLOURS = (_BLUE, _RED, _GREEN, _GREY)
+_COLOURS = (_BLUE, _RED, _INK, _GREY)  # no red beside green, which many cannot tell apart
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "fast-electra",  # the same chart gives the same bytes
@@ -64,7 +64,8 @@ class Chart:
             stream = io.StringIO()
             self._painted().savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         text = stream.getvalue()
-        return Markup(text[text.index("<svg") :])
+        # One picture with a name, not a hundred numbers, to who has it read aloud.
+        return Markup('<svg role="img" aria-label="{}"{}').format(self.title, Markup(text.partition("<svg")[2]))
 
     def figure(self) -> Any:
         """A matplotlib Figure with the title in it."""
@@ -136,7 +137,7 @@ def panels(rows: Sequence[Row], num_steps: int, names: Mapping[str, Mapping[str,
 
     def paint(figure: Any) -> None:
         below = figure.subplots(len(shown), sharex=True, squeeze=False, height_ratios=[1.6] + [1] * (len(shown) - 1))
-        for colour, axis, (axes,) in zip(itertools.cycle(_COLOURS), shown, below, strict=False):
+        for colour, axis, (axes,) in zip(itertools.cycle((_BLUE, _RED, _GREEN)), shown, below, strict=False):
             drawn = [name for name in names[axis] if lines[axis][name]]
             for each, name in zip((colour, _INK, _GREY), drawn, strict=False):
                 _draw_line(axes, lines[axis][name], names[axis][name], each)
@@ -265,7 +266,9 @@ def _draw_line(
     axes: Any, points: list[tuple[float, float]], label: str, colour: str, *, dashes: tuple[int, ...] = ()
 ) -> None:
     style = {"linestyle": (0, dashes)} if dashes else {"marker": "o" if len(points) < 25 else None, "markersize": 3}
-    axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label, linewidth=1.6, **style)
+    axes.plot(
+        [x for x, _ in points], [y for _, y in points], color=colour, label=label, linewidth=1.6, clip_on=False, **style
+    )
 
 
 def _points(rows: Sequence[Row], name: str, num_steps: int) -> list[tuple[float, float]]:

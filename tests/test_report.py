@@ -9,7 +9,7 @@ import pytest
 from toy_costs import cost_of
 from toy_scores import HELDOUT, candidate, scores_of, statistics, task_row
 
-from steps import charts, page, report
+from steps import cards, charts, page, report
 from steps.closing_table import closing_table
 
 NASTY = '<script>alert("x")</script>'
@@ -135,6 +135,32 @@ def test_charts_are_well_formed_and_small() -> None:
     for chart in charts:
         xml.etree.ElementTree.fromstring(chart)
     assert len(page) < 200_000
+
+
+def test_every_chart_is_one_picture_with_its_title_as_its_name() -> None:
+    reader = Reader(report.final_page(EVERYTHING))
+    pictures = [attributes for tag, attributes in reader.tags if tag == "svg"]
+
+    assert [picture["role"] for picture in pictures] == ["img"] * len(pictures)
+    assert [picture["aria-label"] for picture in pictures] == reader.words["figcaption"]
+    chart = charts.curves([{"step": 1, "loss": 1.0}], 1, NASTY, {"loss": "loss"})
+    assert chart is not None
+    assert NASTY not in chart.svg
+
+
+def test_the_point_of_a_single_step_at_the_edge_of_a_chart_is_drawn_whole() -> None:
+    chart = charts.curves([{"step": 1, "loss": 1.0}], 1, "Loss", {"loss": "loss"})
+    assert chart is not None
+    (line,) = chart.figure().axes[0].get_lines()
+    assert list(line.get_xdata()) == [1.0]
+    assert not line.get_clip_on()
+
+
+def test_a_card_is_one_line_of_markdown_whatever_lines_its_words_have() -> None:
+    page = 'first\r\rsecond\r\n\r\n"third"\n\nlast'
+    card = cards.as_card(page)
+    assert "\n" not in card and "\r" not in card
+    assert [attributes["srcdoc"] for tag, attributes in Reader(card).tags if tag == "iframe"] == [page]
 
 
 def test_the_same_run_gives_the_same_page() -> None:
