@@ -91,12 +91,11 @@ def curves(
     title: str,
     names: Mapping[str, str],
     *,
-    right: Mapping[str, str] | None = None,
     limits: tuple[float, float] | None = None,
     level: float | None = None,
 ) -> Chart | None:
-    """Lines over progress, those of `right` on a second axis; None where no row has any of them."""
-    lines = {name: _points(rows, name, num_steps) for name in (*names, *(right or {}))}
+    """Lines over progress; None where no row has any of them."""
+    lines = {name: _points(rows, name, num_steps) for name in names}
     if not any(lines.values()):
         return None
 
@@ -106,23 +105,13 @@ def curves(
         for name, label in names.items():
             if lines[name]:
                 _draw_line(axes, lines[name], label, next(colours))
-        if right:
-            axes.set_ylabel(", ".join(names.values()))
-            other = axes.twinx()
-            other.spines["right"].set_visible(True)
-            other.set_ylabel(", ".join(right.values()))
-            other.grid(visible=False)
-            for name, label in right.items():
-                _draw_line(other, lines[name], label, next(colours), dashes=(4, 2))
         if level is not None:
             axes.axhline(level, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         if limits is not None:
             axes.set_ylim(*limits)
         axes.set(xlabel="progress", xlim=(0, 1))
-        handles = [line for side in figure.axes for line in side.get_lines()]
-        handles = [line for line in handles if not str(line.get_label()).startswith("_")]
-        if len(handles) > 1:
-            axes.legend(handles=handles, loc="best")
+        if sum(map(bool, lines.values())) > 1:
+            axes.legend(loc="best")
 
     return Chart(title, _NARROW, 2.5, paint)
 
@@ -262,13 +251,9 @@ def _under_bars(row: Row, number: int) -> str:
     return "\n".join(textwrap.fill(each, width, max_lines=3, placeholder="…") for each in words)
 
 
-def _draw_line(
-    axes: Any, points: list[tuple[float, float]], label: str, colour: str, *, dashes: tuple[int, ...] = ()
-) -> None:
-    style = {"linestyle": (0, dashes)} if dashes else {"marker": "o" if len(points) < 25 else None, "markersize": 3}
-    axes.plot(
-        [x for x, _ in points], [y for _, y in points], color=colour, label=label, linewidth=1.6, clip_on=False, **style
-    )
+def _draw_line(axes: Any, points: list[tuple[float, float]], label: str, colour: str) -> None:
+    style = {"marker": "o" if len(points) < 25 else None, "markersize": 3, "linewidth": 1.6, "clip_on": False}
+    axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label, **style)
 
 
 def _points(rows: Sequence[Row], name: str, num_steps: int) -> list[tuple[float, float]]:

@@ -25,7 +25,7 @@ def summarise(manifests: Sequence[dict[str, Any]], config: dict[str, Any]) -> di
     text["vocab_size"] = manifests[0]["vocab_size"]
     if text["unknown_fraction"] > MAX_UNKNOWN_FRACTION:
         raise DataError(
-            f"{text['unknown_fraction']:.0%} of the tokens are unknown to the tokenizer (at most "
+            f"{text['unknown_fraction']:.1%} of the tokens are unknown to the tokenizer (at most "
             f"{MAX_UNKNOWN_FRACTION:.0%} is sensible): it is of another language or script; train one on this text"
         )
     if text["num_sequences"] < config["batch_size"]:

@@ -231,6 +231,14 @@ def test_a_corpus_without_enough_held_out_text_says_so() -> None:
         summarise([{**manifest, "vocab_size": 300}], CONFIG)
 
 
+def test_a_share_of_unknown_tokens_just_beyond_the_bound_is_not_rounded_to_it() -> None:
+    manifest = {"num_documents": 9, "num_train_tokens": 900, "num_heldout_tokens": 100, "num_unknown": 204}
+    with pytest.raises(
+        DataError, match=r"20\.4% of the tokens are unknown to the tokenizer \(at most 20% is sensible\)"
+    ):
+        summarise([{**manifest, "vocab_size": 300}], CONFIG)
+
+
 def test_a_tokenizer_of_another_script_is_noticed(tmp_path: Path, store: Store, tokenizer_key: str) -> None:
     path = tmp_path / "greek.txt"
     path.write_text("\n\n".join(f"αβγδ εζηθ ικλμ {number}" for number in range(200)), encoding="utf-8")
