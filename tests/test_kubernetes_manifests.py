@@ -185,6 +185,34 @@ def test_what_others_make_is_of_a_release_that_stays() -> None:
         assert any(part in resource for resource in fetched)
 
 
+NVIDIAS = """
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: nvidia-device-plugin-daemonset, namespace: kube-system}
+spec:
+  selector: {matchLabels: {name: nvidia-device-plugin-ds}}
+  template:
+    metadata: {labels: {name: nvidia-device-plugin-ds}}
+    spec:
+      tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+      containers: [{name: nvidia-device-plugin-ctr, image: nvcr.io/nvidia/k8s-device-plugin}]
+"""
+ARGOS = "{apiVersion: v1, kind: ConfigMap, metadata: {name: workflow-controller-configmap, namespace: argo}}"
+
+
+def test_the_device_plugin_runs_on_every_node_with_a_gpu(tmp_path: Path) -> None:
+    """Stand-ins take the place of what would be fetched: NVIDIA's is cut down to what decides where its pods run."""
+    path = shutil.copytree(KUBERNETES / "third-party", tmp_path / "third-party") / "kustomization.yaml"
+    (path.parent / "stand_ins.yaml").write_text(f"{NVIDIAS}---\n{ARGOS}\n")
+    kustomization = yaml.safe_load(path.read_text())
+    kustomization["resources"] = ["namespaces.yaml", "stand_ins.yaml"]
+    path.write_text(yaml.safe_dump(kustomization))
+    plugin = of(built(path.parent), "DaemonSet", "nvidia-device-plugin-daemonset")
+    tolerated = {each["key"] for each in plugin["spec"]["template"]["spec"]["tolerations"]}
+    nodes = (TERRAFORM / "modules" / "cluster" / "nodes.tf").read_text()
+    assert tolerated == set(re.findall(r'_taint += { "([^"]+)"', nodes))
+
+
 def test_the_settings_are_those_that_terraform_gives() -> None:
     given = re.search(r'output "kubernetes_settings".*?\n}\n', (TERRAFORM / "outputs.tf").read_text(), re.DOTALL)
     assert given is not None

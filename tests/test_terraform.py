@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import pytest
 from clouds import ANSWERS, STAND_INS, Terraform, initialized, resources
-from conftest import moto_server
+from conftest import ROOT, moto_server
 
 IN_BUCKETS = (
     "aws_s3_bucket_public_access_block",
@@ -83,6 +83,7 @@ def test_answers_that_cannot_be_meant_are_refused_all_at_once(terraform: Terrafo
         "gpu_instance_types": '["m6i.xlarge"]',
         "gpu_max_nodes": "1000",
         "node_disk_gb": "10",
+        "gpu_node_disk_gb": "10",
         "user_principals": '["*"]',
         "deployer_principals": '["arn:aws:iam::111122223333:root"]',
         "mlflow_image_tag": "latest",
@@ -194,16 +195,38 @@ def test_gpus_cost_nothing_while_nothing_asks_for_one(planned: dict[str, list[An
     )
 
 
+def test_the_pods_of_the_profiles_fit_the_disks_of_pools_that_start_from_zero(planned: dict[str, list[Any]]) -> None:
+    """The autoscaler knows a disk that no node has yet by the group's tag alone; and a node keeps 10 % and 1 GiB back."""
+    disks = {
+        template["name"]: template["block_device_mappings"][0]["ebs"][0]["volume_size"]
+        for template in planned["aws_launch_template"]
+    }
+    assert disks == {
+        f"fast-electra-{name}": size
+        for name, size in {"cpu-node": 100, "gpu-node": 300, "batch-cpu": 100, "batch-gpu": 300}.items()
+    }
+    pools = {group["node_group_name"]: group for group in planned["aws_eks_node_group"]}
+    for path in (ROOT / "infra" / "profiles").glob("kubernetes*.json"):
+        for kind, options in json.loads(path.read_text())["steps"].items():
+            pool = options["node_selector"]["fast-electra/pool"]
+            told = pools[pool]["tags"]["k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"]
+            told_bytes = int(told.removesuffix("Gi")) * 2**30
+            gigabytes = disks[f"fast-electra-{'gpu' if options.get('gpu') else 'cpu'}-node"]
+            assert options["disk"] * 10**6 <= told_bytes <= (0.9 * gigabytes - 1) * 2**30, (path.name, kind)
+
+
 def test_jobs_of_batch_are_told_before_their_instance_is_taken_away(planned: dict[str, list[Any]]) -> None:
     """Batch adds its own parts to the user data, and takes it in this form alone."""
-    (template,) = (each for each in planned["aws_launch_template"] if each["name"].endswith("-batch"))
-    message = email.message_from_bytes(base64.b64decode(template["user_data"]))
-    assert message.is_multipart() and not message.defects
-    (script,) = message.get_payload()
-    assert script.get_content_type() == "text/x-shellscript"
-    assert script.get_payload().splitlines()[:2] == [
-        "#!/bin/sh", "echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >> /etc/ecs/ecs.config"
-    ]  # fmt: skip
+    templates = [each for each in planned["aws_launch_template"] if "-batch-" in each["name"]]
+    assert len(templates) == 2
+    for template in templates:
+        message = email.message_from_bytes(base64.b64decode(template["user_data"]))
+        assert message.is_multipart() and not message.defects
+        (script,) = message.get_payload()
+        assert script.get_content_type() == "text/x-shellscript"
+        assert script.get_payload().splitlines()[:2] == [
+            "#!/bin/sh", "echo ECS_ENABLE_SPOT_INSTANCE_DRAINING=true >> /etc/ecs/ecs.config"
+        ]  # fmt: skip
 
 
 def test_outputs_are_settings_that_metaflow_and_mlflow_read(plan: Any) -> None:

@@ -21,6 +21,7 @@ module "cluster" {
   gpu_instance_types  = var.gpu_instance_types
   gpu_max_nodes       = var.gpu_max_nodes
   node_disk_gb        = var.node_disk_gb
+  gpu_node_disk_gb    = var.gpu_node_disk_gb
   user_principals     = var.user_principals
   deployer_principals = var.deployer_principals
 }
@@ -58,5 +59,6 @@ module "batch" {
   cpu_max_nodes      = var.cpu_max_nodes
   gpu_max_nodes      = var.gpu_max_nodes
   node_disk_gb       = var.node_disk_gb
+  gpu_node_disk_gb   = var.gpu_node_disk_gb
   data_policy        = data.aws_iam_policy_document.data.json
 }

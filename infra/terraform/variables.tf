@@ -123,13 +123,24 @@ variable "gpu_max_nodes" {
 }
 
 variable "node_disk_gb" {
-  description = "Root volume of each node, GB: images (about 10 with CUDA), token shards, checkpoints on their way to S3."
+  description = "Root volume of each CPU node, GB: images, token shards, dumps on their way to S3."
   type        = number
   default     = 100
 
   validation {
     condition     = var.node_disk_gb >= 50 && var.node_disk_gb <= 2000
     error_message = "node_disk_gb must be between 50 and 2000."
+  }
+}
+
+variable "gpu_node_disk_gb" {
+  description = "Root volume of each GPU node, GB: images (about 10 with CUDA), token shards, checkpoints on their way to S3. The profiles' `disk` must fit; a node offers 0.88 of it."
+  type        = number
+  default     = 300
+
+  validation {
+    condition     = var.gpu_node_disk_gb >= 50 && var.gpu_node_disk_gb <= 2000
+    error_message = "gpu_node_disk_gb must be between 50 and 2000."
   }
 }
 

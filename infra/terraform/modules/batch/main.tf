@@ -12,8 +12,8 @@ locals {
   state_table = "${var.name}-step-functions"
 
   queues = {
-    cpu = { types = var.cpu_instance_types, max_vcpus = 4 * var.cpu_max_nodes, image_type = "ECS_AL2023" }
-    gpu = { types = var.gpu_instance_types, max_vcpus = 32 * var.gpu_max_nodes, image_type = "ECS_AL2023_NVIDIA" }
+    cpu = { types = var.cpu_instance_types, max_vcpus = 4 * var.cpu_max_nodes, disk_gb = var.node_disk_gb, image_type = "ECS_AL2023" }
+    gpu = { types = var.gpu_instance_types, max_vcpus = 32 * var.gpu_max_nodes, disk_gb = var.gpu_node_disk_gb, image_type = "ECS_AL2023_NVIDIA" }
   }
 }
 
@@ -57,7 +57,9 @@ resource "aws_vpc_security_group_egress_rule" "out" {
 }
 
 resource "aws_launch_template" "instance" {
-  name = "${var.name}-batch"
+  for_each = local.queues
+
+  name = "${var.name}-batch-${each.key}"
 
   # Jobs are told when their instance is to be taken away, and have half a minute for a checkpoint. Batch takes this form.
   user_data = base64encode(<<-EOT
@@ -76,7 +78,7 @@ resource "aws_launch_template" "instance" {
   block_device_mappings {
     device_name = "/dev/xvda"
     ebs {
-      volume_size           = var.node_disk_gb
+      volume_size           = each.value.disk_gb
       volume_type           = "gp3"
       encrypted             = true
       delete_on_termination = true
@@ -110,7 +112,7 @@ resource "aws_batch_compute_environment" "this" {
       image_type = each.value.image_type
     }
     launch_template {
-      launch_template_id = aws_launch_template.instance.id
+      launch_template_id = aws_launch_template.instance[each.key].id
       version            = "$Latest"
     }
   }

@@ -34,7 +34,12 @@ variable "gpu_max_nodes" {
 }
 
 variable "node_disk_gb" {
-  description = "Root volume of each instance, GB."
+  description = "Root volume of each CPU instance, GB."
+  type        = number
+}
+
+variable "gpu_node_disk_gb" {
+  description = "Root volume of each GPU instance, GB."
   type        = number
 }
 

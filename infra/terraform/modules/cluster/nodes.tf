@@ -24,12 +24,14 @@ resource "aws_iam_role_policy_attachment" "node" {
 }
 
 resource "aws_launch_template" "node" {
-  name = "${var.name}-node"
+  for_each = local.disk_gb
+
+  name = "${var.name}-${each.key}-node"
 
   block_device_mappings {
     device_name = "/dev/xvda"
     ebs {
-      volume_size           = var.node_disk_gb
+      volume_size           = each.value
       volume_type           = "gp3"
       encrypted             = true
       delete_on_termination = true
@@ -45,11 +47,13 @@ resource "aws_launch_template" "node" {
 
   tag_specifications {
     resource_type = "instance"
-    tags          = { Name = "${var.name}-node" }
+    tags          = { Name = "${var.name}-${each.key}-node" }
   }
 }
 
 locals {
+  disk_gb = { cpu = var.node_disk_gb, gpu = var.gpu_node_disk_gb }
+
   gpu_taint  = { "nvidia.com/gpu" = "present" } # pods that ask for no GPU stay away
   spot_taint = { "fast-electra/spot" = "true" } # and those that could not bear an interruption
 
@@ -75,6 +79,12 @@ resource "aws_eks_node_group" "this" {
   ami_type        = each.value.gpu ? "AL2023_x86_64_NVIDIA" : "AL2023_x86_64_STANDARD"
   labels          = { "fast-electra/pool" = each.key }
 
+  # Of a group that is at zero the autoscaler knows cores, memory and GPUs by the instance type, but no disk; a pod that asks
+  # for some, as those of the profiles do, would wait for ever. 0.88: less 10 % and 1 GiB, which the kubelet keeps.
+  tags = {
+    "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "${floor(0.88 * local.disk_gb[each.value.gpu ? "gpu" : "cpu"]) - 1}Gi"
+  }
+
   scaling_config {
     min_size     = each.value.min
     desired_size = each.value.min
@@ -96,8 +106,8 @@ resource "aws_eks_node_group" "this" {
   }
 
   launch_template {
-    id      = aws_launch_template.node.id
-    version = aws_launch_template.node.latest_version
+    id      = aws_launch_template.node[each.value.gpu ? "gpu" : "cpu"].id
+    version = aws_launch_template.node[each.value.gpu ? "gpu" : "cpu"].latest_version
   }
 
   lifecycle {

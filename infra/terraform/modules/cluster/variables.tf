@@ -39,7 +39,12 @@ variable "gpu_max_nodes" {
 }
 
 variable "node_disk_gb" {
-  description = "Root volume of each node, GB."
+  description = "Root volume of each CPU node, GB."
+  type        = number
+}
+
+variable "gpu_node_disk_gb" {
+  description = "Root volume of each GPU node, GB."
   type        = number
 }
 
