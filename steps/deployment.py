@@ -9,6 +9,7 @@ AWS has six fields, in UTC, days of the week from 1 (Sunday) and a `?`; they are
 
 import json
 import re
+import zoneinfo
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ _EVENT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.IGNORECASE)
 
 
 def parse_deployment(text: str) -> dict[str, str]:
-    """A deployment out of its JSON.
+    """A deployment out of its JSON; a Sunday that was given as 7 is 0 there, as Argo Workflows knows no other. What its
+    controller cannot read it takes all the same, and never runs.
 
     Raises:
         ConfigError: it is no JSON object, or says something unknown, of the wrong form, or twice.
@@ -45,7 +47,9 @@ def parse_deployment(text: str) -> dict[str, str]:
     if "cron" in given and "event" in given:
         raise ConfigError("the deployment has both cron and event; leave one out")
     if "cron" in given:
-        _check_cron(given["cron"])
+        given["cron"] = _checked_cron(given["cron"])
+        if "timezone" in given:
+            _check_timezone(given["timezone"])
     elif "timezone" in given:
         raise ConfigError("the deployment's timezone has no effect without cron; leave it out")
     if "event" in given and not _EVENT.fullmatch(given["event"]):
@@ -80,8 +84,7 @@ def aws_cron(cron: str) -> str:
     ('30 3 ? * 2-6 *', '0 0 1 */3 ? *')
 
     Raises:
-        ConfigError: days of both month and week are given, which EventBridge cannot have; or days that run on past
-            Saturday.
+        ConfigError: days of both month and week are given, which EventBridge cannot have.
     """
     minute, hour, day, month, weekday = cron.split()
     if weekday == "*":
@@ -98,13 +101,11 @@ def aws_cron(cron: str) -> str:
 def _aws_days(item: str) -> str:
     """One item of a list of days of the week: numbers move up by one, names stay."""
     days, slash, every = item.partition("/")
-    moved = [str(int(part) % 7 + 1) if part.isdigit() else part for part in days.split("-")]
-    if all(part.isdigit() for part in moved) and moved != sorted(moved):
-        raise ConfigError(f"days of the week {item} run on past Saturday; write them as a list for AWS Step Functions")
+    moved = [str(int(part) + 1) if part.isdigit() else part for part in days.split("-")]
     return "-".join(moved) + slash + every
 
 
-def _check_cron(cron: str) -> None:
+def _checked_cron(cron: str) -> str:
     fields = cron.split()
     if len(fields) != len(_FIELDS):
         raise ConfigError(
@@ -117,6 +118,25 @@ def _check_cron(cron: str) -> None:
             ends = [_number(word, name) for word in (found["first"], found["last"]) if word] if found else [None]
             if any(end is None or not low <= end <= high for end in ends) or (found and found["every"] == "0"):
                 raise ConfigError(f"cron's {name} must be *, numbers of {low} to {high}, a-b or */n; got {item!r}")
+            if ends != sorted(ends):  # type: ignore[type-var]
+                raise ConfigError(f"cron's {name} {item} runs backwards; write it as a list, such as 5,6,0 for 5-0")
+    *others, weekday = fields
+    return " ".join([*others, ",".join(map(_from_sunday, weekday.split(",")))])
+
+
+def _from_sunday(item: str) -> str:
+    """One item of a list of days of the week, 7 as 0: 5-7 is 5,6,0."""
+    days, _, every = item.partition("/")
+    if "7" not in days:
+        return item
+    ends = [_number(word, "day of week") or 0 for word in days.upper().split("-")]
+    return ",".join(dict.fromkeys(str(day % 7) for day in range(ends[0], 8, int(every or 1)) if day <= ends[-1]))
+
+
+def _check_timezone(name: str) -> None:
+    known = zoneinfo.available_timezones()
+    if known and name not in known:  # none are known to a machine without tzdata
+        raise ConfigError(f"the deployment's timezone must be a name such as Europe/Berlin, got {name!r}")
 
 
 def _number(word: str, field: str) -> int | None:

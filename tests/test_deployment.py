@@ -16,6 +16,8 @@ from steps.deployment import aws_cron, decorators, parse_deployment
         ("0 3 * * 1", "0 3 ? * 2 *"),
         ("0 3 * * 0", "0 3 ? * 1 *"),
         ("0 3 * * 7", "0 3 ? * 1 *"),
+        ("0 3 * * 5-7", "0 3 ? * 6,7,1 *"),
+        ("0 3 * * 0-7", "0 3 ? * 1,2,3,4,5,6,7 *"),
         ("0 3 * * MON-FRI", "0 3 ? * MON-FRI *"),
         ("0 3 * * 1-5", "0 3 ? * 2-6 *"),
         ("0 3 * * 1,4", "0 3 ? * 2,5 *"),
@@ -27,18 +29,27 @@ def test_five_fields_become_the_six_of_aws(cron: str, expected: str) -> None:
     assert aws_cron(parse_deployment(json.dumps({"cron": cron}))["cron"]) == expected
 
 
-@pytest.mark.parametrize(
-    ("cron", "message"),
-    [
-        ("0 3 1 * 1", "names days of the month and of the week; AWS Step Functions takes one of them"),
-        ("0 3 * * 5-7", "days of the week 5-7 run on past Saturday"),
-    ],
-)
-def test_what_aws_cannot_say_is_refused_for_it_alone(cron: str, message: str) -> None:
-    deployment = parse_deployment(json.dumps({"cron": cron}))
-    assert decorators(deployment, scheduler="argo-workflows") == {"schedule": {"cron": cron}}
+def test_what_aws_cannot_say_is_refused_for_it_alone() -> None:
+    deployment = parse_deployment('{"cron": "0 3 1 * 1"}')
+    assert decorators(deployment, scheduler="argo-workflows") == {"schedule": {"cron": "0 3 1 * 1"}}
+    message = "names days of the month and of the week; AWS Step Functions takes one of them"
     with pytest.raises(ConfigError, match=message):
         decorators(deployment, scheduler="step-functions")
+
+
+@pytest.mark.parametrize(
+    ("cron", "expected"),
+    [
+        ("0 3 * * 7", "0 3 * * 0"),
+        ("0 3 * * 5-7", "0 3 * * 5,6,0"),
+        ("0 3 * * 1,fri-7", "0 3 * * 1,5,6,0"),
+        ("0 3 * * 1-7/3", "0 3 * * 1,4,0"),
+        ("7 3 7 7 SUN", "7 3 7 7 SUN"),
+    ],
+)
+def test_sunday_is_0_where_argo_would_take_7_and_never_run(cron: str, expected: str) -> None:
+    deployment = parse_deployment(json.dumps({"cron": cron}))
+    assert decorators(deployment, scheduler="argo-workflows") == {"schedule": {"cron": expected}}
 
 
 def test_a_deployment_is_a_clock_an_event_or_neither() -> None:
@@ -66,6 +77,9 @@ def test_step_functions_is_told_nothing_that_it_does_not_know(name: str) -> None
         ({"cron": "0 3 * * FUNDAY"}, "cron's day of week must be .*got 'FUNDAY'"),
         ({"cron": "0 3 * * 1-"}, "cron's day of week must be .*got '1-'"),
         ({"cron": "*/0 3 * * 1"}, "cron's minute must be .*got '\\*/0'"),
+        ({"cron": "30-10 3 * * 1"}, "cron's minute 30-10 runs backwards; write it as a list"),
+        ({"cron": "0 3 * * FRI-MON"}, "cron's day of week FRI-MON runs backwards"),
+        ({"cron": "0 3 * * 1", "timezone": "Europe/Berlim"}, "timezone must be a name .* got 'Europe/Berlim'"),
         ({"cron": "0 3 * * 1", "event": "x"}, "the deployment has both cron and event"),
         ({"timezone": "UTC"}, "timezone has no effect without cron"),
         ({"event": "new text"}, "event must be letters, digits, - and ., got 'new text'"),

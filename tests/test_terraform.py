@@ -196,7 +196,7 @@ def test_gpus_cost_nothing_while_nothing_asks_for_one(planned: dict[str, list[An
 
 
 def test_the_pods_of_the_profiles_fit_the_disks_of_pools_that_start_from_zero(planned: dict[str, list[Any]]) -> None:
-    """The autoscaler knows a disk that no node has yet by the group's tag alone; and a node keeps 10 % and 1 GiB back."""
+    """The autoscaler knows a disk that no node has yet by its group's tag alone; a node keeps 10 % and 1 GiB back."""
     disks = {
         template["name"]: template["block_device_mappings"][0]["ebs"][0]["volume_size"]
         for template in planned["aws_launch_template"]
