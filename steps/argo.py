@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from steps.checks import Check
-from steps.cluster import Cluster, Refused
+from steps.cluster import Cluster, ClusterError, Refused
 from steps.metaflow_settings import setting
 
 GROUP, VERSION = "argoproj.io", "v1alpha1"
@@ -57,19 +57,25 @@ def check_argo(cluster: Cluster, namespace: str, template: Mapping[str, Any]) ->
 
 
 def present(cluster: Cluster, namespace: str, plan: Planned) -> dict[tuple[str, str, str], dict[str, Any] | None]:
-    """All that the deployment may touch, as it is now; None where it is not there."""
+    """All that the deployment may touch, as it is now; None where it is not there. A sensor that is there already may
+    be in another namespace, which the template says: Metaflow deletes it there."""
     served = cluster.resources_of(GROUP, VERSION)
-    return {
-        (plural, space, name): cluster.read(GROUP, VERSION, plural, name, namespace=space)
-        for plural, space, name in plan.objects(namespace)
-        if plural in served
-    }
+    found: dict[tuple[str, str, str], dict[str, Any] | None] = {}
+    objects = plan.objects(namespace)
+    for plural, space, name in objects:
+        if plural in served:
+            there = found[plural, space, name] = cluster.read(GROUP, VERSION, plural, name, namespace=space)
+            earlier = planned(there) if plural == "workflowtemplates" and there else None
+            if earlier and earlier.sensor and earlier.objects(namespace)[-1] not in objects:
+                objects.append(earlier.objects(namespace)[-1])
+    return found
 
 
-def missing(plan: Planned, there: Mapping[tuple[str, str, str], Any]) -> list[str]:
+def missing(plan: Planned, namespace: str, there: Mapping[tuple[str, str, str], Any]) -> list[str]:
     """What the deployment should have made and did not."""
-    wanted = {"workflowtemplates": True, "cronworkflows": bool(plan.cron), "sensors": bool(plan.sensor)}
-    return [f"{plural}/{name}" for (plural, _, name), body in there.items() if wanted[plural] and body is None]
+    template, schedule, sensor = plan.objects(namespace)
+    wanted = [template, *([schedule] if plan.cron else []), *([sensor] if plan.sensor else [])]
+    return [f"{each[0]}/{each[2]}" for each in wanted if there.get(each) is None]
 
 
 def restore(cluster: Cluster, before: Mapping[tuple[str, str, str], dict[str, Any] | None]) -> list[str]:
@@ -85,8 +91,8 @@ def restore(cluster: Cluster, before: Mapping[tuple[str, str, str], dict[str, An
             elif body is not None and (there is None or there["spec"] != body["spec"]):
                 cluster.keep(GROUP, VERSION, plural, body, namespace=namespace)
                 done.append(f"{what} is again what it was")
-        except Refused as refused:
-            done.append(f"{what} could not be put back: {refused}. See to it by kubectl")
+        except (Refused, ClusterError) as error:
+            done.append(f"{what} could not be put back: {error}. See to it by kubectl")
     return done
 
 

@@ -43,7 +43,7 @@ TO_DEPLOY = (
     Permission("argoproj.io", "workflowtemplates", ("create", "get", "list", "update", "delete"), ""),
     Permission("argoproj.io", "cronworkflows", ("create", "get", "update", "delete"), ""),
     Permission("argoproj.io", "workflows", ("create", "get", "list", "patch", "delete"), ""),
-    Permission("argoproj.io", "sensors", ("create", "get", "update", "delete"), "runs that an event starts (@trigger)"),
+    Permission("argoproj.io", "sensors", ("create", "get", "update", "delete"), ""),
 )
 """What infra/kubernetes/permissions.md explains, and people.yaml grants."""
 
@@ -52,7 +52,7 @@ class ClusterError(FastElectraError):
     """The cluster cannot be asked at all: no way to it is known, it does not answer, or it does not know this user."""
 
 
-class Refused(Exception):
+class Refused(FastElectraError):
     """The API's answer was no: `status` is HTTP's, the text the API's own words."""
 
     def __init__(self, status: int, message: str) -> None:

@@ -9,7 +9,7 @@ from steps.metaflow_settings import setting
 from steps.profile import KINDS, options_of
 from steps.room import check_nodes, check_quotas, pod_of
 
-_PEOPLE = "infra/kubernetes/base/jobs/people.yaml binds it to the groups fast-electra-users and fast-electra-deployers"
+PEOPLE = "infra/kubernetes/base/jobs/people.yaml binds it to the groups fast-electra-users and fast-electra-deployers"
 _TRACKING = "MLFLOW_TRACKING_URI"
 _EXEC_BY_CREATE = (1, 35)  # from this version on pods/exec asks for `create`, before it for `get`
 
@@ -67,7 +67,7 @@ def check_jobsets(cluster: Cluster, namespace: str, *, needed: bool) -> Check:
         cluster.rehearse(JOBSETS, version, "jobsets", namespace=namespace, body=body)
     except Refused as refused:
         if refused.status == 403:
-            return Check(what, "note", f"installed; whether it runs is not known: {refused}", _PEOPLE)
+            return Check(what, "note", f"installed; whether it runs is not known: {refused}", PEOPLE)
         remedy = "is it running? kubectl get pods -n jobset-system"
         return Check(what, bad, f"installed, and refuses: {refused}", remedy)  # type: ignore[arg-type]
     return Check(what, "ok", f"{JOBSETS}/{version} takes a JobSet (rehearsed, not kept)")
@@ -99,7 +99,7 @@ def check_reaches_mlflow(cluster: Cluster, profile: Mapping[str, Any], namespace
             if _TRACKING in cluster.secret_keys(name, namespace=namespace):
                 return Check(what, "ok", f"the Secret {name} holds {_TRACKING}")
     except Refused as refused:
-        return Check(what, "note", f"not looked at: {refused}", _PEOPLE)
+        return Check(what, "note", f"not looked at: {refused}", PEOPLE)
     remedy = "fast-electra metaflow-config infra/terraform --pods gives the Secret's lines (docs/cloud.md)"
     return Check(what, "failed", f"no Secret of the profile holds {_TRACKING}, and no parameter tracking_uri", remedy)
 
@@ -132,7 +132,7 @@ def check_room(cluster: Cluster, profile: Mapping[str, Any], namespace: str) -> 
     try:
         quotas, limits = cluster.quotas(namespace=namespace), cluster.limit_ranges(namespace=namespace)
     except Refused as refused:
-        checks.append(Check("quotas", "note", f"not looked at: {refused}", _PEOPLE))
+        checks.append(Check("quotas", "note", f"not looked at: {refused}", PEOPLE))
     else:
         found = [check for pod in pods for check in check_quotas(pod, quotas, limits)]
         said = f"{len(quotas)} ResourceQuotas and {len(limits)} LimitRanges in {namespace} allow every kind of step"
@@ -140,7 +140,7 @@ def check_room(cluster: Cluster, profile: Mapping[str, Any], namespace: str) -> 
     try:
         nodes = cluster.nodes()
     except Refused as refused:
-        return [*checks, Check("nodes", "note", f"not looked at: {refused}", _PEOPLE)]
+        return [*checks, Check("nodes", "note", f"not looked at: {refused}", PEOPLE)]
     return [*checks, *(check_nodes(pod, nodes) for pod in pods)]
 
 
@@ -152,13 +152,13 @@ def _permission_check(
         return Check(what, "ok", ", ".join(verbs))
     said = f"{', '.join(missing)} {permission.resource} is not allowed in {namespace}"
     if lost:
-        return Check(what, "note", f"{said}; without it goes {lost}", _PEOPLE)
-    return Check(what, "failed", said, f"ask whoever runs the cluster: {_PEOPLE}")
+        return Check(what, "note", f"{said}; without it goes {lost}", PEOPLE)
+    return Check(what, "failed", said, f"ask whoever runs the cluster: {PEOPLE}")
 
 
 def _cannot_see(what: str, refused: Refused, remedy: str) -> Check:
     if refused.status == 403:
-        return Check(what, "note", f"not looked at: {refused}", _PEOPLE)
+        return Check(what, "note", f"not looked at: {refused}", PEOPLE)
     return Check(what, "failed", str(refused), remedy)
 
 

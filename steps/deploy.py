@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     profile = read_profile(path, PLACES[arguments.to])
     places = [check_s3(setting("METAFLOW_DATASTORE_SYSROOT_S3"))]  # where `create` puts the code
     if not arguments.only_json:
-        uri, given_by = tracking_uri(defaults.get("tracking_uri")), '"tracking_uri" in the file of --defaults'
-        places += [*_check_places(defaults), check_mlflow(uri, given_by=given_by)]
+        uri = str(defaults["tracking_uri"]) if "tracking_uri" in defaults else tracking_uri(None)
+        places += [*_check_places(defaults), check_mlflow(uri, given_by='"tracking_uri" in the file of --defaults')]
     if arguments.to == "step-functions":
         places += aws.check_aws(profile)  # Metaflow makes job definitions even for --only-json
     if failed(places):
@@ -133,7 +133,7 @@ def _to_argo(
         checks,
         submit=lambda: _create(flow, "argo-workflows", **{argo.USE_SCHEDULES: str(is_list)}),
         look=lambda: argo.present(cluster, namespace, plan),
-        missing=lambda there: argo.missing(plan, there),
+        missing=lambda there: argo.missing(plan, namespace, there),
         restore=lambda before: argo.restore(cluster, before),
     )
 

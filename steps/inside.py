@@ -10,8 +10,10 @@ from typing import Any
 from steps import probe
 from steps.checks import Check
 from steps.cluster import Cluster, Refused
+from steps.cluster_checks import PEOPLE
 from steps.metaflow_settings import setting
 from steps.profile import options_of
+from steps.room import list_set, pod_of
 
 _WHAT = "from inside"
 _HOPELESS = {
@@ -21,6 +23,7 @@ _HOPELESS = {
     "CreateContainerConfigError": "make the Secret that is named there (docs/cloud.md)",
 }
 _LINE_EVERY_SECONDS = 30.0
+_KEPT_SECONDS = 600
 _logger = logging.getLogger(__name__)
 
 
@@ -32,10 +35,14 @@ def ask_from_inside(
         name = cluster.create_job(_job(profile, namespace, asked), namespace=namespace)
     except Refused as refused:
         return [Check(_WHAT, "failed", f"the Job is refused: {refused}", "mend what it names in the profile")]
+    checks: list[Check] = []
     try:
-        return _await(cluster, name, namespace, asked, wait_seconds)
+        checks += _await(cluster, name, namespace, asked, wait_seconds)
+    except Refused as refused:
+        checks.append(Check(_WHAT, "failed", f"the pod cannot be looked at: {refused}", PEOPLE))
     finally:
-        cluster.delete_job(name, namespace=namespace)
+        checks += _remove(cluster, name, namespace)
+    return checks
 
 
 def image_of(options: Mapping[str, Any]) -> str:
@@ -52,15 +59,17 @@ def _job(profile: Mapping[str, Any], namespace: str, asked: Mapping[str, str]) -
     from kubernetes import client
 
     options = options_of(profile, "light")
-    environment = {f"PROBE_{name.upper()}": address for name, address in asked.items()}
+    environment = {name: str(value) for name, value in options.get("environment", {}).items()}
+    environment |= {f"PROBE_{name.upper()}": address for name, address in asked.items()}
     if endpoint := setting("METAFLOW_S3_ENDPOINT_URL"):
         environment["METAFLOW_S3_ENDPOINT_URL"] = endpoint
+    where = pod_of(profile, "light")
     secrets = [*options.get("secrets", []), *filter(None, setting("METAFLOW_KUBERNETES_SECRETS").split(","))]
     amounts = {"cpu": "500m", "memory": "512M", "ephemeral-storage": "512M"}
     container = client.V1Container(
         name="preflight",
         image=image_of(options),
-        image_pull_policy=options.get("image_pull_policy"),
+        image_pull_policy=options.get("image_pull_policy") or setting("METAFLOW_KUBERNETES_IMAGE_PULL_POLICY") or None,
         command=["python", "-c", Path(probe.__file__).read_text(encoding="utf-8")],
         env=[client.V1EnvVar(name=name, value=value) for name, value in environment.items()],
         env_from=[client.V1EnvFromSource(secret_ref=client.V1SecretEnvSource(name=name)) for name in secrets],
@@ -71,18 +80,29 @@ def _job(profile: Mapping[str, Any], namespace: str, asked: Mapping[str, str]) -
         containers=[container],
         restart_policy="Never",
         service_account_name=options.get("service_account") or setting("METAFLOW_KUBERNETES_SERVICE_ACCOUNT") or None,
-        node_selector=options.get("node_selector"),
-        tolerations=[client.V1Toleration(**each) for each in options.get("tolerations", [])],
-        image_pull_secrets=[client.V1LocalObjectReference(name) for name in options.get("image_pull_secrets", [])],
+        node_selector=where.selector,
+        tolerations=[client.V1Toleration(**each) for each in where.tolerations],
+        image_pull_secrets=[
+            client.V1LocalObjectReference(name=name)
+            for name in options.get("image_pull_secrets") or list_set("METAFLOW_KUBERNETES_IMAGE_PULL_SECRETS")
+        ],
     )
     template = client.V1PodTemplateSpec(metadata=client.V1ObjectMeta(labels=options.get("labels")), spec=pod)
     job = client.V1Job(
         api_version="batch/v1",
         kind="Job",
         metadata=client.V1ObjectMeta(generate_name="fast-electra-preflight-", namespace=namespace),
-        spec=client.V1JobSpec(backoff_limit=0, ttl_seconds_after_finished=600, template=template),
+        spec=client.V1JobSpec(backoff_limit=0, ttl_seconds_after_finished=_KEPT_SECONDS, template=template),
     )
     return dict(client.ApiClient().sanitize_for_serialization(job))
+
+
+def _remove(cluster: Cluster, name: str, namespace: str) -> list[Check]:
+    try:
+        cluster.delete_job(name, namespace=namespace)
+    except Refused as refused:
+        return [Check(_WHAT, "note", f"the Job {name} stays for {_KEPT_SECONDS // 60} minutes: {refused}", PEOPLE)]
+    return []
 
 
 def _await(cluster: Cluster, name: str, namespace: str, asked: Mapping[str, str], wait_seconds: float) -> list[Check]:

@@ -37,14 +37,15 @@ def pod_of(profile: Mapping[str, Any], kind: str) -> Pod:
         amount = options.get(name) or setting(f"METAFLOW_KUBERNETES_{name.upper()}") or _DEFAULTS[name]
         requests[resource] = f"{amount}{_UNITS[name]}"
     if options.get("gpu"):
-        requests[f"{options.get('gpu_vendor', 'nvidia')}.com/gpu"] = str(options["gpu"])
+        vendor = options.get("gpu_vendor") or setting("METAFLOW_KUBERNETES_GPU_VENDOR", "nvidia")
+        requests[f"{vendor}.com/gpu"] = str(options["gpu"])
     selector = options.get("node_selector")
-    if selector is None:
+    if not selector:
         pairs = [pair for pair in setting("METAFLOW_KUBERNETES_NODE_SELECTOR").split(",") if pair]
         selector = dict(pair.split("=", 1) for pair in pairs)
     tolerations = options.get("tolerations")
-    if tolerations is None:
-        tolerations = _tolerations_set()
+    if not tolerations:
+        tolerations = list_set("METAFLOW_KUBERNETES_TOLERATIONS")
     is_limited = str(options.get("qos") or setting("METAFLOW_KUBERNETES_QOS")).lower() == "guaranteed"
     return Pod(kind, requests, selector, tolerations, is_limited)
 
@@ -152,9 +153,13 @@ def _quantity(text: str) -> Decimal:
     return Decimal(parse_quantity(text))
 
 
-def _tolerations_set() -> list[dict[str, Any]]:
-    text = setting("METAFLOW_KUBERNETES_TOLERATIONS")
+def list_set(name: str) -> list[Any]:
+    """A setting of Metaflow's that is a JSON list; empty where it is not set."""
+    text = setting(name)
     try:
-        return list(json.loads(text)) if text else []
-    except ValueError as error:
-        raise ConfigError(f"METAFLOW_KUBERNETES_TOLERATIONS must be a JSON list, got {text!r}") from error
+        found = json.loads(text or "[]")
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise ConfigError(f"{name} must be a JSON list, got {text!r}")
+    return found

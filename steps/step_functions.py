@@ -15,6 +15,7 @@ _NEEDED = (
     "METAFLOW_EVENTS_SFN_ACCESS_IAM_ROLE", "METAFLOW_SFN_DYNAMO_DB_TABLE",
 )  # fmt: skip
 _TRACKING = "MLFLOW_TRACKING_URI"
+_LOGGED_IN = "are you logged in, in the right region, and allowed to do this?"
 _LARGEST = 1024 * 1024  # bytes of a definition, AWS's limit
 _LONGEST_NAME = 64  # of a rule; Metaflow shortens longer ones by a hash
 
@@ -78,7 +79,20 @@ def check_size(machine: Mapping[str, Any]) -> Check:
 
 
 def present(name: str) -> Present:
-    """What is there of that name."""
+    """What is there of that name.
+
+    Raises:
+        ConfigError: AWS does not say.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return _present(name)
+    except (BotoCoreError, ClientError) as error:
+        raise ConfigError(f"what is deployed as {name} cannot be looked at: {error}. {_LOGGED_IN}") from error
+
+
+def _present(name: str) -> Present:
     states, events = _client("stepfunctions"), _client("events")
     pages = states.get_paginator("list_state_machines").paginate()
     address = next(
@@ -103,7 +117,10 @@ def restore(name: str, before: Present) -> list[str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     done = []
-    now = present(name)
+    try:
+        now = present(name)
+    except ConfigError as error:
+        return [f"nothing could be put back: {error} See to it in the console"]
     for what, put_back in (("the rule", _restore_rule), ("the state machine", _restore_machine)):
         try:
             done += [f"{what} {name} {how}" for how in put_back(name, before, now)]
@@ -181,7 +198,7 @@ def _ask(what: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (BotoCoreError, ClientError) as error:
-        return Check(what, "failed", str(error), "are you logged in, in the right region, and allowed to do this?")
+        return Check(what, "failed", str(error), _LOGGED_IN)
 
 
 def _client(service: str) -> Any:

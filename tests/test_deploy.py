@@ -24,6 +24,7 @@ from tiny_flow import WHERE, deploy_tiny_flow, settle
 
 from steps import argo
 from steps.cluster import Cluster as Connection
+from steps.cluster import ClusterError
 from steps.command import main
 
 BY_EVENT = '@trigger(event="new-text")'
@@ -113,6 +114,47 @@ def test_what_was_deployed_before_comes_back_and_what_was_not_there_goes(cluster
     cluster.denied.add(("update", "workflowtemplates"))
     (said,) = argo.restore(Connection(), before)
     assert "workflowtemplates/flow in training could not be put back: workflowtemplates is forbidden" in said
+
+
+def test_a_sensor_in_the_namespace_that_it_had_before_is_put_back_and_one_lost_call_hinders_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metaflow deletes the old sensor first, wherever the old template says that it is."""
+    notes = {"metaflow/sensor_name": "flow", "metaflow/sensor_namespace": "elsewhere"}
+    for plural, kind in (("workflowtemplates", "WorkflowTemplate"), ("sensors", "Sensor")):
+        metadata = {"name": "flow", "annotations": notes, "resourceVersion": "0"}
+        spec = {"entrypoint": "old"} if plural == "workflowtemplates" else {"dependencies": [], "triggers": []}
+        whole = {"apiVersion": "argoproj.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+        cluster.argo_kept[plural]["flow"] = whole
+    plan = argo.Planned("flow", cron="0 3 * * 1", sensor="", sensor_namespace="")
+    connection = Connection()
+    before = argo.present(connection, NAMESPACE, plan)
+    assert ("sensors", "elsewhere", "flow") in before
+    del cluster.argo_kept["sensors"]["flow"]
+    read = connection.read
+
+    def lost_once(group: str, version: str, plural: str, name: str, *, namespace: str) -> Any:
+        if plural == "workflowtemplates":
+            raise ClusterError("the cluster does not answer")
+        return read(group, version, plural, name, namespace=namespace)
+
+    monkeypatch.setattr(connection, "read", lost_once)
+    said = argo.restore(connection, before)
+    assert "workflowtemplates/flow in training could not be put back: the cluster does not answer. See to" in said[0]
+    assert "flow" in cluster.argo_kept["sensors"]
+
+
+def test_what_may_not_be_looked_at_is_said_before_anything_is_submitted(
+    deploy: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.denied.add(("get", "sensors"))
+    shown = deploy(WEEKLY, code=1)
+    assert "failed may sensors get sensors is not allowed in training" in shown and "nothing was deployed" in shown
+
+
+def test_an_address_that_is_no_text_is_refused(deploy: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "weekly.json").write_text(json.dumps({**WHERE, "tracking_uri": 5000}))
+    assert "http:// or https://; got 5000" in deploy(WEEKLY, code=1)
 
 
 def test_nothing_is_submitted_where_something_is_missing(

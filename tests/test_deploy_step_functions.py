@@ -112,6 +112,19 @@ def test_a_refused_schedule_leaves_no_state_machine_behind(
     assert aws("events").list_rules()["Rules"] == []
 
 
+def test_what_cannot_be_looked_at_is_said_and_nothing_is_made(
+    deploy: Callable[..., str], aws: Callable[[str], Any], s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refusing(s3_endpoint, "AWSEvents.DescribeRule") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        shown = deploy(WEEKLY, code=2)
+        done = step_functions.restore("TinyFlow", step_functions.Present(None, None, []))
+    assert "fast-electra deploy: what is deployed as TinyFlow cannot be looked at: " in shown
+    assert "no rules today" in shown and aws("stepfunctions").list_state_machines()["stateMachines"] == []
+    (said,) = done
+    assert said.startswith("nothing could be put back: what is deployed as TinyFlow cannot be looked at")
+
+
 def test_a_changed_machine_and_its_rule_are_put_back(aws: Callable[[str], Any]) -> None:
     states, events = aws("stepfunctions"), aws("events")
     role = os.environ["METAFLOW_SFN_IAM_ROLE"]

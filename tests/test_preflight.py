@@ -530,3 +530,43 @@ def test_images_get_the_registry_that_is_set_unless_they_have_one(monkeypatch: p
 def test_the_table_keeps_remedies_below_what_they_remedy() -> None:
     shown = as_table([Check("a", "ok", "fine"), Check("longer", "failed", "broken", "mend it")])
     assert shown == "ok      a       fine\nfailed  longer  broken\n                -> mend it"
+
+
+@pytest.mark.parametrize(
+    ("denied", "message"),
+    [
+        (("list", "pods"), "failed from inside the pod cannot be looked at: pods is forbidden"),
+        (
+            ("delete", "jobs"),
+            "note from inside the Job fast-electra-preflight-.* stays for 10 minutes: jobs is forbid",
+        ),
+    ],
+)
+def test_what_is_not_allowed_while_the_pod_asks_is_said_beside_all_else(
+    denied: tuple[str, str], message: str, preflight: Callable[..., str], cluster: Cluster
+) -> None:
+    cluster.denied.add(denied)
+    shown = preflight("--from_inside", code=1 if denied == ("list", "pods") else 0)
+    assert re.search(message, shown), shown
+    assert "ok s3, from here" in shown
+
+
+def test_from_inside_the_profiles_environment_counts_and_metaflows_settings_do(
+    preflight: Callable[..., str], cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
+) -> None:
+    """As for a step: the endpoint of S3 may stand in the profile, and what it leaves out in Metaflow's settings."""
+    monkeypatch.delenv("METAFLOW_S3_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("METAFLOW_KUBERNETES_NODE_SELECTOR", "fast-electra/pool=cpu")
+    monkeypatch.setenv("METAFLOW_KUBERNETES_TOLERATIONS", '[{"key": "team", "operator": "Exists"}]')
+    monkeypatch.setenv("METAFLOW_KUBERNETES_IMAGE_PULL_SECRETS", '["pull"]')
+    environment = {"AWS_ENDPOINT_URL": s3_endpoint}
+    profile = {"runs_on": "kubernetes", "every_step": {"secrets": ["fast-electra"], "environment": environment}}
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile))
+    shown = preflight("--from_inside", "--profile", str(path))
+    assert f"can be written, listed, read and deleted by {s3_endpoint}" in shown.partition("s3, from inside")[2]
+    (pod,) = cluster.pods.values()
+    assert pod.spec["nodeSelector"] == {"fast-electra/pool": "cpu"}
+    assert pod.spec["tolerations"] == [{"key": "team", "operator": "Exists"}]
+    assert pod.spec["imagePullSecrets"] == [{"name": "pull"}]
