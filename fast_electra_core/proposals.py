@@ -103,7 +103,7 @@ class UniformProposal(Proposal):
 
     def sample(self, batch: Batch, smoothing: Smoothing) -> Tensor:
         uniforms = batch.selected().pick(batch.sample_uniforms).double()
-        index = (uniforms * len(self._ordinary)).long().clamp(max=len(self._ordinary) - 1)
+        index = (uniforms * len(self._ordinary)).long()  # below their number: no float64 below 1 rounds up to it
         self._ordinary = self._ordinary.to(index.device)  # moved once
         return self._ordinary[index]
 
@@ -125,8 +125,8 @@ class UnigramProposal(Proposal):
     def pick(self, uniforms: Tensor) -> Tensor:
         """Ids (N,) int64 for uniform numbers (N,) in [0, 1)."""
         self._cumulative = self._cumulative.to(uniforms.device)  # moved once
-        total = self._cumulative[-1]
-        target = (uniforms.double() * total).long().clamp(max=total - 1)  # counts are whole, so this is exact
+        # Counts are whole, so this is exact; and no float64 below 1 rounds the product up to their sum.
+        target = (uniforms.double() * self._cumulative[-1]).long()
         return torch.searchsorted(self._cumulative, target, right=True)
 
 

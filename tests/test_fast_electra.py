@@ -209,6 +209,27 @@ def test_consistency_compares_two_draws_of_the_same_positions_where_none_was_dra
     assert float(stats["consistency_loss"]) == pytest.approx(each[~batch.is_selected].sum().item(), rel=1e-4)
 
 
+class Recording(Proposal):
+    """Draws as another proposal, and keeps the batches."""
+
+    def __init__(self, inner: Proposal) -> None:
+        self.inner, self.batches = inner, list[Batch]()
+
+    def sample(self, batch: Batch, smoothing: Smoothing) -> torch.Tensor:
+        self.batches.append(batch)
+        return self.inner.sample(batch, smoothing)
+
+
+def test_the_second_draw_drops_other_values_of_the_auxiliary_than_the_first() -> None:
+    """Of a batch that knows its seed, as every batch in training does."""
+    method, batch = method_on(consistency_weight=1.0), batch_of().to(torch.device("cpu"))
+    assert method.proposal is not None
+    method.proposal = recording = Recording(method.proposal)
+    loss_of(method, [batch], batch)
+    first, second = (each.dropout_seed() for each in recording.batches)
+    assert first == batch.dropout_seed() < 2**61 <= second < 2**63
+
+
 @pytest.mark.parametrize("name", [None, "uniform"])
 def test_soft_targets_need_a_masked_language_model(name: str | None) -> None:
     proposal = proposal_of(name) if name else None

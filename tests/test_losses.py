@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributions import Bernoulli, kl_divergence
+from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from fast_electra_core.losses import consistency_loss_sum, rtd_loss_sum, soft_rtd_targets
+from fast_electra_core.losses import consistency_loss_sum, masked_lm_loss_sum, rtd_loss_sum, soft_rtd_targets
 from fast_electra_core.selection import find_selected
 
 
@@ -55,3 +55,24 @@ def test_both_passes_are_pulled_together() -> None:
 def test_a_sure_detector_that_changes_its_mind_has_a_finite_loss() -> None:
     loss = consistency_loss_sum(torch.tensor([[200.0]]), torch.tensor([[-200.0]]), torch.tensor([[True]]))
     assert loss.item() == 200.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_sums_over_logits_of_half_precision_are_taken_in_float32(dtype: torch.dtype) -> None:
+    """A thousand tokens: beyond 1024, bfloat16's own numbers are 8 apart."""
+    generator = torch.Generator().manual_seed(0)
+    logits, others = (4 * torch.randn(2, 8, 125, generator=generator)).to(dtype)
+    is_chosen = torch.rand(8, 125, generator=generator) < 0.5
+    ours, theirs = (Bernoulli(logits=each.double()) for each in (logits, others))
+    each_way = (kl_divergence(ours, theirs) + kl_divergence(theirs, ours)) / 2
+    original_ids = torch.randint(8, (125,), generator=generator)
+    for loss, expected in (
+        (rtd_loss_sum(logits, is_chosen), -ours.log_prob(is_chosen.double()).sum()),
+        (consistency_loss_sum(logits, others, is_chosen), each_way[is_chosen].sum()),
+        (
+            masked_lm_loss_sum(logits.t(), original_ids),
+            -Categorical(logits=logits.t().double()).log_prob(original_ids).sum(),
+        ),
+    ):
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

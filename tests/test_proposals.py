@@ -134,6 +134,35 @@ def test_special_tokens_are_never_drawn_nor_what_never_occurs(
     assert set(drawn.tolist()) <= set(possible)
 
 
+@pytest.mark.parametrize("name", ["unigram", "bigram"])
+def test_the_last_id_of_the_vocabulary_has_its_share(name: str) -> None:
+    """Two words of 19, the last id, among eight; 9, to the left, never occurs."""
+    stream = np.array([19, 7, 7, 3, 19, 8, 8, 3, 7, 8, 3], dtype=np.uint16)
+    unigram = UnigramProposal(np.bincount(stream, minlength=VOCAB_SIZE), never=NEVER)
+    proposal = unigram if name == "unigram" else BigramProposal(
+        count_bigrams([stream], vocab_size=VOCAB_SIZE, never=NEVER), unigram
+    )  # fmt: skip
+    drawn = proposal.sample(batch_of(9, [*grid(8), NEARLY_ONE]), Smoothing())
+    assert drawn.tolist() == [7, 7, 7, 8, 8, 8, 19, 19, 19]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(count=st.integers(1, 2**53))
+def test_a_number_below_1_never_points_past_the_last_word(count: int) -> None:
+    """Of any text: there is one word that stands there count times, and one that would be next."""
+    counts = np.array([0, 0, 0, 0, 0, count, 0])
+    assert UnigramProposal(counts, never=NEVER).pick(torch.tensor([0.0, NEARLY_ONE], dtype=torch.float64)).tolist() == [
+        5,
+        5,
+    ]
+
+
+@pytest.mark.parametrize("vocab_size", [6, 7, 9, 13, 21, 1029, 30_522, 65_541])
+def test_a_number_below_1_never_points_past_the_last_id(vocab_size: int) -> None:
+    drawn = UniformProposal(vocab_size=vocab_size, never=NEVER).sample(batch_of(7, [0.0, NEARLY_ONE]), Smoothing())
+    assert drawn.tolist() == [5, vocab_size - 1]
+
+
 @pytest.mark.parametrize("vocab_size", [6, 1000, 30_522])
 def test_every_ordinary_id_of_the_vocabulary_can_be_drawn(vocab_size: int) -> None:
     """ModernBERT's random ids are bounded by the batch's largest id, here 13, and special tokens are among them."""

@@ -219,6 +219,17 @@ def test_the_probability_of_a_token_is_the_members_mean_at_temperature_1() -> No
     assert mean_probability([LOGITS[:0]], torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 
+@pytest.mark.parametrize("smoothing", [Smoothing(2.0), Smoothing(2.0, unigram_share=0.5, top_k=9, top_p=0.8)])
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_logits_of_half_precision_are_worked_on_in_float32(num_members: int, smoothing: Smoothing) -> None:
+    half = [LOGITS.bfloat16(), LOGITS.flip(0).bfloat16()][:num_members]
+    whole, unigram = [each.float() for each in half], torch.full((40,), 1 / 40)
+    ids = sample_smoothed(whole, numbers(300), smoothing, unigram=unigram)
+    assert torch.equal(sample_smoothed(half, numbers(300), smoothing, unigram=unigram), ids)
+    expected = sum(each.double().softmax(dim=1).gather(1, ids[:, None]).squeeze(1) for each in half) / num_members
+    torch.testing.assert_close(mean_probability(half, ids), expected.float(), rtol=1e-5, atol=0.0)
+
+
 # The curriculum
 
 
