@@ -306,6 +306,16 @@ def test_all_that_a_batch_brings_is_pinned(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(torch.equal(getattr(pinned, name), -value.double()) for name, value in given.items())
 
 
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(first=st.integers(0, 2**32 - 1), last=st.integers(0, 2**32 - 1), other=st.integers(0, 2**32 - 1))
+def test_every_bit_of_the_first_sequences_outer_numbers_counts_for_the_seed_of_dropout(
+    first: int, last: int, other: int
+) -> None:
+    words = torch.tensor([[first, other, last], [other, other, other]], dtype=torch.float64)
+    batch = make_batch(2, 3)._replace(sample_uniforms=words / 2**32)
+    assert batch.dropout_seed() == batch.to(torch.device("cpu")).dropout_seed() == (first * 2**29) ^ last
+
+
 def test_losses_by_hand() -> None:
     """A logit of ln 3 says 3 : 1 for replaced."""
     logits = torch.log(torch.tensor([[3.0, 3.0, 1.0]]))
