@@ -1,5 +1,6 @@
 """Old text is replayed in an exact share, in an order that depends on the step alone: resume is a seek."""
 
+import copy
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,13 +79,22 @@ def test_no_sequence_holds_tokens_of_both_and_all_of_both_are_counted(
     parts: tuple[TokenDataset, TokenDataset],
 ) -> None:
     dataset = mixed(parts)
-    assert (dataset.attention, dataset.continues_word) == (parts[0].attention, parts[0].continues_word)
+    assert dataset.num_tokens == 2 * 3 * 20  # documents of 19 tokens, a separator behind each
     assert len(parts[0]) == len(parts[1]) == NUM_NEW and len(dataset) == 2 * NUM_NEW
     ordinary = [{int(token) for token in dataset.sequence(index)} - {2, 3} for index in range(2 * NUM_NEW)]
     assert all(max(tokens) < 15 for tokens in ordinary[:NUM_NEW])
     assert all(min(tokens) >= 15 for tokens in ordinary[NUM_NEW:])
     by_hand = sum(unigram_counts(part, VOCAB_SIZE) for part in parts)
     assert unigram_counts(dataset, VOCAB_SIZE).tolist() == by_hand.tolist()
+
+
+def test_how_far_tokens_see_and_which_go_on_with_a_word_is_as_in_the_new_text(
+    parts: tuple[TokenDataset, TokenDataset],
+) -> None:
+    new = copy.copy(parts[0])
+    new.attention, new.continues_word = "document", torch.arange(VOCAB_SIZE) > 9
+    dataset = mixed((new, parts[1]))
+    assert (dataset.attention, dataset.continues_word) == ("document", new.continues_word)
 
 
 def test_a_batch_is_the_same_whatever_came_before_it(parts: tuple[TokenDataset, TokenDataset]) -> None:

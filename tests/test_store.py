@@ -75,6 +75,13 @@ def test_a_folder_that_was_put_comes_back(store: Store, tmp_path: Path) -> None:
     assert contents(local) == {"a": "1", "sub/b": "2"}  # a copy was put
 
 
+@pytest.mark.parametrize("root", ["s3://bucket/runs", "s3://bucket/runs/"])
+def test_the_address_in_s3_is_where_the_objects_are(root: str, s3: Any, tmp_path: Path) -> None:
+    address = Store(root).put_folder(make_folder(tmp_path / "local", a="1"), "kind/name")
+    assert address == "s3://bucket/runs/kind/name"
+    assert names_in_bucket(s3) == ["runs/kind/name/.complete", "runs/kind/name/a"]
+
+
 def test_putting_again_replaces_all_of_the_folder(store: Store, tmp_path: Path) -> None:
     store.put_folder(make_folder(tmp_path / "first", a="1", old="x"), "kind/name")
     store.put_folder(make_folder(tmp_path / "second", a="2"), "kind/name")
