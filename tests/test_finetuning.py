@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from toys import save_detector
 from transformers import BertConfig, BertForMaskedLM
 
-from fast_electra_core import task_batches
+from fast_electra_core import finetuning, task_batches
 from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.data import SpecialIds
@@ -21,6 +21,7 @@ from fast_electra_core.errors import CheckpointError, ConfigError, DataError, No
 from fast_electra_core.finetuning import (
     FinetuneResult,
     _build_optimizer,
+    _is_degenerate,
     _predict,
     _rate_factor,
     finetune,
@@ -74,6 +75,13 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(encoder: Path) 
     assert sorted(set(factors)) == [0.125, 0.25, 0.5, 1.0]
     for group in optimizer.param_groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.01}
+
+
+def test_the_optimizer_is_the_recipes(encoder: Path) -> None:
+    model = build_classifier(encoder, num_labels=2, seed=0)
+    optimizer, _ = _build_optimizer(model, FinetuneSettings(betas=(0.8, 0.95), weight_decay=0.3))
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.95), 1e-6)}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
 
 
 def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly() -> None:
@@ -270,6 +278,23 @@ def test_one_class_for_every_example_is_called_degenerate(encoder: Path) -> None
     assert tuned(encoder, all_good, learning_rate=5e-3, epochs=3).degenerate
 
 
+@pytest.mark.parametrize(
+    ("task", "predictions", "labels", "is_degenerate"),
+    [
+        ("sst2", [1, 1, 1], [0, 1, 1], True),
+        ("sst2", [1, 1, 1], [1, 1, 1], True),
+        ("sst2", [1, 0, 1], [1, 1, 1], False),
+        ("stsb", [2.0, 2.04, 2.01], [0.0, 2.0, 5.0], True),  # less than a hundredth of the labels' range
+        ("stsb", [2.0, 2.06, 2.01], [0.0, 2.0, 5.0], False),
+    ],
+)
+def test_degenerate_is_one_class_or_for_a_regression_nearly_one_number(
+    task: str, predictions: list[Any], labels: list[float], is_degenerate: bool
+) -> None:
+    data = TaskData(sample_task(task).spec, [], {"dev": [Example("a", None, label) for label in labels]})
+    assert _is_degenerate(data, {"dev": predictions}) == is_degenerate
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"fine-tuning became nan .* lower finetune_learning_rate"):
         tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
@@ -362,6 +387,27 @@ def test_the_best_epoch_is_the_one_that_is_kept(encoder: Path) -> None:
     assert len(result.epoch_scores) == 5
     assert result.scores["accuracy"] == max(each["accuracy"] for each in result.epoch_scores)
     assert tuned(encoder, data, epochs=1).epoch_scores == []
+
+
+def test_of_epochs_that_are_equally_good_the_last_is_kept_whatever_comes_after(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three and a half epochs of two steps: scored after each, and at the end."""
+    model = build_classifier(encoder, num_labels=2, seed=0)
+    scores, states = iter([0.2, 0.9, 0.9, 0.1, 0.9]), []
+
+    def score(*_: Any) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"accuracy": next(scores)}
+
+    monkeypatch.setattr(finetuning, "_score", score)
+    settings = FinetuneSettings(max_length=32, epochs=3.5, batch_size=8, learning_rate=1e-2, is_best_epoch=True)
+    data = sample_task("sst2", num_train=16, num_dev=8)
+    result = finetune(model, load_tokenizer(encoder), data, settings=settings)
+    assert [each["accuracy"] for each in result.epoch_scores] == [0.2, 0.9, 0.9, 0.1]
+    weights = [each["classifier.out_proj.weight"] for each in states]
+    assert len({tuple(each.flatten().tolist()) for each in weights[:4]}) == 4
+    assert torch.equal(weights[4], weights[2])
 
 
 def test_texts_without_labels_are_answered_as_those_with_labels(encoder: Path) -> None:
