@@ -91,7 +91,7 @@ def check_members(what: str, recorded: Any, digests: Sequence[str | None]) -> Ch
     def now() -> str:
         known = [digest for digest in digests if digest]
         if len(known) < len(digests):
-            raise TrackingError("a version that it was made of is gone from the registry, or has no digest")
+            raise TrackingError("one of those that it was made of is in no registry, is gone from it, or has no digest")
         return known[0] if len(known) == 1 else hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
     return compare(what, recorded, now)

@@ -203,14 +203,17 @@ def _origins(source: Source, *, checking: bool, above: tuple[str, ...]) -> list[
         if not named:
             continue
         facts = {key.removeprefix(f"{prefix}."): value for key, value in tags.items() if key.startswith(f"{prefix}.")}
-        node, digests = Node(role, facts), []
-        for name in named:
-            if name == "not registered" or "/" not in name:
+        node = Node(role, facts)
+        digests: list[str | None] = []
+        is_registered = [name != "not registered" and "/" in name for name in named]
+        for name, known in zip(named, is_registered, strict=True):
+            if not known:
+                digests.append(None)
                 continue
             made = _or_none(functools.partial(_version, f"models:/{name}", checking=checking, above=above))
             node.parts.append(made or Node(f"{name}, which is gone from the registry"))
             digests.append(checks.own_digest(tracking.model_version_info(f"models:/{name}")["tags"]) if made else None)
-        if checking and digests:
+        if checking and any(is_registered):
             node.checks.append(checks.check_members(f"{prefix}.digest", tags.get(f"{prefix}.digest"), digests))
         elif checking and source.record:
             address = tags.get(f"{prefix}.address", "")

@@ -15,7 +15,12 @@ _MANY = 12
 
 def as_text(tree: Node) -> str:
     """The tree, and below it how the checks went."""
-    return "\n".join([*_lines(tree, "", ""), "", *_verdict(tree)])
+    return "\n".join(map(_plain, [*_lines(tree, "", ""), "", *_verdict(tree)]))
+
+
+def _plain(line: str) -> str:
+    """Whoever may set a tag could else move the cursor, and write `ok` over what is not."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _lines(node: Node, first: str, then: str) -> Iterator[str]:

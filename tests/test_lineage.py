@@ -16,6 +16,9 @@ from fast_electra_core.tokenizer import tokenizer_digest, train_tokenizer
 from steps import tracking
 from steps.command import main
 from steps.corpus import resolve_corpus
+from steps.lineage_checks import DIFFERS, Check
+from steps.lineage_tree import Node
+from steps.lineage_words import as_text
 from steps.model_source import weights_digest
 from steps.provenance import LINEAGE_FILE, code_version, record_of
 from steps.register import AUXILIARY_NAME, MODEL_NAME
@@ -203,6 +206,23 @@ def test_an_auxiliary_that_was_removed_is_said_to_be_gone(made: Made, capsys: py
 def test_an_auxiliary_of_other_weights_than_were_used_differs(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     tracking.set_version_tags(MODEL_NAME, "1", {"auxiliary.digest": "0123456789abcdef"})
     assert verdicts(made, capsys)["auxiliary.digest"] == "differs"
+
+
+def test_an_ensemble_with_a_member_out_of_a_folder_cannot_be_checked_and_does_not_differ(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = {"version": f"{AUXILIARY_NAME}/1,not registered", "address": f"{AUXILIARY},folder", "digest": "of the two"}
+    tracking.set_version_tags(MODEL_NAME, "1", {f"auxiliary.{name}": value for name, value in both.items()})
+    assert verdicts(made, capsys)["auxiliary.digest"] == "gone"
+    assert lineage(made, capsys)[0] == 0
+
+
+def test_what_would_steer_a_terminal_is_shown_and_not_obeyed() -> None:
+    check = Check("weights.digest", "ab", DIFFERS, "now cd\x1b[2K\r[ok]")
+    shown = as_text(Node("model\x1b[1A", {"corpus.address": "text\u202e\x07"}, [check]))
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert "model\\x1b[1A" in shown and "text\\u202e\\x07" in shown
+    assert "[DIFFERS] weights.digest ab: now cd\\x1b[2K [ok]" in shown
 
 
 def test_a_version_without_lineage_tags_says_which_and_shows_what_is_there(
