@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from fast_electra_core.arms import COMPARISONS
+from fast_electra_core.arms import COMPARISONS, CompareConfig, list_arms, reference_of
 from steps.charts import Chart, intervals, lines
 from steps.page import Section, Table, interval, number, render, spread
 
@@ -39,16 +39,25 @@ def _question(found: Row) -> Section:
     settings, arms = found["comparison"], [row for row in found["arms"] if row["arm"] != "untrained"]
     own = "What sets these arms apart?"
     question = own if settings["arms"] else COMPARISONS[settings["comparison"]].question
-    tokens = settings["num_steps"] * settings["batch_size"] * settings["sequence_length"]
     facts = [
         ("arms", str(len(arms))),
         ("pre-trainings per arm", str(settings["pretrain_seeds"])),
         ("fine-tunings per task and pre-training", str(settings["seeds"])),
-        ("tokens per pre-training" if settings["equal"] == "tokens" else "tokens of the reference", number(tokens)),
+        ("tokens per pre-training" if settings["equal"] == "tokens" else "tokens of the reference", _tokens(settings)),
         ("diverged", str(sum(row["num_failed"] for row in arms))),
         ("no better than the majority class", str(sum(row["num_majority"] for row in arms))),
     ]
     return Section("The question", question, facts)
+
+
+def _tokens(settings: Row) -> str:
+    """Of a pre-training: one number, or the least and the most, where arms differ in steps or batches."""
+    config = CompareConfig.from_dict(dict(settings))
+    arms = list_arms(config)
+    shown = arms if config.equal == "tokens" else [reference_of(arms, arm) for arm in arms]
+    runs = [config.of_arm(arm) for arm in shown]
+    tokens = {run.num_steps * run.batch_size * run.sequence_length for run in runs}
+    return " to ".join(number(each) for each in sorted({min(tokens), max(tokens)}))
 
 
 def _scores(found: Row) -> list[Section]:

@@ -10,8 +10,9 @@ from fast_electra_core.comparison import compare
 from steps import comparison_page
 from steps.charts import Chart
 from steps.compare import _as_plain, _nothing
+from steps.config import resolve_compare
 
-SHARED = {"comparison": "stability", "arms": "", "num_steps": 10, "batch_size": 8, "sequence_length": 32, "seeds": 2}
+SHARED = resolve_compare({"preset": "tiny", "comparison": "stability"}).to_dict()
 
 
 def run_of(base: str, point: str = "", *, turn: int = 0, reference: str = "electra", **changes: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def run_of(base: str, point: str = "", *, turn: int = 0, reference: str = "elect
 
 def found_of(*runs: dict[str, Any], **changes: Any) -> dict[str, Any]:
     turns = len({run["turn"] for run in runs})
-    shared = {**SHARED, "equal": "tokens", "pretrain_seeds": turns, **changes}
+    shared = {**SHARED, "pretrain_seeds": turns, **changes}
     return {"comparison": shared, "runs": list(runs), "arms": _as_plain(compare(runs))}
 
 
@@ -74,6 +75,21 @@ def test_the_page_says_how_little_few_pre_trainings_show(turns: int, said: str) 
     found = found_of(*(run_of(arm, turn=turn) for turn in range(turns) for arm in ("electra", "mlm")))
     assert said in comparison_page.page(found)
     assert said in comparison_page.as_markdown(found)
+
+
+@pytest.mark.parametrize(
+    "changes, tokens",
+    [
+        ({}, "2,560"),  # tiny: 10 steps of 8 sequences of 32
+        ({"arm_grid": "batch_size=8,4,16"}, "1,280 to 5,120"),
+        ({"arms": "electra; fast_electra; long: num_steps=30"}, "2,560 to 7,680"),
+        ({"arms": "electra; fast_electra; large: batch_size=16", "equal": "flops"}, "2,560"),
+    ],
+)
+def test_the_page_says_how_many_tokens_an_arm_sees_where_arms_differ(changes: dict[str, str], tokens: str) -> None:
+    facts = comparison_page._question(found_of(run_of("electra"), run_of("mlm"), **changes)).facts
+    label = "tokens of the reference" if "equal" in changes else "tokens per pre-training"
+    assert dict(facts)[label] == tokens
 
 
 def test_flops_are_as_short_as_on_the_other_pages() -> None:
