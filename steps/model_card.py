@@ -218,7 +218,7 @@ def _lineage(facts: Facts) -> list[str]:
 
 def _table(heading: str, rows: Plain) -> list[str]:
     """Lines of a section with two columns; none where nothing is known."""
-    cells = [f"| {key} | {_cell(value)} |" for key, value in rows.items() if value not in (None, "")]
+    cells = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items() if value not in (None, "")]
     return [heading, "", "| | |", "|---|---|", *cells] if cells else []
 
 

@@ -85,7 +85,7 @@ def _text_section(manifest: Row) -> Section:
     total = manifest.get("num_train_tokens", 0) + manifest.get("num_heldout_tokens", 0)
     if total and "num_unknown" in manifest:
         facts.append(("unknown share", f"{100 * manifest['num_unknown'] / total:.3f} %"))
-    rest = {k: v for k, v in manifest.items() if k not in _ABOUT and isinstance(v, str | int | float)}
+    rest = {k: number(v) for k, v in manifest.items() if k not in _ABOUT and isinstance(v, str | int | float)}
     return Section("Text", facts=facts, tables=[prose_table("More", rest)] if rest else [])
 
 

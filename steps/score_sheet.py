@@ -87,6 +87,8 @@ def difference(ours: Sheet, theirs: Sheet) -> str:
             return f"the data of {task} is not the same (digest {each['digest']}, for that one {other['digest']})"
         if set(each["values"]) != set(other["values"]):
             return f"{task} has seeds {_seeds(each)}, for that one {_seeds(other)}"
+        if each["metric"] != other["metric"]:  # the first of a task of one's own may have become another
+            return f"{task} is scored by {each['metric']}, for that one by {other['metric']}"
     return ""
 
 

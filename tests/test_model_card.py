@@ -152,6 +152,7 @@ def test_the_card_says_which_class_loads_the_model(task: str, architecture: str,
 
 def test_bars_and_line_breaks_do_not_break_a_table() -> None:
     assert "| odd | a\\|b c |" in model_card("x", facts_of(tags={"odd": "a|b\nc"}))
+    assert "| a\\|b.accuracy | 0.5000 |" in model_card("x", facts_of(metrics={"a|b.accuracy": 0.5}))
     failure = {"task": "rte", "seed": 1, "untrained": False, "reason": "out of memory\n\nin layer 3"}
     rows = [{**scores_of()["rows"][0], "task": "a|b"}]
     lines = model_card("x", facts_of(scores=scores_of(rows=rows, failures=[failure]))).splitlines()

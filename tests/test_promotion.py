@@ -155,6 +155,15 @@ def test_what_differs_between_two_scorings_is_named(
     assert difference(sheet_of({"rte": {0: 0.5, 1: 0.5}}), sheet_of(theirs, **protocol)) == why
 
 
+def test_a_task_that_is_scored_by_another_metric_is_named() -> None:
+    from steps.score_sheet import difference, key_of
+
+    ours, theirs = (sheet_of({"rte": {0: 0.5, 1: 0.5}}) for _ in range(2))
+    theirs["tasks"]["rte"]["metric"] = "macro_f1"
+    assert key_of(ours) != key_of(theirs)
+    assert difference(ours, theirs) == "rte is scored by accuracy, for that one by macro_f1"
+
+
 def test_the_command_that_makes_scores_comparable_is_taken_by_evaluate_flow() -> None:
     import shlex
 

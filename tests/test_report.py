@@ -175,6 +175,8 @@ def test_the_text_page_counts_and_gives_the_share_of_unknown_tokens() -> None:
 
     assert reader.words["b"] == ["21,734", "9,876,543", "90,000", "10,000", "50", "0.050 %"]
     assert reader.words["td"] == ["address", "pydocs"]
+    more = Reader(report.text_page({"num_bytes": 123456789, "unknown_fraction": 50 / 9.1e6}))
+    assert more.words["td"] == ["num_bytes", "123,456,789", "unknown_fraction", "5.49e-06"]
 
 
 def test_the_candidates_page_marks_the_chosen_one_and_says_why_others_lost() -> None:
