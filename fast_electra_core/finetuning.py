@@ -107,7 +107,7 @@ def finetune(
 
     Raises:
         ConfigError: max_length beyond the model's positions.
-        NonFiniteLossError: the loss became NaN or infinite.
+        NonFiniteLossError: the loss became NaN or infinite, or what the model answers afterwards.
     """
     started = time.monotonic()
     positions = usable_positions(model.config.to_dict())
@@ -293,10 +293,12 @@ def _predict(
     found: list[Tensor] = []
     for start in range(0, len(order), EVALUATION_BATCH):
         with autocast("auto", model.device):
-            logits = model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits
-        found.append(logits[:, 0].float() if is_regression else logits.argmax(dim=1))
+            found.append(model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits.float())
+    logits = torch.cat(found)  # (N, C)
+    if not bool(logits.isfinite().all()):  # device sync; the largest of no numbers would be the first class
+        raise NonFiniteLossError("what the fine-tuned model answers is not finite; lower finetune_learning_rate")
     predictions = np.empty(len(order), dtype=np.float64 if is_regression else np.int64)
-    predictions[order] = torch.cat(found).cpu().numpy()  # device sync
+    predictions[order] = (logits[:, 0] if is_regression else logits.argmax(dim=1)).cpu().numpy()
     return predictions.tolist()
 
 

@@ -300,6 +300,21 @@ def test_a_loss_that_is_not_a_number_stops_the_run(encoder: Path) -> None:
         tuned(encoder, sample_task("sst2", num_train=64, num_dev=8), learning_rate=float("inf"), batch_size=8)
 
 
+@pytest.mark.parametrize("task", ["sst2", "stsb"])
+def test_weights_that_the_last_step_made_no_numbers_give_no_score(task: str, encoder: Path) -> None:
+    """No loss comes behind it. The largest of no numbers is the first class, and there is no correlation with them."""
+    data = sample_task(task, num_train=32, num_dev=8)
+    model = build_classifier(encoder, num_labels=1 if data.spec.is_regression else 2, seed=0)
+
+    def after(step: int, row: dict[str, float]) -> None:
+        if step + 1 == row["num_steps"]:
+            torch.nn.init.constant_(next(model.parameters()), float("nan"))
+
+    settings = FinetuneSettings(epochs=1, batch_size=16, max_length=32)
+    with pytest.raises(NonFiniteLossError, match="answers is not finite; lower finetune_learning_rate"):
+        finetune(model, load_tokenizer(encoder), data, settings=settings, on_metrics=after)
+
+
 def test_sequences_beyond_the_models_positions_are_refused(encoder: Path) -> None:
     with pytest.raises(ConfigError, match="finetune_max_length must be <= 64, the model's positions, got 128"):
         tuned(encoder, sample_task("sst2", num_train=8, num_dev=8), max_length=128)
