@@ -25,7 +25,7 @@ from steps.auxiliary import fetch_candidates
 from steps.config import resolve_pretrain
 from steps.corpus import resolve_corpus
 from steps.corrupt import corrupt
-from steps.corruption_plan import digest_of, list_ranges, list_tasks, range_key, range_of, summarise
+from steps.corruption_plan import digest_of, identity_of, list_ranges, list_tasks, range_key, range_of, summarise
 from steps.frozen import load_members, record_of
 from steps.pretrain import _mention_other_devices, _stored_samples, corruption_identity
 from steps.store import Store
@@ -286,6 +286,20 @@ def test_a_corruption_is_named_by_text_tokenizer_and_auxiliary_too(place: Place)
     assert len({change() for change in changes} | {ours}) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("attention", "document"), ("auxiliary_dropout", 0.1), ("unigram_share", 0.2), ("top_k", 5), ("top_p", 0.9)],
+)
+def test_what_is_off_is_not_in_the_identity_so_that_what_was_drawn_before_it_could_be_on_is_found(
+    name: str, value: Any
+) -> None:
+    def identity(**given: Any) -> dict[str, Any]:
+        return identity_of(PretrainConfig(**given), shard_keys=["a"], tokenizer_key="b", auxiliary_digest="c")
+
+    assert name not in identity()
+    assert identity(**{name: value}) == identity() | {name: value}
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     num_steps=st.integers(1, 300_000),
@@ -305,7 +319,7 @@ def test_every_step_is_in_one_range_and_every_range_in_one_task(
     assert min(2, num_steps) <= len(tasks) <= 32
     assert max(len(steps) for steps in ranges) * batch_size * sequence_length <= max(8_388_608, 2048 * 512)
     for step in {0, num_steps // 3, num_steps - 1}:
-        assert step in range_of(step, config)
+        assert step in range_of(step, config) and range_of(step, config) in ranges
 
 
 def test_online_there_is_one_task_and_it_has_no_steps() -> None:
