@@ -295,6 +295,23 @@ def test_a_checkpoint_is_written_beside_training_as_its_tensors_were(
     assert newest.tensors["weight"].tolist() == [1, 1, 1]
 
 
+def test_as_many_are_kept_as_is_said_and_the_milestones(tmp_path: Path) -> None:
+    with writer(tmp_path, [], keep=1, milestone_every=2) as writing:
+        for step in range(1, 7):
+            writing.write(Checkpoint(step, {"weight": torch.ones(1)}, {}))
+    assert [int(path.name[-1]) for path in list_checkpoints(tmp_path)] == [6, 4, 2]
+
+
+def test_what_befalls_the_last_checkpoint_is_raised_at_the_end_and_once(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise CheckpointError(f"no room for {folder.name}")
+
+    writing = writer(tmp_path, [], on_written=fail)
+    with pytest.raises(CheckpointError, match="no room for step-000000001"), writing:
+        writing.write(Checkpoint(1, {"weight": torch.ones(1)}, {}))
+    writing.wait()
+
+
 def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do(tmp_path: Path) -> None:
     """/dev/full is that."""
     curve = Curve(tmp_path / "curve.jsonl", first_step=0)
