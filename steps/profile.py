@@ -9,6 +9,7 @@ report to the Kubernetes API, and others do not: `argo_service_account` is whom 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +42,9 @@ _ANYWHERE = {
     "retries": _Option(int, "0 to 4, which is all that Metaflow knows: how often a task is tried again"),
     "minutes_between_retries": _Option((int, float), "a number >= 0"),
     "timeout_minutes": _Option(int, "an integer >= 1"),
-    "environment": _Option(dict, "an object of environment variables; credentials belong in `secrets`"),
+    "environment": _Option(
+        dict, "an object of environment variables, each text or a number; credentials belong in `secrets`"
+    ),
 }
 _ON_KUBERNETES = {
     "image": _Option(str, "a container image; without a registry it gets METAFLOW_KUBERNETES_CONTAINER_REGISTRY"),
@@ -58,12 +61,12 @@ _ON_KUBERNETES = {
     "shared_memory": _Option(int, "MiB of /dev/shm, >= 1"),
     "tmpfs_size": _Option(int, "MiB, >= 1, of memory that is mounted at tmpfs_path"),
     "tmpfs_path": _Option(str, "a path"),
-    "persistent_volume_claims": _Option(dict, "an object of claim: path"),
-    "node_selector": _Option(dict, "an object of node labels"),
+    "persistent_volume_claims": _Option(dict, "an object of claim: path, each text"),
+    "node_selector": _Option(dict, "an object of node labels, each text"),
     "tolerations": _Option(list, "a list of objects with key, operator, value, effect, toleration_seconds"),
-    "labels": _Option(dict, "an object of labels"),
-    "annotations": _Option(dict, "an object of annotations"),
-    "port": _Option(int, "the port on which the nodes of one step find each other"),
+    "labels": _Option(dict, "an object of labels, each text"),
+    "annotations": _Option(dict, "an object of annotations, each text"),
+    "port": _Option(int, "the port on which the nodes of one step find each other, 1 to 65535"),
     "qos": _Option(str, "Guaranteed or Burstable"),
     "security_context": _Option(dict, "an object"),
 }
@@ -87,11 +90,19 @@ _MOST_RETRIES = 4  # of its 6 attempts one is the first, and one is kept for @ca
 _AT_LEAST = {"retries": 0, "minutes_between_retries": 0, "gpu": 0, "timeout_minutes": 1} | dict.fromkeys(
     ("memory", "disk", "shared_memory", "tmpfs_size", "port"), 1
 )
-_TOLERATION = ("key", "operator", "value", "effect", "toleration_seconds")
-_SECURITY = (
-    "run_as_non_root", "run_as_user", "run_as_group", "allow_privilege_escalation", "read_only_root_filesystem",
-    "capabilities", "seccomp_profile", "privileged",
-)  # fmt: skip
+_MOST = {"port": 65535}
+_WORDS = {str: "text", int: "an integer", bool: "true or false", dict: "an object"}
+_OF_TEXTS = ("persistent_volume_claims", "node_selector", "labels", "annotations")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOLERATION = {"key": str, "operator": str, "value": str, "effect": str, "toleration_seconds": int}
+_CHOICES_OF_TOLERATION = {
+    "operator": ("Equal", "Exists"),
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+}
+_SECURITY = {
+    "run_as_non_root": bool, "run_as_user": int, "run_as_group": int, "allow_privilege_escalation": bool,
+    "read_only_root_filesystem": bool, "capabilities": dict, "seccomp_profile": dict, "privileged": bool,
+}  # fmt: skip
 
 
 def parse_profile(text: str) -> dict[str, Any]:
@@ -185,26 +196,45 @@ def _check_object(what: str, value: Any, allowed: Any) -> None:
 
 def _check_value(what: str, name: str, value: Any) -> None:
     option = OPTIONS[name]
-    if not _is_of(value, option.kind):
-        raise ConfigError(f"{what} must be {option.meaning}; got {value!r}")
-    if value < _AT_LEAST[name] if name in _AT_LEAST else name == "cpu" and value <= 0:
+    if not _is_of(value, option.kind) or not _can_be(name, value):
         raise ConfigError(f"{what} must be {option.meaning}; got {value!r}")
     if name == "retries" and value > _MOST_RETRIES:
         raise ConfigError(f"{what} must be {option.meaning}; got {value!r}. `resume` goes on after the last")
     if name in _CHOICES:
         check_choice(what, value, _CHOICES[name])
-    if name in ("secrets", "image_pull_secrets") and not all(isinstance(each, str) and each for each in value):
-        raise ConfigError(f"{what} must be {option.meaning}; got {value!r}")
     for toleration in value if name == "tolerations" else ():
-        _check_object(f"{what}[…]", toleration, _TOLERATION)
+        _check_fields(f"{what}[…]", toleration, _TOLERATION)
+        for part in toleration.keys() & _CHOICES_OF_TOLERATION.keys():
+            check_choice(f"{what}[…].{part}", toleration[part], _CHOICES_OF_TOLERATION[part])
     if name == "security_context":
-        _check_object(what, value, _SECURITY)
+        _check_fields(what, value, _SECURITY)
     for variable in value if name == "environment" else ():
         if _SECRET_NAME.search(variable):
             raise ConfigError(
                 f"{what} holds {variable}, which reads like a credential and would stand in the run's records; put it "
                 "into a Kubernetes Secret and name that in `secrets`"
             )
+
+
+def _can_be(name: str, value: Any) -> bool:
+    """Whether a value of the right type is in range: Kubernetes would refuse others pod by pod, while steps wait."""
+    if isinstance(value, int | float):
+        above = value > 0 if name == "cpu" else value >= _AT_LEAST[name]
+        return math.isfinite(value) and above and value <= _MOST.get(name, value)
+    if name in _OF_TEXTS:
+        return all(isinstance(each, str) for each in value.values())
+    if name == "environment":
+        return all(_VARIABLE.fullmatch(each) and _is_of(value[each], (str, int, float)) for each in value)
+    if name in ("secrets", "image_pull_secrets"):
+        return all(isinstance(each, str) and each for each in value)
+    return bool(value != "")
+
+
+def _check_fields(what: str, value: Any, kinds: Mapping[str, type]) -> None:
+    _check_object(what, value, kinds)
+    for name, each in value.items():
+        if type(each) is not kinds[name]:
+            raise ConfigError(f"{what}.{name} must be {_WORDS[kinds[name]]}, got {each!r}")
 
 
 def _is_of(value: Any, kind: type | tuple[type, ...]) -> bool:

@@ -565,7 +565,7 @@ def test_from_inside_the_profiles_environment_counts_and_metaflows_settings_do(
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile))
     shown = preflight("--from_inside", "--profile", str(path))
-    assert f"can be written, listed, read and deleted by {s3_endpoint}" in shown.partition("s3, from inside")[2]
+    assert f"can be written, listed, read and deleted from by {s3_endpoint}" in shown.partition("s3, from inside")[2]
     (pod,) = cluster.pods.values()
     assert pod.spec["nodeSelector"] == {"fast-electra/pool": "cpu"}
     assert pod.spec["tolerations"] == [{"key": "team", "operator": "Exists"}]

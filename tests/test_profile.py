@@ -129,6 +129,21 @@ def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
         (on_kubernetes(secrets=[""]), "pretrain.secrets must be a list of names"),
         (on_kubernetes(tolerations=[{"keys": "x"}]), "must be one of key, operator, value.*got 'keys'"),
         (on_kubernetes(security_context={"runAsNonRoot": True}), "Did you mean 'run_as_non_root'"),
+        (
+            on_kubernetes(tolerations=[{"key": "x", "operator": "Exist"}]),
+            "operator must be one of Equal, Exists; got 'Exi",
+        ),
+        (on_kubernetes(tolerations=[{"key": "x", "effect": "NoShedule"}]), "Did you mean 'NoSchedule'"),
+        (on_kubernetes(tolerations=[{"key": "x", "value": True}]), r"tolerations\[…\].value must be text, got True"),
+        (on_kubernetes(security_context={"run_as_user": "root"}), "run_as_user must be an integer, got 'root'"),
+        (on_kubernetes(security_context={"run_as_non_root": "yes"}), "must be true or false, got 'yes'"),
+        (on_kubernetes(labels={"team": 1}), "labels must be an object of labels, each text; got {'team': 1}"),
+        (on_kubernetes(node_selector={"gpu": True}), "node_selector must be an object of node labels, each text"),
+        (on_kubernetes(environment={"A": None}), "environment must be .* each text or a number"),
+        (on_kubernetes(environment={"A B": "x"}), "environment must be an object of environment variables"),
+        (on_kubernetes(cpu=float("nan")), "pretrain.cpu must be cores, > 0; got nan"),
+        (on_kubernetes(port=65536), "pretrain.port must be .* 1 to 65535; got 65536"),
+        (on_kubernetes(namespace=""), "pretrain.namespace must be a namespace; got ''"),
         (on_kubernetes(qos="BestEffort"), "pretrain.qos must be one of Guaranteed, Burstable; got 'BestEffort'"),
         (on_kubernetes(environment={"AWS_SECRET_ACCESS_KEY": "x"}), "put it into a Kubernetes Secret"),
         ({"runs_on": "kubernetes", "argo_service_account": ""}, "argo_service_account must be the name of a service"),
@@ -139,6 +154,17 @@ def test_start_is_never_retried_because_bad_input_stays_bad() -> None:
 def test_a_profile_that_cannot_be_used_is_refused_by_name(profile: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_profile(profile)
+
+
+def test_odd_but_legal_values_are_taken() -> None:
+    tolerations = [{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "toleration_seconds": 60}]
+    odd = {
+        "cpu": 0.5, "gpu": 0, "image_pull_secrets": ["regcred"], "tolerations": tolerations, "namespace": "other",
+        "environment": {"OMP_NUM_THREADS": 4, "_A": ""}, "labels": {"empty": ""}, "port": 65535,
+    }  # fmt: skip
+    found = decorators(check_profile(on_kubernetes(**odd)), "pretrain", step="pretrain")
+    assert found["environment"] == {"vars": {"OMP_NUM_THREADS": "4", "_A": ""}}
+    assert found["kubernetes"] == {name: value for name, value in odd.items() if name != "environment"}
 
 
 def test_text_that_is_no_json_is_refused_with_the_place() -> None:
