@@ -243,6 +243,17 @@ def test_the_pools_accounts_and_taints_of_the_profiles_exist() -> None:
             assert {toleration["key"] for toleration in step.get("tolerations", [])} <= taints
 
 
+def test_whoever_may_announce_text_reaches_the_webhook_from_the_jobs_namespace_too(with_components: list[Any]) -> None:
+    """There nothing goes out but what a policy names."""
+    (way_in,) = of(with_components, "NetworkPolicy", "webhook")["spec"]["ingress"]
+    out = of(with_components, "NetworkPolicy", "to-webhook")
+    assert out["metadata"]["namespace"] == "fast-electra"
+    assert [out["spec"]["podSelector"]] == [each["podSelector"] for each in way_in["from"]]
+    (way_out,) = out["spec"]["egress"]
+    assert way_out["ports"] == way_in["ports"]
+    assert way_out["to"] == [{"podSelector": of(with_components, "NetworkPolicy", "webhook")["spec"]["podSelector"]}]
+
+
 def test_the_names_of_the_events_are_those_of_metaflows_settings(with_components: list[Any]) -> None:
     outputs = (TERRAFORM / "outputs.tf").read_text()
     told = dict(re.findall(r'METAFLOW_ARGO_EVENTS_([A-Z_]+) += "([^"]+)"', outputs))

@@ -5,9 +5,11 @@ The whole of it is applied and destroyed by `pytest -m cloud tests/test_terrafor
 
 import base64
 import email
+import fnmatch
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -100,6 +102,13 @@ def test_answers_that_cannot_be_meant_are_refused_all_at_once(terraform: Terrafo
     assert said.count("Invalid value for variable") == len(bad)
 
 
+@pytest.mark.parametrize(("name", "value"), [("vpc_cidr", "100.64.0.0/16"), ("name", "fast--electra")])
+def test_what_would_fail_later_is_refused(name: str, value: str, terraform: Terraform) -> None:
+    """MLflow's NetworkPolicy lets it reach databases in private ranges; RDS takes no two hyphens in a row."""
+    said = terraform.run("plan", "-no-color", "-input=false", f"-var={name}={value}", *ANSWERS, succeeds=False)
+    assert "Invalid value for variable" in said and f'variable "{name}"' in said
+
+
 def test_each_bucket_is_private_encrypted_versioned_and_sheds_what_is_left_over(planned: dict[str, list[Any]]) -> None:
     buckets = {bucket["bucket"] for bucket in planned["aws_s3_bucket"]}
     assert len(buckets) == 3 and not any(bucket["force_destroy"] for bucket in planned["aws_s3_bucket"])
@@ -162,6 +171,22 @@ def test_the_backup_can_only_write_and_tasks_see_only_the_data(planned: dict[str
         place for statement in policies["fast-electra-task"]["Statement"] for place in as_list(statement["Resource"])
     ]
     assert {place.split(":::")[1].split("/")[0] for place in places} == {"fast-electra-data-123456789012-eu-central-1"}
+
+
+@pytest.mark.parametrize("name", [None, "weekly", "fast-electra-weekly"])
+def test_the_schedule_may_start_a_state_machine_of_any_name_that_metaflow_gives(
+    name: str | None, planned: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metaflow import current
+    from metaflow.plugins.aws.step_functions import step_functions_cli
+
+    monkeypatch.setattr(step_functions_cli, "SFN_STATE_MACHINE_PREFIX", "fast-electra")
+    monkeypatch.setattr(current, "_flow_name", "RetrainFlow")
+    machine, *_ = step_functions_cli.resolve_state_machine_name(SimpleNamespace(), name)
+    (policy,) = (json.loads(each["policy"]) for each in planned["aws_iam_role_policy"] if each["name"] == "start")
+    (statement,) = policy["Statement"]
+    place = f"arn:aws:states:eu-central-1:123456789012:stateMachine:{machine}"
+    assert fnmatch.fnmatch(place, statement["Resource"])
 
 
 def test_nothing_is_open_to_the_internet(planned: dict[str, list[Any]]) -> None:

@@ -4,8 +4,8 @@ variable "name" {
   default     = "fast-electra"
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.name))
-    error_message = "name must be 3 to 20 characters: lower-case letters, digits and hyphens, beginning with a letter and not ending with a hyphen (it becomes part of bucket names)."
+    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.name)) && !strcontains(var.name, "--")
+    error_message = "name must be 3 to 20 characters: lower-case letters, digits and single hyphens, beginning with a letter and not ending with a hyphen (it becomes part of the names of buckets and of the database)."
   }
 }
 
@@ -39,8 +39,8 @@ variable "vpc_cidr" {
   default     = "10.42.0.0/16"
 
   validation {
-    condition     = can(cidrnetmask(var.vpc_cidr)) && endswith(var.vpc_cidr, "/16")
-    error_message = "vpc_cidr must be an IPv4 range with a /16 mask, such as 10.42.0.0/16."
+    condition     = can(regex("^(10\\.[0-9]{1,3}|172\\.(1[6-9]|2[0-9]|3[01])|192\\.168)\\.0\\.0/16$", var.vpc_cidr)) && can(cidrnetmask(var.vpc_cidr))
+    error_message = "vpc_cidr must be a private IPv4 range with a /16 mask, such as 10.42.0.0/16: in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16, as MLflow's NetworkPolicy lets it reach databases in no others."
   }
 }
 

@@ -106,7 +106,7 @@ data "aws_iam_policy_document" "events" {
   statement {
     sid       = "Start"
     actions   = ["states:StartExecution"]
-    resources = ["arn:${local.partition}:states:${local.here}:stateMachine:${var.name}_*"]
+    resources = ["arn:${local.partition}:states:${local.here}:stateMachine:${var.name}*"] # NAME_Flow; a --name that begins so is kept
   }
 }
 
