@@ -123,15 +123,15 @@ def _terraform_output(folder: str) -> str:
 
 def _write(path: Path, text: str, *, force: bool) -> None:
     """Whole or not at all; what was there stays beside it."""
-    if path.exists():
-        if not force:
-            raise ConfigError(
-                f"{path} is there already and is left as it is; take --force, which keeps it as {path.name}.before, or "
-                "write another with METAFLOW_PROFILE=NAME"
-            )
-        path.replace(path.with_name(f"{path.name}.before"))
+    if path.exists() and not force:
+        raise ConfigError(
+            f"{path} is there already and is left as it is; take --force, which keeps it as {path.name}.before, or "
+            "write another with METAFLOW_PROFILE=NAME"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
         file.write(text)
     Path(file.name).chmod(0o600)
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.before"))
     Path(file.name).replace(path)

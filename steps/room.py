@@ -1,6 +1,7 @@
 """Would a profile's pods find room: on a node as it is when empty, under the namespace's quotas and limits."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -34,15 +35,14 @@ def pod_of(profile: Mapping[str, Any], kind: str) -> Pod:
     options = options_of(profile, kind)
     requests = {}
     for name, resource in _RESOURCES.items():
-        amount = options.get(name) or setting(f"METAFLOW_KUBERNETES_{name.upper()}") or _DEFAULTS[name]
+        amount = options.get(name) or _amount_set(f"METAFLOW_KUBERNETES_{name.upper()}") or _DEFAULTS[name]
         requests[resource] = f"{amount}{_UNITS[name]}"
     if options.get("gpu"):
         vendor = options.get("gpu_vendor") or setting("METAFLOW_KUBERNETES_GPU_VENDOR", "nvidia")
         requests[f"{vendor}.com/gpu"] = str(options["gpu"])
     selector = options.get("node_selector")
     if not selector:
-        pairs = [pair for pair in setting("METAFLOW_KUBERNETES_NODE_SELECTOR").split(",") if pair]
-        selector = dict(pair.split("=", 1) for pair in pairs)
+        selector = _selector_set()
     tolerations = options.get("tolerations")
     if not tolerations:
         tolerations = list_set("METAFLOW_KUBERNETES_TOLERATIONS")
@@ -151,6 +151,22 @@ def _quantity(text: str) -> Decimal:
     from kubernetes.utils.quantity import parse_quantity
 
     return Decimal(parse_quantity(text))
+
+
+def _amount_set(name: str) -> str:
+    text = setting(name)
+    if text and not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ConfigError(f"{name} must be a number, got {text!r}")
+    return text
+
+
+def _selector_set() -> dict[str, str]:
+    name = "METAFLOW_KUBERNETES_NODE_SELECTOR"
+    text = setting(name)
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if not all(label and equals for label, equals, _ in pairs):
+        raise ConfigError(f"{name} must be LABEL=VALUE, several with commas between, got {text!r}")
+    return {label: value for label, _, value in pairs}
 
 
 def list_set(name: str) -> list[Any]:

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from steps import metaflow_config
 from steps.command import main
 
 OUTPUTS = {
@@ -141,3 +143,18 @@ def test_terraforms_own_outputs_have_the_names_that_the_command_and_metaflow_wan
         assert output == "metaflow_config" or "MLFLOW_TRACKING_URI" in names
         if output == "metaflow_config":  # Metaflow says nothing of names that it does not know
             assert [name for name in names if not hasattr(metaflow_config, name.removeprefix(prefix))] == []
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("mine")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(OSError, match="No space left"):
+        metaflow_config._write(path, "new", force=True)
+    assert path.read_text() == "mine"

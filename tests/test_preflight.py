@@ -14,11 +14,14 @@ from conftest import ROOT
 from kubernetes_api import TOKEN, Cluster
 from ready_cluster import CPU, GPU, GPU_TAINT, Answering, answering, node, ready_cluster
 
+from fast_electra_core.errors import ConfigError
 from steps import probe
 from steps.checks import Check, as_table
-from steps.cluster import TO_CHECK, TO_DEPLOY, TO_RUN
+from steps.cluster import TO_CHECK, TO_DEPLOY, TO_RUN, ClusterError
+from steps.cluster import Cluster as Connection
 from steps.command import main
 from steps.inside import image_of
+from steps.room import pod_of
 
 PROFILES = ROOT / "infra" / "profiles"
 NOT_PULLED = {
@@ -570,3 +573,27 @@ def test_from_inside_the_profiles_environment_counts_and_metaflows_settings_do(
     assert pod.spec["nodeSelector"] == {"fast-electra/pool": "cpu"}
     assert pod.spec["tolerations"] == [{"key": "team", "operator": "Exists"}]
     assert pod.spec["imagePullSecrets"] == [{"name": "pull"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("METAFLOW_KUBERNETES_CPU", "many", "METAFLOW_KUBERNETES_CPU must be a number, got 'many'"),
+        ("METAFLOW_KUBERNETES_NODE_SELECTOR", "cpu", "NODE_SELECTOR must be LABEL=VALUE, .* got 'cpu'"),
+        ("METAFLOW_KUBERNETES_TOLERATIONS", "5", "METAFLOW_KUBERNETES_TOLERATIONS must be a JSON list, got '5'"),
+    ],
+)
+def test_settings_of_metaflow_that_cannot_be_read_are_named(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("METAFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        pod_of({"runs_on": "kubernetes"}, "light")
+
+
+def test_a_kubeconfig_that_is_no_yaml_leads_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("a: [")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with pytest.raises(ClusterError, match=r"(?s)no way to a cluster is known: while parsing .*let KUBECONFIG name"):
+        Connection()
