@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +51,7 @@ def image_of(options: Mapping[str, Any]) -> str:
     default = setting("METAFLOW_DEFAULT_CONTAINER_IMAGE", "python:3.11")
     image = options.get("image") or setting("METAFLOW_KUBERNETES_CONTAINER_IMAGE", default)
     registry = setting("METAFLOW_KUBERNETES_CONTAINER_REGISTRY", setting("METAFLOW_DEFAULT_CONTAINER_REGISTRY"))
-    first, slash, _ = image.partition("/")
-    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    has_registry = re.match(".+?[:.].+?/", image)  # Metaflow's rule, not Docker's: localhost/image has none
     return image if has_registry or not registry else f"{registry.rstrip('/')}/{image}"
 
 

@@ -12,6 +12,7 @@ import boto3
 import pytest
 from conftest import ROOT
 from kubernetes_api import TOKEN, Cluster
+from metaflow.plugins.aws.aws_utils import get_docker_registry
 from ready_cluster import CPU, GPU, GPU_TAINT, Answering, answering, node, ready_cluster
 
 from fast_electra_core.errors import ConfigError
@@ -527,7 +528,9 @@ def test_images_get_the_registry_that_is_set_unless_they_have_one(monkeypatch: p
     monkeypatch.setenv("METAFLOW_DEFAULT_CONTAINER_REGISTRY", "registry.test/team/")
     assert image_of({"image": "fast-electra:cpu"}) == "registry.test/team/fast-electra:cpu"
     assert image_of({"image": "ghcr.io/x/y:1"}) == "ghcr.io/x/y:1"
-    assert image_of({"image": "localhost/y:1"}) == "localhost/y:1"
+    for image in ("fast-electra", "x/y:1", "localhost/y:1", "localhost:5000/y:1", "x/y.z/a:1", "x/y.z:1", "Host:1/y"):
+        is_kept = get_docker_registry(image) is not None  # as Metaflow sees it
+        assert image_of({"image": image}) == (image if is_kept else f"registry.test/team/{image}")
 
 
 def test_the_table_keeps_remedies_below_what_they_remedy() -> None:
