@@ -12,7 +12,7 @@ from fast_electra_core.corruption import place
 from fast_electra_core.data import TokenDataset, is_ordinary
 from fast_electra_core.documents import number_documents
 from fast_electra_core.errors import DataError
-from fast_electra_core.masking import PLAIN, Masking, choose_positions
+from fast_electra_core.masking import PLAIN, Masking, choose_positions, count_selected
 from fast_electra_core.methods import Batch
 from fast_electra_core.randomness import Stream, uniforms
 
@@ -25,32 +25,34 @@ def batch_at(
     samples_at: Callable[[int], Tensor] | None = None,
     rows: slice = slice(None),
 ) -> Batch:
-    """The batch of step `step`, on the CPU, or some rows of it; with samples_at, which gives the ids (N,) of the whole
-    batch, with those in the selected places.
+    """The batch of step `step`, on the CPU, or neighbouring rows of it; with samples_at, which gives the ids (N,)
+    of the whole batch, with those in the selected places.
 
     Raises:
         DataError: samples_at gives another number of ids than there are selected positions.
     """
     index = dataset.index_at(step, batch_size=config.batch_size, seed=config.seed)
-    made = rows if samples_at is None else slice(None)  # of stored ids it is known only with the rows before
     batch = make_batch(
         dataset,
-        index.sequence[made],
-        index.epoch[made],
+        index.sequence[rows],
+        index.epoch[rows],
         mask_fraction=config.mask_fraction,
         seed=config.seed,
         masking=Masking(config.masking, config.keep_fraction),
     )
     if samples_at is None:
         return batch
-    samples, num_selected = samples_at(step), int(batch.is_selected.sum())
+    # Of the rows of others nothing is drawn to know where the samples of ours begin.
+    counts = count_selected(is_ordinary(dataset.batch(index.sequence), dataset.special_ids), config.mask_fraction)
+    samples, num_selected = samples_at(step), int(counts.sum())
     if len(samples) != num_selected:
         raise DataError(
             f"{len(samples)} replacements are stored for step {step}, but {num_selected} positions are selected: they "
             "were drawn for another text or another config"
         )
-    corrupted_ids = place(batch.input_ids, batch.selected(), samples).corrupted_ids
-    return batch._replace(corrupted_ids=corrupted_ids).rows(rows)
+    first = int(counts[: rows.start or 0].sum())
+    ours = samples[first : first + int(counts[rows].sum())]
+    return batch._replace(corrupted_ids=place(batch.input_ids, batch.selected(), ours).corrupted_ids)
 
 
 def make_batch(

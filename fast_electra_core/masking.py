@@ -64,6 +64,11 @@ def choose_positions(
     return select_groups(is_ordinary, starts, uniform=uniform, offset=offset, mask_fraction=mask_fraction)
 
 
+def count_selected(is_ordinary: Tensor, mask_fraction: float) -> Tensor:
+    """(B,) int64: how many positions every scheme chooses in each row of is_ordinary (B, L)."""
+    return _count(is_ordinary.sum(dim=1), mask_fraction)
+
+
 def select_positions(is_ordinary: Tensor, uniform: Tensor, mask_fraction: float) -> Tensor:
     """Choose positions (B, L) bool: in each row exactly round(mask_fraction × ordinary tokens), at least 1 if there is
     any, uniformly and without replacement.

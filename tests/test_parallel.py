@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from processes import CONFIG, FORKED, VOCAB_SIZE, together, train_toy
 from toys import METHODS, SPECIAL_IDS, dataset_of
 
+from fast_electra_core import batches
 from fast_electra_core.batches import batch_at
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.parallel import ALONE, Group, GroupLost, joined
+from fast_electra_core.randomness import uniforms
 from fast_electra_core.trainer import SKIPPED
 
 
@@ -125,6 +128,30 @@ def test_stored_replacements_go_to_the_rows_that_they_were_drawn_for(shard: Path
     assert whole.corrupted_ids is not None
     assert torch.equal(torch.cat([part.corrupted_ids for part in parts]), whole.corrupted_ids)
     assert torch.equal(torch.cat([part.selected().pick(part.corrupted_ids) for part in parts]), samples_at(3))
+
+
+@pytest.mark.parametrize("masking", ["tokens", "spans"])
+def test_for_stored_replacements_a_process_draws_no_numbers_for_the_rows_of_others(
+    masking: str, shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2048 sequences of 512 that took an eighth of a second of each step, in every process."""
+    continues_word = torch.arange(VOCAB_SIZE) % 2 == 0
+    dataset = TokenDataset([shard], "train", sequence_length=10, special_ids=SPECIAL_IDS, continues_word=continues_word)
+    config = replace(CONFIG, masking=masking)
+    samples = torch.arange(int(batch_at(3, dataset, config).is_selected.sum())) + 5
+    expected = batch_at(3, dataset, config, samples_at=lambda step: samples).rows(slice(1, 3))
+    drawn: list[int] = []
+
+    def counted(sequence: torch.Tensor, **more: Any) -> torch.Tensor:
+        drawn.append(len(sequence))
+        return uniforms(sequence, **more)
+
+    monkeypatch.setattr(batches, "uniforms", counted)
+    found = batch_at(3, dataset, config, samples_at=lambda step: samples, rows=Group(1, 4).rows(6))
+    assert set(drawn) == {2}
+    assert found.corrupted_ids is not None and expected.corrupted_ids is not None
+    assert torch.equal(found.corrupted_ids, expected.corrupted_ids)
+    assert torch.equal(found.sample_uniforms, expected.sample_uniforms)
 
 
 def test_rows_are_shared_out_without_gaps_and_evenly() -> None:
