@@ -173,7 +173,8 @@ class TrainingConfig(RunConfig):
     numbers are the same but for rounding; a run may go on under the other."""
     group_timeout_seconds: float = 1800.0
     """So long processes that train together wait for one that is slow, or busy with scoring held-out text or sending a
-    checkpoint to S3. One that takes longer counts as hung: the group begins again from its newest checkpoint. >= 1."""
+    checkpoint, or at the end the model, to S3. One that takes longer counts as hung: the group begins again from its
+    newest checkpoint. >= 1."""
     checkpoint_every_steps: int = 1000
     """A checkpoint is written every so many steps. >= 1."""
     keep_checkpoints: int = 2

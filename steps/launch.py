@@ -24,6 +24,9 @@ MAX_RESTARTS = 3
 """How often a group whose process has died begins again, from its newest checkpoint, before the step fails."""
 JOB, RESULT, ERROR = "job.json", "result.json", "error.json"
 _JOIN_SECONDS = 1800  # until all machines are there: on a cluster nodes may have to be started, and images pulled
+_STOP_SECONDS = 300
+"""So long processes that are to stop may take for a step, for scoring that has begun, and for a checkpoint's way to S3;
+torch would kill them after 30 s. Who takes the machine away has a term of his own."""
 
 
 class Machine(NamedTuple):
@@ -112,6 +115,7 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
         rdzv_configs={"is_host": machine.node_index == 0, "timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS},
         max_restarts=MAX_RESTARTS,
         local_addr=_own_address(machine.address),
+        shutdown_timeout=_STOP_SECONDS,
     )
     try:
         elastic_launch(launch, sys.executable)("-u", "-m", "steps.training_process", str(folder))

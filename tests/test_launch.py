@@ -342,6 +342,22 @@ def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
         launch._run_group(tmp_path, 2, launch.ONE)
 
 
+def test_processes_that_are_to_stop_have_time_for_a_large_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's launcher kills them after 30 s by itself: seen of one that takes 34."""
+    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # to be as it was afterwards
+    terms: list[int] = []
+
+    def launched(config: Any, *_: Any, **__: Any) -> None:
+        terms.append(config.shutdown_timeout)
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", launched)
+    launch._run_group(tmp_path, 2, launch.ONE)
+    assert terms == [300]
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [launch.count_processes({"processes_per_node": wanted}) for wanted in (None, 1, 2)] == [2, 1, 2]
