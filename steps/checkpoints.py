@@ -1,9 +1,13 @@
 """A run's checkpoints in its store, where another machine finds them, and the curve that goes with them."""
 
+import contextlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from fast_electra_core.checkpoint import check, list_checkpoints, superseded
 from fast_electra_core.config import TrainingConfig
@@ -36,13 +40,23 @@ class Curve:
 
     @staticmethod
     def _write(path: Path, mode: str, rows: list[Row]) -> None:
-        try:
-            with path.open(mode) as file:
-                file.writelines(f"{json.dumps(row)}\n" for row in rows)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} could not be written: {error}. Free some disk space, or set --store, and resume."
-            ) from error
+        with on_disk(path), path.open(mode) as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Inside, something is written to the path.
+
+    Raises:
+        CheckpointError: the disk does not take it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error}. Free some disk space, or set --store, and resume."
+        ) from error
 
 
 def fetch_checkpoints(store: Store, prefix: str) -> Path:
@@ -89,11 +103,15 @@ def keep_checkpoint(folder: Path, store: Store, prefix: str, config: TrainingCon
 
     Where S3 will not take it, for longer than its client tries, that is said: training goes on, the checkpoint is on
     this machine, and the next one may have better luck.
+
+    Raises:
+        CheckpointError: the disk is full.
     """
-    if store.is_s3:
-        shutil.copyfile(store.path(prefix).parent / _CURVE, folder / _CURVE)
     try:
-        store.put_folder(folder, f"{prefix}/{folder.name}")
+        with on_disk(folder):
+            if store.is_s3:
+                shutil.copyfile(store.path(prefix).parent / _CURVE, folder / _CURVE)
+            store.put_folder(folder, f"{prefix}/{folder.name}")
         names = [key.rpartition("/")[2] for key in store.list_keys(prefix)]
         for name in superseded(
             names, folder.name, keep=config.keep_checkpoints, milestone_every=config.milestone_every_steps

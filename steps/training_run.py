@@ -27,7 +27,7 @@ from fast_electra_core.replay import MixedDataset
 from fast_electra_core.tokenizer import load_tokenizer
 from fast_electra_core.trainer import Hooks, Row, train
 from steps import tracking
-from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint
+from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint, on_disk
 from steps.console import ProgressBar
 from steps.cost_words import expected_price
 from steps.dataset import open_dataset
@@ -182,9 +182,13 @@ def _is_first_speed(row: Row, before: Sequence[Row]) -> bool:
 
 
 def save_model(model: PreTrainedModel, run: TrainingRun, name: str) -> dict[str, Any]:
-    """Put the model and its tokenizer into the store, as safetensors, under the run's folder."""
+    """Put the model and its tokenizer into the store, as safetensors, under the run's folder.
+
+    Raises:
+        CheckpointError: the disk does not take it.
+    """
     key = f"{run.run_key}/{name}"
-    with tempfile.TemporaryDirectory(dir=run.store.folder) as scratch:
+    with on_disk(run.store.path(key)), tempfile.TemporaryDirectory(dir=run.store.folder) as scratch:
         folder = Path(scratch) / name
         model.save_pretrained(folder)
         load_tokenizer(run.store.get_folder(run.tokenizer_key)).save_pretrained(folder)

@@ -24,11 +24,12 @@ from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, Interrupted, StoreError
 from fast_electra_core.methods import MaskedLanguageModel
+from steps import checkpoints as checkpoints_module
 from steps import store as store_module
 from steps import tracking
-from steps.checkpoints import Curve
+from steps.checkpoints import Curve, keep_checkpoint
 from steps.store import Store
-from steps.training_run import TrainingRun, train_in_run
+from steps.training_run import TrainingRun, save_model, train_in_run
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +323,32 @@ def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do(
         curve.append({"step": 1, "loss": 1.0})
 
 
+def fill(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_where_a_checkpoint_is_sent_off_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve goes with it."""
+    monkeypatch.setenv("FAST_ELECTRA_CACHE", str(tmp_path))
+    store = Store("s3://bucket/store")
+    monkeypatch.setattr(checkpoints_module.shutil, "copyfile", fill)
+    folder = store.path("run/checkpoints/step-000000001")
+    with pytest.raises(CheckpointError, match=rf"{folder} could not be written: .*No space.*Free some disk space"):
+        keep_checkpoint(folder, store, "run/checkpoints", AuxiliaryConfig())
+
+
+def test_a_disk_that_is_full_where_the_trained_model_is_saved_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TrainingRun(store=Store(str(tmp_path)), run_key="run", mlflow_run_id="", shard_keys=(), tokenizer_key="")
+    model = ElectraForMaskedLM(electra_config(30))
+    monkeypatch.setattr(model, "save_pretrained", fill)
+    with pytest.raises(CheckpointError, match=r"/run/auxiliary could not be written: .*No space.*Free some disk space"):
+        save_model(model, run, "auxiliary")
+
+
 def test_a_disk_that_is_still_full_on_resume_costs_no_row(tmp_path: Path) -> None:
     """A file may have 100 bytes here."""
     path = tmp_path / "curve.jsonl"
@@ -340,9 +367,6 @@ def test_a_disk_that_is_still_full_on_resume_costs_no_row(tmp_path: Path) -> Non
 def test_a_disk_that_fills_up_is_said_at_the_latest_when_the_next_checkpoint_is_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fill(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     written: list[Path] = []
     with pytest.raises(CheckpointError, match=r"step-000000002: .*No space left"), writer(tmp_path, written) as writing:
         writing.write(Checkpoint(1, {"weight": torch.ones(1)}, {}))
