@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
-_ROUNDING = 1e-12  # .74 - .72 and .84 - .82 are the same difference, but not the same number
+ROUNDING = 1e-12
+"""A standard error below this is that of floats, not of scores."""
 
 
 class Spread(NamedTuple):
@@ -60,12 +61,12 @@ def paired(ours: Mapping[int, float], reference: Mapping[int, float]) -> Paired 
     n, mean = len(differences), statistics.fmean(differences)
     if n == 1:
         return Paired(n, mean, None, None, None)
+    error = statistics.stdev(differences) / math.sqrt(n)
+    if error <= ROUNDING:  # every pair differs by the same: nothing to judge the noise by
+        return Paired(n, mean, None, None, None)
     from scipy.stats import t
 
-    error = statistics.stdev(differences) / math.sqrt(n)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    if error <= _ROUNDING:  # every pair differs by the same: nothing to judge the noise by
-        return Paired(n, mean, None, None, None)
     return Paired(n, mean, mean - half, mean + half, 2 * float(t.sf(abs(mean) / error, n - 1)))
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from fast_electra_core.comparison import ROUNDING
 from fast_electra_core.errors import ConfigError, check_choice
 
 PROMOTIONS = ("never", "if_better", "always")
@@ -79,7 +80,7 @@ def judge(ours: Scores, theirs: Scores, *, margin: float = MARGIN) -> Verdict:
             False, f"no test: mean difference {mean:+.4f}, but one seed says nothing of the noise; {over}", 1, mean
         )
     error = statistics.stdev(differences) / math.sqrt(n)
-    if error <= 1e-12:
+    if error <= ROUNDING:
         same = f"mean difference {mean:+.4f}, the same at every seed: nothing to judge the noise by"
         return Verdict(False, f"no test: {same}; {over}", n, mean)
     return _tested(mean, error, n, margin=margin, over=over)

@@ -19,7 +19,7 @@ def test_the_paired_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     found = paired(ours, theirs)
     assert found is not None
     if found.p is None:
-        assert len({round(a - b, 9) for a, b in pairs}) == 1
+        assert len({round(a - b, 3) for a, b in pairs}) == 1
         return
     oracle = ttest_rel(*zip(*pairs, strict=True))
     interval = oracle.confidence_interval(0.95)
@@ -37,12 +37,8 @@ def test_only_seeds_that_both_have_are_paired() -> None:
 def test_pairs_without_spread_tell_nothing_of_the_noise() -> None:
     found = paired({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25})
     assert found == (2, 0.25, None, None, None)
-
-
-def test_pairs_that_differ_by_the_same_but_for_rounding_tell_nothing_either() -> None:
-    ours, theirs = {0: 0.55, 1: 0.75, 2: 0.95}, {0: 0.5, 1: 0.7, 2: 0.9}
-    assert len({ours[seed] - theirs[seed] for seed in ours}) > 1  # as floats
-    assert paired(ours, theirs) == (3, pytest.approx(0.05), None, None, None)
+    rounded = paired({0: 0.7, 1: 0.8}, {0: 0.6, 1: 0.7})  # as floats they differ by 0.1 - 2.8e-17 and 0.1 + 8.3e-17
+    assert rounded == (2, pytest.approx(0.1), None, None, None)
 
 
 def test_a_spread_by_hand() -> None:

@@ -284,6 +284,14 @@ def test_rollback_goes_back_one_champion_at_a_time_and_promotion_goes_on_from_th
     assert tracking.aliases(NAME)["champion"] == "1"
 
 
+def test_rollback_goes_back_to_the_last_time_that_a_version_was_champion(registry: Registry) -> None:
+    for _ in range(3):
+        registry.version(OLD)
+    for number in (1, 2, 1, 3):
+        promotion.force(tracking.model_version_info(f"models:/{NAME}/{number}"))
+    assert [promotion.rollback(NAME) for _ in range(3)] == [("3", "1"), ("1", "2"), ("2", "1")]
+
+
 def test_rollback_says_where_there_is_nothing_to_go_back_to(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,8 @@ class Throne(NamedTuple):
             if entry.version is None:
                 continue
             if entry.how == "restored" and entry.version in stack:
-                del stack[stack.index(entry.version) + 1 :]
+                while stack[-1] != entry.version:  # back to its last time: it may have been champion before that, too
+                    stack.pop()
             elif stack[-1:] != [entry.version]:
                 stack.append(entry.version)
         return stack[-2] if len(stack) > 1 else None
