@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     given = [each.strip() for each in arguments.waive_gates.split(",") if each.strip()]
     check_waivers(given)
-    if arguments.promotion_margin < 0:
+    if arguments.force and given:
+        raise ConfigError("waive_gates has no effect with --force, which asks no gate; leave one of the two out")
+    if not arguments.promotion_margin >= 0:
         raise ConfigError(f"promotion_margin must be >= 0, got {arguments.promotion_margin}")
     tracking.connect_existing(arguments.tracking_uri)
     version = tracking.model_version_info(arguments.address)

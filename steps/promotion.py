@@ -58,7 +58,9 @@ def settle(version: Plain, gates: Sequence[Gate], rule: Rule) -> Plain:
     failed = [gate for gate in gates if gate.status == FAIL]
     if failed:
         how_to = f"To go on: fast-electra promote models:/{name}/{number} {_next_move(failed)}"
-        reason = f"no alias: {'; '.join(f'gate {gate.name}: {gate.reason}' for gate in failed)}. {how_to}"
+        kept = sorted(alias for alias, holder in tracking.aliases(name).items() if holder == number)
+        standing = f"still {' and '.join(kept)}, against its gates" if kept else "no alias"
+        reason = f"{standing}: {'; '.join(f'gate {gate.name}: {gate.reason}' for gate in failed)}. {how_to}"
     else:
         tracking.set_alias(name, CHALLENGER, number)
         reason = _contend(version, rule)
@@ -124,23 +126,18 @@ def rollback(name: str) -> tuple[str, str]:
 
 
 def sheet_of(version: Mapping[str, Any]) -> Sheet | None:
-    """The version's own scores, those of the run that made it; failing that, any that EvaluateFlow has added."""
-    tags = version["tags"]
-    runs = _sheet_runs(tags)
-    if not runs:
-        return None
-    own = tags.get(_PARENT_TAG)
-    run_id = own if own in runs.values() else sorted(runs.items())[0][1]
-    return _read(run_id)
+    """The version's own scores, those of the run that made it; failing that, any that EvaluateFlow has added; None
+    where there are none, or they went with their run."""
+    runs, own = _sheet_runs(version["tags"]), version["tags"].get(_PARENT_TAG)
+    in_order = sorted(runs.items(), key=lambda each: (each[1] != own, each[0]))
+    return next((sheet for _, run_id in in_order if (sheet := _read(run_id))), None)
 
 
 def compare(version: Mapping[str, Any], champion: Mapping[str, Any], margin: float) -> tuple[bool, str]:
     """Whether the version beats the champion, and why, in words with the numbers."""
     number = champion["version"]
-    ours, theirs = _sheet_runs(version["tags"]), _sheet_runs(champion["tags"])
-    key = _shared_key(version, champion)
-    if key:
-        sheets = _read(ours[key]), _read(theirs[key])
+    sheets = _shared_sheets(version, champion)
+    if sheets:
         verdict = judge(*(score_sheet.values_of(each) for each in sheets), margin=margin)
         wanted = "" if verdict.is_better else f"; needed: p < {LEVEL:g} and at least {margin:+g}"
         return verdict.is_better, f"against version {number}: {verdict.reason}{wanted}"
@@ -149,27 +146,29 @@ def compare(version: Mapping[str, Any], champion: Mapping[str, Any], margin: flo
 
 def rival_of(version: Mapping[str, Any]) -> Plain | None:
     """The champion that a settled version was judged against: its name and its scores {task: {seed: score}}; None where
-    there was none, or the two were not scored alike.
+    there was none, or the two were not scored alike, or its scores are gone.
 
     Raises:
-        TrackingError: its scores are gone, or the server does not answer.
+        TrackingError: the champion is gone, or the server does not answer.
     """
     number = version["tags"].get(AGAINST_TAG)
     if number is None:
         return None
     champion = tracking.model_version_info(f"models:/{version['name']}/{number}")
-    key = _shared_key(version, champion)
-    if key is None:
+    sheets = _shared_sheets(version, champion)
+    if sheets is None:
         return None
-    sheet = _read(_sheet_runs(champion["tags"])[key])
-    return {"name": f"champion, version {number}", "scores": score_sheet.values_of(sheet)}
+    return {"name": f"champion, version {number}", "scores": score_sheet.values_of(sheets[1])}
 
 
-def _shared_key(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str | None:
-    """Of the sheets that both have the version's own, if it is among them."""
+def _shared_sheets(version: Mapping[str, Any], champion: Mapping[str, Any]) -> tuple[Sheet, Sheet] | None:
+    """Both sides' scores that were made alike: the version's own, if those are among them."""
     ours, theirs = _sheet_runs(version["tags"]), _sheet_runs(champion["tags"])
-    shared = sorted(set(ours) & set(theirs), key=lambda key: (ours[key] != version["tags"].get(_PARENT_TAG), key))
-    return shared[0] if shared else None
+    for key in sorted(set(ours) & set(theirs), key=lambda key: (ours[key] != version["tags"].get(_PARENT_TAG), key)):
+        sheets = _read(ours[key]), _read(theirs[key])
+        if sheets[0] and sheets[1]:
+            return sheets[0], sheets[1]
+    return None
 
 
 def _why_not(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
@@ -178,9 +177,22 @@ def _why_not(version: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
     again = f"fast-electra promote models:/{version['name']}/{version['version']}"
     if ours is None:
         return f"this version has no scores; score both by flows/evaluate_flow.py, then: {again}"
-    evaluation = score_sheet.evaluation_command(ours, f"models:/{champion['name']}/{champion['version']}")
-    why = "that one has no scores" if theirs is None else score_sheet.difference(ours, theirs)
-    return f"{why}. To compare: {evaluation}; then: {again}"
+    # Where a fine-tuning failed, no scoring of the other side gives it a partner: the whole is what both must have.
+    wanted = score_sheet.key_of(score_sheet.whole(ours))
+    runs = [_sheet_runs(each["tags"]).get(wanted) for each in (version, champion)]
+    commands = [
+        score_sheet.evaluation_command(ours, f"models:/{each['name']}/{each['version']}")
+        for each, run_id in zip((version, champion), runs, strict=True)
+        if run_id is None or _read(run_id) is None
+    ]
+    return f"{_difference(ours, theirs, champion)}. To compare: {'; '.join(commands)}; then: {again}"
+
+
+def _difference(ours: Sheet, theirs: Sheet | None, champion: Mapping[str, Any]) -> str:
+    if theirs is not None:
+        return score_sheet.difference(ours, theirs)
+    gone = ", ".join(_sheet_runs(champion["tags"]).values())
+    return f"the scores of that one are gone with the MLflow run {gone}" if gone else "that one has no scores"
 
 
 def _contend(version: Plain, rule: Rule) -> str:
@@ -234,15 +246,7 @@ def _sheet_runs(tags: Mapping[str, str]) -> dict[str, str]:
     return {tag.removeprefix(score_sheet.TAG): run for tag, run in tags.items() if tag.startswith(score_sheet.TAG)}
 
 
-def _read(run_id: str) -> Sheet:
-    """
-    Raises:
-        TrackingError: the run, or its scores, are gone.
-    """
+def _read(run_id: str) -> Sheet | None:
+    """The run's score sheet; None where the run, or its scores, are gone."""
     found = tracking.load_dict(run_id, "scores.json")
-    if found is None or "sheet" not in found:
-        raise TrackingError(
-            f"the MLflow run {run_id} has no scores.json with a score sheet any more; score its model again"
-        )
-    sheet: Sheet = found["sheet"]
-    return sheet
+    return found.get("sheet") if found else None

@@ -55,6 +55,14 @@ def key_of(sheet: Sheet) -> str:
     return RunConfig.digest_of({"protocol": sheet["protocol"], "tasks": tasks})
 
 
+def whole(sheet: Sheet) -> Sheet:
+    """The sheet as if no fine-tuning had failed: each seed has a value. For its key alone."""
+    seeds = map(str, range(sheet["seeds"]))
+    filled: dict[str, float] = dict.fromkeys(seeds, 0.0)
+    tasks = {task: {**each, "values": {**filled, **each["values"]}} for task, each in sheet["tasks"].items()}
+    return {**sheet, "tasks": tasks}
+
+
 def values_of(sheet: Sheet) -> Scores:
     """The scores as promotion.judge takes them."""
     return {task: {int(seed): score for seed, score in each["values"].items()} for task, each in sheet["tasks"].items()}
@@ -96,7 +104,7 @@ def evaluation_command(sheet: Sheet, address: str) -> str:
     """The command line of EvaluateFlow that scores the model at the address as the sheet's run did."""
     wanted = scoring_config(sheet)
     plain = EvaluateConfig()
-    given = {name: getattr(wanted, name) for name in ("glue", "tasks", "seeds", *_PROTOCOL)}
+    given = {name: getattr(wanted, name) for name in ("glue", "on_bad_text", "tasks", "seeds", *_PROTOCOL)}
     words = ["python", "flows/evaluate_flow.py", "run", "--model", address]
     for name, value in given.items():
         if name in ("tasks", "seeds") or value != getattr(plain, name):

@@ -8,7 +8,6 @@ import pytest
 from conftest import new_database
 from registry_toys import NAME, Registry, client, sheet_of
 
-from fast_electra_core.errors import TrackingError
 from steps import promotion, tracking
 from steps.command import main
 from steps.gates import Gate
@@ -70,6 +69,14 @@ def test_a_version_that_fails_a_gate_is_left_without_alias_and_says_how_to_waive
     assert tag(version) == (
         "no alias: gate majority: rte 0.4. To go on: fast-electra promote models:/fast-electra/1 --waive_gates majority"
     )
+
+
+def test_an_alias_that_a_version_keeps_though_a_gate_fails_now_is_not_said_to_be_none(registry: Registry) -> None:
+    version = registry.version(OLD)
+    settled(version)
+    found = settled(version, gates=[Gate("majority", "fail", "rte 0.4")])
+    assert found["aliases"] == ["challenger", "champion"]
+    assert found["reason"].startswith("still challenger and champion, against its gates: gate majority: rte 0.4. To go")
 
 
 def test_a_version_whose_text_has_no_stated_licence_says_how_to_state_it(registry: Registry) -> None:
@@ -170,13 +177,14 @@ def test_the_command_that_makes_scores_comparable_is_taken_by_evaluate_flow() ->
     from steps.config import resolve_evaluate
     from steps.score_sheet import evaluation_command, scoring_config
 
-    sheet = sheet_of(OLD, finetune_epochs=2.0, finetune_recipe="modernbert", best_epoch=True, finetune_max_length=64)
+    protocol = {"finetune_epochs": 2.0, "finetune_recipe": "modernbert", "best_epoch": True, "finetune_max_length": 64}
+    sheet = sheet_of(OLD, on_bad_text="skip", **protocol)
     words = shlex.split(evaluation_command(sheet, "models:/m/1"))[3:]
     given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     kinds = {"finetune_epochs": float, "finetune_max_length": int, "seeds": int, "best_epoch": bool}
     resolved = resolve_evaluate({name: kinds.get(name, str)(value) for name, value in given.items()})
     wanted = scoring_config(sheet)
-    for name in ("tasks", "seeds", *sheet["protocol"]):
+    for name in ("tasks", "seeds", "on_bad_text", *sheet["protocol"]):
         assert getattr(resolved, name) == getattr(wanted, name), name
 
 
@@ -264,6 +272,8 @@ def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: 
         (("models:/fast-electra@x",), "fast-electra has no alias 'x'"),
         (("models:/fast-electra/1", "--waive_gates", "licences"), "waive_gates must be one of finite, majority"),
         (("models:/fast-electra/1", "--promotion_margin", "-1"), "promotion_margin must be >= 0, got -1"),
+        (("models:/fast-electra/1", "--promotion_margin", "nan"), "promotion_margin must be >= 0, got nan"),
+        (("models:/fast-electra/1", "--force", "--waive_gates", "majority"), "waive_gates has no effect with --force"),
     ]:
         assert promote(registry, *words) == 2
         assert message in capsys.readouterr().err
@@ -322,14 +332,37 @@ def test_a_champion_that_was_set_by_hand_is_taken_as_it_is_and_can_be_gone_back_
     assert promotion.rollback(NAME) == ("3", "2")
 
 
-def test_scores_that_are_gone_are_said_to_be_gone(registry: Registry) -> None:
+def test_scores_that_are_gone_are_said_to_be_gone_with_the_command_that_makes_them_again(registry: Registry) -> None:
     first = registry.version(OLD)
     settled(first)
     version = registry.version(BETTER)
     tags = {name: "0" * 32 for name in first["tags"] if name.startswith("scores.")}
     tracking.set_version_tags(NAME, "1", tags)
-    with pytest.raises(TrackingError, match=r"0{32}"):
-        settled(version)
+    found = settled(version)
+    gone = (
+        f"not comparable with version 1: the scores of that one are gone with the MLflow run {'0' * 32}. To compare: "
+        "python flows/evaluate_flow.py run --model models:/fast-electra/1 --tasks rte --seeds 2; then: "
+        "fast-electra promote models:/fast-electra/2"
+    )
+    assert (found["aliases"], found["reason"]) == (["challenger"], f"challenger: {gone}")
+    assert promotion.rival_of(tracking.model_version_info(f"models:/{NAME}/2")) is None
+    assert settled(version, Rule("always", 0.005))["reason"] == f"champion: promote always; {gone}"
+
+
+def test_where_a_fine_tuning_failed_its_own_side_is_to_be_scored_again(registry: Registry) -> None:
+    both = {"rte": {0: 0.6, 1: 0.61}}
+    settled(registry.version(both))
+    version = registry.version({"rte": {0: 0.7}})  # of two seeds
+    reason = (
+        "challenger: not comparable with version 1: rte has seeds 0, for that one 0, 1. To compare: python "
+        "flows/evaluate_flow.py run --model models:/fast-electra/2 --tasks rte --seeds 2; then: fast-electra promote "
+        "models:/fast-electra/2"
+    )
+    assert settled(version)["reason"] == reason
+    scored = registry.scored(registry.new_run(), sheet_of({"rte": {0: 0.7, 1: 0.72}}))  # as EvaluateFlow ends
+    tracking.set_version_tags(NAME, "2", scored)
+    again = settled(tracking.model_version_info(f"models:/{NAME}/2"))
+    assert again["reason"].startswith("champion: against version 1: mean difference +0.1050")
 
 
 def test_the_history_is_a_run_that_says_what_it_is(registry: Registry, tmp_path: Path) -> None:

@@ -515,6 +515,7 @@ def test_a_stored_object_comes_back_and_a_missing_or_damaged_one_is_told_apart(p
     tracking.log_dict(parent, [1, 2], "list.json")
     assert tracking.load_dict(parent, "made/corpus.json") == {"files": [1, 2]}
     assert tracking.load_dict(parent, "corpus.json") is None
+    assert tracking.load_dict("0" * 32, "corpus.json") is None  # a run that was purged
     with pytest.raises(TrackingError, match=r"cut\.json of the MLflow run .* is damaged"):
         tracking.load_dict(parent, "cut.json")
     with pytest.raises(TrackingError, match=r"list\.json of the MLflow run .* holds no object"):

@@ -153,14 +153,24 @@ def log_dict(run_id: str, content: Mapping[str, Any] | list[Any], file: str) -> 
 
 
 def load_dict(run_id: str, file: str) -> dict[str, Any] | None:
-    """The content of the run's artifact `file` (.json); None where the run has no such artifact.
+    """The content of the run's artifact `file` (.json); None where there is no such run, or it has no such artifact.
 
     Raises:
-        TrackingError: the run is gone, the server does not answer, or the artifact is not a JSON object.
+        TrackingError: the server does not answer, or the artifact is not a JSON object.
     """
+    from mlflow.exceptions import MlflowException
+
     folder = file.rpartition("/")[0]
-    listed = ask(f"list the artifacts of {run_id}", mlflow_client().list_artifacts, run_id, folder or None)
-    if file not in [entry.path for entry in listed]:
+
+    def listed() -> list[str]:
+        try:
+            return [entry.path for entry in mlflow_client().list_artifacts(run_id, folder or None)]
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return []
+
+    if file not in ask(f"list the artifacts of {run_id}", listed):
         return None
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(ask(f"read {file}", mlflow_client().download_artifacts, run_id, file, scratch))
