@@ -49,6 +49,8 @@ class TextPiece:
     """Byte offset, None for the end of the file; only uncompressed .txt and .jsonl have ranges."""
     kind: str
     """txt, jsonl or parquet."""
+    is_whole: bool = True
+    """Whether all of the file is there; if not, only what the range needs, and nothing but its length before."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -194,8 +196,8 @@ def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Itera
                 continue
             problem, text = _text_of(line.removeprefix("\ufeff"), text_field)
             if problem and on_bad_text == "error":
-                number = _lines_before(piece) + index + 1
-                raise DataError(f"{piece.path}, line {number}: {problem}. {_OFFER} (both leave the line out)")
+                where = f"line {_lines_before(piece) + index + 1}" if piece.is_whole else f"line at byte {offset}"
+                raise DataError(f"{piece.path}, {where}: {problem}. {_OFFER} (both leave the line out)")
             yield text
 
 

@@ -3,6 +3,8 @@
 Addresses: `pydocs`, a file, folder or glob, `s3://bucket/prefix`, `hub:NAME[/CONFIG]`. Nothing is tokenized.
 """
 
+import contextlib
+import dataclasses
 import difflib
 import glob
 import hashlib
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 STORE_SCHEME = "store://"
 """Pieces in the store are named by key: its folder may be elsewhere on the machine that reads them."""
+_CHUNK_BYTES = 1 << 20
 _PYDOCS_FORMAT = 1  # raise it when fast_electra_core.pydocs changes what it writes
 
 
@@ -65,28 +68,27 @@ def list_files(address: str, *, kept_at: str | None, open_store: Callable[[], St
     return {file.name: file.digest for file in found if kind_of(file.name) and file.num_bytes}
 
 
-def local_path(piece_path: str, cache: Path, *, store: Store) -> Path:
-    """The local file of a piece's path; an `s3://` object is downloaded into `cache`, under its ETag, once.
+def local_piece(piece: dict[str, Any], cache: Path, *, store: Store) -> TextPiece:
+    """A piece of a shard with its file on this machine, for read_documents. Of an `s3://` object only the lines of the
+    piece are downloaded into `cache`, under its ETag, once.
 
     Raises:
         DataError: the object is gone, or changed since the corpus was resolved.
     """
-    if piece_path.startswith(STORE_SCHEME):
-        key, _, name = piece_path.removeprefix(STORE_SCHEME).rpartition("/")
-        return store.get_folder(key) / name
-    if not piece_path.startswith("s3://"):
-        return Path(piece_path)
-    address, _, etag = piece_path.rpartition("#")
+    found = TextPiece.from_dict(piece)
+    if found.path.startswith(STORE_SCHEME):
+        key, _, name = found.path.removeprefix(STORE_SCHEME).rpartition("/")
+        return dataclasses.replace(found, path=str(store.get_folder(key) / name))
+    if not found.path.startswith("s3://"):
+        return found
+    address, _, etag = found.path.rpartition("#")
     bucket, _, key = address.removeprefix("s3://").partition("/")
-    path = cache / etag / Path(key).name
+    is_whole = found.start == 0 and found.end is None
+    folder = cache / etag if is_whole else cache / etag / f"{found.start}-{found.end}"
+    path = folder / Path(key).name
     if not path.is_file():
-        _download(bucket, key, etag=etag, path=path)
-    return path
-
-
-def local_piece(piece: dict[str, Any], cache: Path, *, store: Store) -> TextPiece:
-    """A piece of a shard with its file on this machine, for read_documents. Raises as local_path does."""
-    return TextPiece.from_dict({**piece, "path": str(local_path(piece["path"], cache, store=store))})
+        _download(bucket, key, etag=etag, path=path, start=found.start, end=found.end)
+    return dataclasses.replace(found, path=str(path), is_whole=is_whole)
 
 
 def hub_candidates(address: str) -> list[tuple[str, str | None]]:
@@ -270,17 +272,23 @@ def _s3_files(corpus: str) -> list[TextFile]:
     return files
 
 
-def _download(bucket: str, key: str, *, etag: str, path: Path) -> None:
-    """Fetch one object whole or not at all, and only the version that the corpus was resolved with."""
+def _download(bucket: str, key: str, *, etag: str, path: Path, start: int, end: int | None) -> None:
+    """Fetch the lines of an object that start within [start, end), at the place that they have in it, and the byte
+    before; all of them or none, and only of the version that the corpus was resolved with."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.partial")
+    first = max(0, start - 1)
+    behind = {"Range": f"bytes={first}-"} if first else {}
     try:
-        body = s3_client().get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
-        with partial.open("wb") as file:
-            for chunk in body.iter_chunks(1 << 20):
+        body = s3_client().get_object(Bucket=bucket, Key=key, IfMatch=etag, **behind)["Body"]
+        with contextlib.closing(body), partial.open("wb") as file:
+            file.seek(first)  # what lies before takes no room
+            for chunk in body.iter_chunks(_CHUNK_BYTES):
                 file.write(chunk)
+                if end is not None and b"\n" in chunk[max(0, end - 1 - (file.tell() - len(chunk))) :]:
+                    break  # that of the last line
         partial.replace(path)
     except (BotoCoreError, ClientError) as error:
         raise _s3_error(f"s3://{bucket}/{key}", error) from error

@@ -1,5 +1,6 @@
 """Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
 from steps import corpus as corpus_module
-from steps.corpus import Corpus, hub_candidates, local_path, local_piece, resolve_corpus
+from steps.corpus import Corpus, hub_candidates, local_piece, resolve_corpus
 from steps.store import Store
 
 
@@ -159,14 +160,43 @@ def test_the_s3_digest_follows_content_not_prefix(s3: Any, store: Store) -> None
 
 def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store, tmp_path: Path) -> None:
     put(s3, **{"data/a.txt": "alpha"})
-    path = resolve("s3://bucket/data", store).shards[0]["pieces"][0]["path"]
+    (piece,) = resolve("s3://bucket/data", store).shards[0]["pieces"]
     put(s3, **{"data/a.txt": "changed"})
     with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object changed since the run began"):
-        local_path(path, tmp_path, store=store)
+        local_piece(piece, tmp_path, store=store)
     s3.delete_object(Bucket="bucket", Key="data/a.txt")
     with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object is gone"):
-        local_path(path, tmp_path, store=store)
+        local_piece(piece, tmp_path, store=store)
     assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == []
+
+
+@pytest.mark.parametrize("shard_bytes", [7, 60, 61, 70, 199, 500])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
+    name: str, shard_bytes: int, s3: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task reads one piece of perhaps a thousand. Lines of 1 to 150 bytes, the last without its newline."""
+    monkeypatch.setattr(corpus_module, "_CHUNK_BYTES", 16)
+    words = [letter * (1 + index**3 % 97) for index, letter in enumerate("abcdefghijklmnopqrstuv")]
+    lines = [json.dumps({"text": word}) for word in words] if name == "a.jsonl" else [f"{word}\n" for word in words]
+    data = "\n".join(lines).encode()
+    s3.put_object(Bucket="bucket", Key=name, Body=data)
+    corpus = resolve(f"s3://bucket/{name}", store, shard_megabytes=shard_bytes / 1e6)
+    assert texts(corpus, store, tmp_path / "cache") == words
+    for path in (tmp_path / "cache").rglob(name):
+        start, end = map(int, path.parent.name.split("-"))
+        held, first = path.read_bytes(), max(0, start - 1)
+        newline = data.find(b"\n", end - 1)
+        needed = len(data) if newline < 0 else newline + 1
+        assert held[:first] == bytes(first) and held[first:needed] == data[first:needed]
+        assert len(held) < needed + 16
+
+
+def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store, tmp_path: Path) -> None:
+    """The lines before it are not there to be counted."""
+    put(s3, **{"a.jsonl": '{"text": "a"}\n' * 5 + "bad\n"})
+    with pytest.raises(DataError, match=r"a\.jsonl, line at byte 70: not JSON"):
+        texts(resolve("s3://bucket/a.jsonl", store, shard_megabytes=4e-5), store, tmp_path)
 
 
 def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
