@@ -105,7 +105,7 @@ class GroupLost(RuntimeError):
     """Others of the group have died or hang: this process has to end, and the group to begin again."""
 
 
-_JOIN = timedelta(minutes=30)  # processes that start together still import, and reach each other, at their own pace
+_JOIN = timedelta(minutes=10)  # processes that start together still import, and reach each other, at their own pace
 _GLOO_SAYS = re.compile("gloo/transport|timeout caused pair closure")  # of its errors, which have no type of their own
 _ANSWER = timedelta(seconds=10)  # who is alive answers at once
 
