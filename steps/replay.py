@@ -2,7 +2,7 @@
 
 The score is the cheapest one that goes through the registry: a task model that was registered with it is downloaded and
 scored on dev again, the one with the smallest dev set. Where no task model was kept, the downloaded encoder is
-fine-tuned again on the smallest task, with seed 0.
+fine-tuned again on the smallest task, with its lowest seed.
 """
 
 import contextlib
@@ -45,11 +45,19 @@ def replay(folder: Path, version: Mapping[str, Any], sheet: Sheet | None, store:
     if problem:
         return False, problem
     scored = {task: each for task, each in sheet["tasks"].items() if each["values"]}
-    kept = {task: version["tags"][f"task.{task}"] for task in scored if f"task.{task}" in version["tags"]}
+    linked = {task: version["tags"][f"task.{task}"] for task in scored if f"task.{task}" in version["tags"]}
+    kept = {task: name for task, name in linked.items() if _is_of_sheet(f"models:/{name}", scored[task])}
     if kept:
         task = min(kept, key=lambda name: scored[name]["num_dev"])
         return _rescore(task, f"models:/{kept[task]}", version["tags"]["weights.digest"], sheet, store)
     return _finetune_again(folder, scored, sheet, store)
+
+
+def _is_of_sheet(address: str, facts: Mapping[str, Any]) -> bool:
+    """Whether the task model was scored in the fine-tunings of the sheet: a later evaluation, whose settings may be
+    others, links its own in their place."""
+    tags = tracking.model_version_info(address)["tags"]
+    return tags.get("score") == repr(facts["values"].get(tags.get("seed", "")))
 
 
 def _moved(folder: Path, tags: Mapping[str, str]) -> str:
@@ -76,9 +84,7 @@ def _rescore(task: str, address: str, encoder: str, sheet: Sheet, store: Store) 
     facts = sheet["tasks"][task]
     if info["tags"].get("pretrained.digest") != encoder:
         return False, f"{address} was fine-tuned from other weights ({info['tags'].get('pretrained.digest')})"
-    before = facts["values"].get(info["tags"].get("seed", ""))
-    if before is None:
-        return False, f"{address} has a seed that was not scored: {info['tags'].get('seed')}"
+    before = facts["values"][info["tags"]["seed"]]
     data = _task_data(task, sheet)
     with downloaded(address, store) as folder:
         model = AutoModelForSequenceClassification.from_pretrained(

@@ -12,6 +12,8 @@ from steps import provenance
 from steps.lineage_checks import absolute, own_digest
 from steps.lineage_tree import Source, source_of
 from steps.provenance import LINEAGE_FILE
+from steps.register import MODEL_NAME
+from steps.task_models import registered_name
 
 _FLOWS = {"AuxiliaryFlow": "auxiliary_flow.py", "PretrainFlow": "pretrain_flow.py", "EvaluateFlow": "evaluate_flow.py"}
 _PATHS = ("corpus", "glue", "tokenizer", "auxiliary", "initial_model", "distill_from", "model")
@@ -70,10 +72,20 @@ def _make(source: Source, makings: _Makings) -> None:
     threads = (source.environment or {}).get("num_threads")
     command = shlex.join(["python", f"flows/{_FLOWS[flow]}", "run", *words, *ours])
     makings.commands.append(f"{f'OMP_NUM_THREADS={int(threads)} ' if threads else ''}{command}")
-    makings.sources.append(source)
     name = source.info["name"]
-    count = sum(each.info["name"] == name for each in makings.sources)
-    makings.made[source.name] = f"models:/{name}/{count}"
+    number = 1 + sum(name in _models_of(each) for each in makings.sources)
+    makings.made[source.name] = f"models:/{name}/{number}"
+    makings.sources.append(source)
+
+
+def _models_of(source: Source) -> set[str]:
+    """The registered models that the run which made the version makes a version of: task models are made along."""
+    record = _record(source)
+    pretrained = record.get("model", {"address": MODEL_NAME})
+    registered = _registered(pretrained)
+    encoder = registered.rpartition("/")[0] if registered else pretrained["address"]
+    tasks = record["tasks"] if record["config"].get("keep_task_models") else ()
+    return {source.info["name"], *(registered_name(encoder, task) for task in tasks)}
 
 
 def _record(source: Source) -> dict[str, Any]:

@@ -161,7 +161,28 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_refused(electra: Registered
         export(electra.address, tmp_path / "file", uri)
 
 
+def test_the_folder_may_be_where_one_stands_or_a_link(
+    electra: Registered, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(electra.address, ".", uri)
+    assert Path("config.json").is_file()  # by way of the folder one stands in, not by its name
+    assert not [path for path in Path().iterdir() if path.is_dir()]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    export(electra.address, tmp_path / "link", uri)
+    assert (tmp_path / "there" / "config.json").is_file()
+    with pytest.raises(ConfigError, match=r"folder must be one that can be written, got .*config\.json/x"):
+        export(electra.address, tmp_path / "there" / "config.json" / "x", uri)
+
+
 def test_a_version_that_is_not_there_leaves_nothing(electra: Registered, uri: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrackingError, match="fast-electra has no version 99; its aliases:"):
+        export("models:/fast-electra/99", tmp_path / "empty", uri)
+    assert list((tmp_path / "empty").iterdir()) == []
+    (tmp_path / "empty").rmdir()
     with pytest.raises(TrackingError, match="fast-electra has no version 99; its aliases:"):
         export("models:/fast-electra/99", tmp_path / "model", uri)
     assert list(tmp_path.iterdir()) == []

@@ -263,6 +263,26 @@ def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxilia
     assert f"git worktree add --detach ../fast-electra-{sha[:10]} {sha}" in shown
 
 
+def test_the_reproduction_of_a_later_task_model_is_not_taken_for_the_one_that_pre_training_makes_along(
+    made: Made, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pathspec, task_model = "EvaluateFlow/13", f"{MODEL_NAME}-rte"
+    outside = {"address": "hub:masked", "digest": made["candidates"][0]["digest"], "registry": None}
+    record = record_of({**made, "candidates": [outside]}, GIVEN)
+    tracking.log_dict(made["mlflow_run_id"], record, LINEAGE_FILE)
+    parent = tracking.start_parent(made["config"]["tracking_uri"], "tests", name=pathspec, tags={}, params={})
+    scored = {name: made[name] for name in ("config", "config_digest", "code", "tasks")}
+    scored |= {"pathspec": pathspec, "model": {"address": CHAMPION, "digest": "x", "version": f"{MODEL_NAME}/1"}}
+    tracking.log_dict(parent, record_of(scored, {"tasks": "rte"}), LINEAGE_FILE)
+    tags = {"mlflow.parent_run_id": parent, **made["code"]}
+    register({**made, "mlflow_run_id": parent}, task_model, models["ElectraForPreTraining"], tags, "feature-extraction")
+    code, shown = lineage(made, capsys, "--reproduce", address=f"models:/{task_model}/1")
+    assert code == 0
+    flows = [shlex.split(line)[1] for line in shown.splitlines() if line.startswith("python flows/")]
+    assert flows == ["flows/pretrain_flow.py", "flows/evaluate_flow.py"]
+    assert shown.splitlines()[-1].startswith(f"fast-electra lineage models:/{task_model}/2 --tracking_uri")
+
+
 @pytest.mark.parametrize("sha", ["0123456; rm -rf x", "unknown", "--exec=x"])
 def test_a_commit_that_is_none_is_written_into_no_script(
     sha: str, made: Made, capsys: pytest.CaptureFixture[str]
