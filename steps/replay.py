@@ -57,7 +57,7 @@ def _is_of_sheet(address: str, facts: Mapping[str, Any]) -> bool:
     """Whether the task model was scored in the fine-tunings of the sheet: a later evaluation, whose settings may be
     others, links its own in their place."""
     tags = tracking.model_version_info(address)["tags"]
-    return tags.get("score") == repr(facts["values"].get(tags.get("seed", "")))
+    return bool(tags.get("score") == repr(facts["values"].get(tags.get("seed", ""))))
 
 
 def _moved(folder: Path, tags: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@
 
 The version that was champion stays registered, and says why it is not champion any more. Another rollback goes back one
 further; what was rolled back is not come back to, but `fast-electra promote models:/NAME/VERSION --force` can do that.
+Each task model that moves is named; of a task that the champion has no model for the alias stays where it was.
 """
 
 import argparse

@@ -18,8 +18,9 @@ Result = Mapping[str, Any]
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
-    """The results that count: none that failed, and of several learning rates, for each task and start, the one with
-    the highest median of the task's metric on dev (the first given wins a tie)."""
+    """The results that count: none that failed, and of several learning rates, for each task and start, the one at
+    which most seeds ended; of those the one with the highest median of the task's metric on dev (the first given wins a
+    tie). A rate that some seeds diverge at is judged by its luckiest otherwise."""
     kept: list[Result] = []
     for task, untrained in dict.fromkeys((each["task"], each["untrained"]) for each in results):
         of_start = [
@@ -32,7 +33,8 @@ def chosen(results: Sequence[Result]) -> list[Result]:
             by_rate.setdefault(each["learning_rate"], []).append(each)
         if by_rate:
             main = of_start[0]["main_metric"]
-            kept += max(by_rate.values(), key=lambda group: statistics.median(_values(group, main)))
+            best = max(by_rate.values(), key=lambda group: (len(group), statistics.median(_values(group, main))))
+            kept += best
     return kept
 
 

@@ -4,6 +4,7 @@ While fine-tunings run side by side, each that ends drops those of its seeds tha
 about one model per task, however many seeds there are.
 """
 
+import logging
 import math
 import re
 import tempfile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHAMPION = "champion"
+_logger = logging.getLogger(__name__)
 PRETRAINED_TAG = "pretrained.version"
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "cola": ("unacceptable", "acceptable"),
@@ -152,6 +154,7 @@ def follow(name: str) -> dict[str, str]:
     newest = {each["name"]: each["version"] for each in found}  # the newest come last
     for model, version in newest.items():
         tracking.set_alias(model, CHAMPION, version)
+        _logger.info("%s version %s is champion, as its encoder is", model, version)
     return newest
 
 

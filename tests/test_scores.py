@@ -94,6 +94,13 @@ def test_of_a_grid_the_rate_with_the_best_median_counts_for_each_task_and_start(
     assert (row["untrained"]["learning_rate"], row["untrained"]["mean"]) == (1e-4, 0.55)
 
 
+def test_a_rate_of_a_grid_that_a_seed_diverged_at_counts_only_if_every_other_has_fewer_seeds() -> None:
+    lucky = [result_of(0.9, untrained=False, rate=3e-4, seed=0), failed("rte", 1), failed("rte", 2)]
+    steady = [result_of(0.8, untrained=False, rate=1e-4, seed=seed) for seed in (0, 1)]
+    (row,) = summarise([*lucky, *steady])
+    assert (row["pretrained"]["learning_rate"], row["pretrained"]["n"]) == (1e-4, 2)
+
+
 def failed(task: str, seed: int) -> dict[str, Any]:
     return {"task": task, "seed": seed, "untrained": False, "rate": None, "failed": "NonFiniteLossError: nan"}
 
