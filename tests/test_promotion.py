@@ -365,6 +365,13 @@ def test_where_a_fine_tuning_failed_its_own_side_is_to_be_scored_again(registry:
     assert again["reason"].startswith("champion: against version 1: mean difference +0.1050")
 
 
+def test_the_history_finds_a_place_where_the_newest_versions_run_was_purged(registry: Registry) -> None:
+    registry.version(OLD)
+    client().create_model_version(NAME, f"models:/{registry.model_id}", run_id="0" * 32, model_id=registry.model_id)
+    assert champions.throne(NAME).champion is None
+    assert promotion.force(tracking.model_version_info(f"models:/{NAME}/2"))["aliases"] == ["champion"]
+
+
 def test_the_history_is_a_run_that_says_what_it_is(registry: Registry, tmp_path: Path) -> None:
     settled(registry.version(OLD))
     run = client().get_run(champions.throne(NAME).ledger)

@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import TrackingError
-from steps.tracking.connection import ask, connected_uri, mlflow_client
+from steps.tracking.connection import ask, ask_for, connected_uri, mlflow_client
 from steps.tracking.registry import no_such_model
 
 CHAMPION = "champion"
@@ -158,15 +158,16 @@ def _all_experiments() -> list[Any]:
 
 
 def _create_ledger(name: str) -> str:
-    """A run in the experiment of the model's newest version."""
+    """A run in the experiment of the model's newest version whose own run is still there."""
     client = mlflow_client()
     versions = ask("list model versions", client.search_model_versions, f"name='{name}'")
     run_ids = [each.run_id for each in sorted(versions, key=lambda each: -int(each.version)) if each.run_id]
-    if not run_ids:
+    runs = (ask_for("find the experiment", client.get_run, run_id) for run_id in run_ids)
+    experiment = next((run.info.experiment_id for run in runs if run is not None), None)
+    if experiment is None:
         raise TrackingError(
             f"no version of {name!r} at {connected_uri()} has a run, so there is no place for its history"
         )
-    experiment = ask("find the experiment", client.get_run, run_ids[0]).info.experiment_id
     note = (
         f"The champions of {name} in their order, as parameters; written by promotions and rollbacks. Do not delete it."
     )

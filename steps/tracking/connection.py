@@ -146,6 +146,21 @@ def ask(
         delay = min(2 * delay, 10.0)
 
 
+def ask_for(what: str, function: Callable[..., Any], *args: Any) -> Any:
+    """`ask` for something that may have been deleted: None where the server says that it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    def found() -> Any:
+        try:
+            return function(*args)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    return ask(what, found)
+
+
 def is_passing(error: Any) -> bool:
     """Whether to try again. MLflow calls an HTTP server that is away an INTERNAL_ERROR."""
     away = connected_uri().startswith("http") and error.error_code == "INTERNAL_ERROR"

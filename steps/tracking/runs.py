@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_electra_core.errors import Interrupted, TrackingError, check_choice
-from steps.tracking.connection import PATIENCE_SECONDS, ask, connect, connected_uri, mlflow_client
+from steps.tracking.connection import PATIENCE_SECONDS, ask, ask_for, connect, connected_uri, mlflow_client
 
 KEY_TAG = "fast_electra.key"
 _CREATION_TAG = "fast_electra.creation"
@@ -158,19 +158,9 @@ def load_dict(run_id: str, file: str) -> dict[str, Any] | None:
     Raises:
         TrackingError: the server does not answer, or the artifact is not a JSON object.
     """
-    from mlflow.exceptions import MlflowException
-
     folder = file.rpartition("/")[0]
-
-    def listed() -> list[str]:
-        try:
-            return [entry.path for entry in mlflow_client().list_artifacts(run_id, folder or None)]
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return []
-
-    if file not in ask(f"list the artifacts of {run_id}", listed):
+    listed = ask_for(f"list the artifacts of {run_id}", mlflow_client().list_artifacts, run_id, folder or None)
+    if file not in [entry.path for entry in listed or ()]:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(ask(f"read {file}", mlflow_client().download_artifacts, run_id, file, scratch))
