@@ -70,7 +70,6 @@ class Cluster:
             ClusterError: none of them leads to a cluster.
         """
         from kubernetes import client, config
-        from yaml import YAMLError
 
         configuration = client.Configuration()
         configuration.retries = 1
@@ -80,7 +79,7 @@ class Cluster:
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 config.load_kube_config(file, client_configuration=configuration)
-        except (config.ConfigException, OSError, YAMLError) as error:
+        except (config.ConfigException, OSError, config.kube_config.yaml.YAMLError) as error:
             raise ClusterError(
                 f"no way to a cluster is known: {error}. On EKS: aws eks update-kubeconfig --name CLUSTER; elsewhere "
                 "let KUBECONFIG name your cluster's file"
