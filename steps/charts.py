@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 _BLUE, _RED, _GREEN, _GREY, _SOFT, _INK = "#2f6690", "#c8553d", "#4a8c6f", "#9aa5b1", "#66727f", "#1f2933"
 _PARTS = (_BLUE, "#a9c3d6", _RED, "#e6b3a7", _GREEN, "#b5d3c5", "#7d5a8c", "#cdb9d6", _INK, _GREY)
-_COLOURS = (_BLUE, _RED, _INK, _GREY)  # no red beside green, which many cannot tell apart
+_COLOURS = (_BLUE, _INK, _GREY, _RED)  # training, held-out and baseline as in the panels; no red beside green
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "fast-electra",  # the same chart gives the same bytes
