@@ -46,8 +46,8 @@ def compile_layers(module: nn.Module, *, backend: str = "inductor") -> None:
 
     Layer by layer, since those of a model share what is compiled: a deep one takes no longer than a flat one.
     """
-    # Else torch cuts what is compiled within DDP at the ends of its buckets, of 25 MB: a layer of width 1024 in three. The
-    # gradients come layer by layer anyway, so there is as much to exchange meanwhile.
+    # Else torch cuts what is compiled within DDP at the ends of its buckets, of 25 MB: a layer of width 1024 in three.
+    # The gradients come layer by layer anyway, so there is as much to exchange meanwhile.
     torch._dynamo.config.optimize_ddp = False
     for layer in layers_of(module):
         layer.compile(backend=backend, fullgraph=True, dynamic=False, recompile_limit=_KINDS_OF_LAYERS)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,16 @@ def test_more_processes_than_rows_are_refused() -> None:
         Group(0, 4).rows(3)
 
 
+def noted_by_two(work: Callable[[Path, int], None], folder: Path) -> list[str]:
+    """What each of two processes has left in the file of its rank."""
+    processes = [FORKED.Process(target=work, args=(folder, rank)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [(folder / str(rank)).read_text() for rank in range(2)]
+
+
 def work_longest_in_the_first(folder: Path, rank: int) -> None:
     """Both have trained; the first has still to save, and each notes whether that was done when the group ended."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
@@ -182,12 +193,7 @@ def work_longest_in_the_first(folder: Path, rank: int) -> None:
 
 def test_no_process_leaves_before_the_first_has_saved(tmp_path: Path) -> None:
     """Its launcher would wait for the others for a few minutes only, and take the launchers' meeting place with it."""
-    processes = [FORKED.Process(target=work_longest_in_the_first, args=(tmp_path, rank)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["[True]", "[True]"]
+    assert noted_by_two(work_longest_in_the_first, tmp_path) == ["[True]", "[True]"]
 
 
 def leave(folder: Path, rank: int) -> None:
@@ -205,9 +211,4 @@ def leave(folder: Path, rank: int) -> None:
 
 def test_behind_an_error_a_process_does_not_wait_for_the_others_to_leave_with_it(tmp_path: Path) -> None:
     """Between GPUs the end of a group is an exchange: those that train on would let it wait until they give up."""
-    processes = [FORKED.Process(target=leave, args=(tmp_path, rank)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["[]", "[]"]
+    assert noted_by_two(leave, tmp_path) == ["[]", "[]"]
