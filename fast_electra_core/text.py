@@ -26,12 +26,15 @@ KINDS = ("txt", "jsonl", "parquet")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 KNOWN_SUFFIXES = ".txt, .jsonl (each also with .gz, .bz2, .xz or .zst behind) and .parquet"
 
+OpenFile = Callable[[str], io.BufferedReader]
+"""Opens what lies at a path, in place of the file system."""
+
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 _LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNCLEAN_ASCII = bytes(code for code in range(128) if (code < 32 and code not in b"\t\n") or code == 127)
 _NEWLINE = ord("\n")
-_DECOMPRESSORS: dict[str, Callable[[str], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LOOKED_AT = 1024
 """Bytes at a file's beginning by which UTF-16 is told."""
@@ -50,7 +53,7 @@ class TextPiece:
     kind: str
     """txt, jsonl or parquet."""
     is_whole: bool = True
-    """Whether all of the file is there; if not, only what the range needs, and nothing but its length before."""
+    """Whether what lies before the range can be read as well; if not, lines of .jsonl are named by their byte."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -82,7 +85,9 @@ def compression_of(path: str | Path) -> str | None:
     return suffix if suffix in COMPRESSIONS else None
 
 
-def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+def read_documents(
+    piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None = None
+) -> Iterator[str]:
     """The documents that start in `piece`, cleaned, none of them blank; long ones in segments.
 
     Every line of a file is read exactly once over adjacent ranges. Cleaned means: no byte order mark,
@@ -90,37 +95,45 @@ def read_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> It
 
     on_bad_text: error; replace (bytes that are not UTF-8 become U+FFFD) or skip (their line is dropped). With
         either, .jsonl lines without text in `text_field` are skipped.
+    open_file: where the file is not a local one.
 
     Raises:
         DataError: file missing, unknown suffix, damaged compression, not UTF-8 (UTF-16 whatever on_bad_text is), no
             such field or column.
     """
-    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text):
+    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text, open_file=open_file):
         yield from _segments(document)
 
 
-def check_documents(piece: TextPiece, *, text_field: str, on_bad_text: str, max_characters: int | None = None) -> None:
+def check_documents(
+    piece: TextPiece,
+    *,
+    text_field: str,
+    on_bad_text: str,
+    max_characters: int | None = None,
+    open_file: OpenFile | None = None,
+) -> None:
     """Read as read_documents does, the first `max_characters` of the piece or all of it, and keep nothing.
 
     Raises: as read_documents, with the same words.
     """
     left = math.inf if max_characters is None else max_characters
-    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text):
+    for document in _raw_documents(piece, text_field=text_field, on_bad_text=on_bad_text, open_file=open_file):
         left -= len(document)
         if left <= 0:
             return
 
 
-def _raw_documents(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+def _raw_documents(piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None) -> Iterator[str]:
     """The documents as they lie in the file, neither cleaned nor cut. Raises as read_documents."""
     path = Path(piece.path)
     if kind_of(path) is None:
         raise DataError(f"{path}: unknown suffix {''.join(path.suffixes)!r}; known are {KNOWN_SUFFIXES}")
-    if not path.is_file():
+    if open_file is None and not path.is_file():
         raise DataError(f"there is no file {path}; was it moved after the run began?")
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}[piece.kind]
     try:
-        yield from reader(piece, text_field=text_field, on_bad_text=on_bad_text)
+        yield from reader(piece, text_field=text_field, on_bad_text=on_bad_text, open_file=open_file)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _damaged(path, error) from error
     except OSError as error:
@@ -162,11 +175,11 @@ def _segments(document: str) -> Iterator[str]:
         yield segment
 
 
-def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None) -> Iterator[str]:
     """Documents between blank lines. A long one is given out in segments."""
     held: list[str] = []
     num_held = 0
-    with _open(piece.path) as stream:
+    with _open(piece.path, open_file) as stream:
         _check_not_utf_16(stream, piece)
         for offset, data in _lines(stream, piece, limit=MAX_SEGMENT_CHARACTERS):
             try:
@@ -187,8 +200,8 @@ def _read_txt(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterato
         yield "".join(held)
 
 
-def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
-    with _open(piece.path) as stream:
+def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None) -> Iterator[str]:
+    with _open(piece.path, open_file) as stream:
         _check_not_utf_16(stream, piece)
         for index, (offset, data) in enumerate(_lines(stream, piece, limit=None)):
             line = _decode(data, path=piece.path, where="offset", base=offset, on_bad_text=on_bad_text)
@@ -217,13 +230,14 @@ def _text_of(line: str, text_field: str) -> tuple[str, str]:
     return "", row[text_field]
 
 
-def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str) -> Iterator[str]:
+def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = piece.path
     try:
-        with pq.ParquetFile(path) as file:
+        source = path if open_file is None else open_file(path)
+        with pq.ParquetFile(source, pre_buffer=False) as file:  # by default it holds the whole file
             schema = file.schema_arrow
             if text_field not in schema.names:
                 names = ", ".join(map(repr, schema.names))
@@ -281,17 +295,18 @@ def _check_not_utf_16(stream: io.BufferedReader, piece: TextPiece) -> None:
     raise DataError(f"{piece.path} is UTF-16, not UTF-8: iconv -f {encoding} -t UTF-8 FILE > NEW makes UTF-8 of it")
 
 
-def _open(path: str) -> io.BufferedReader:
+def _open(path: str, open_file: OpenFile | None = None) -> io.BufferedReader:
     """The file's uncompressed bytes."""
     compression = compression_of(path)
     if compression is None:
-        return Path(path).open("rb")
+        return Path(path).open("rb") if open_file is None else open_file(path)
+    source = path if open_file is None else open_file(path)
     if compression == "zst":
         import pyarrow as pa
 
-        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
+        return io.BufferedReader(pa.input_stream(source, compression="zstd"))
     # A GzipFile is as good as raw to BufferedReader, whose readline is C.
-    return io.BufferedReader(cast(io.RawIOBase, _DECOMPRESSORS[compression](path)))
+    return io.BufferedReader(cast(io.RawIOBase, _DECOMPRESSORS[compression](source)))
 
 
 def _lines(stream: IO[bytes], piece: TextPiece, *, limit: int | None) -> Iterator[tuple[int, bytes]]:

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Self
 
 from fast_electra_core.errors import DataError
@@ -53,6 +54,11 @@ class Corpus:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Inverse of to_dict."""
         return cls(**values)
+
+
+def is_hidden(relative: PurePath) -> bool:
+    """Whether a file that lies there below its corpus is none of it: a name on the way begins with a dot."""
+    return any(part.startswith(".") for part in relative.parts)
 
 
 def corpus_of(address: str, found: list[TextFile], *, shard_bytes: int) -> Corpus:

@@ -3,7 +3,6 @@
 Addresses: `pydocs`, a file, folder or glob, `s3://bucket/prefix`, `hub:NAME[/CONFIG]`. Nothing is tokenized.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import glob
@@ -13,16 +12,17 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.text import KNOWN_SUFFIXES, TextPiece, kind_of
+from fast_electra_core.text import KNOWN_SUFFIXES, OpenFile, TextPiece, kind_of
 from fast_electra_core.text_shards import Corpus as Corpus
-from fast_electra_core.text_shards import TextFile, content_digest, corpus_of
+from fast_electra_core.text_shards import TextFile, content_digest, corpus_of, is_hidden
 from steps.console import ProgressBar
-from steps.store import Store, s3_client
+from steps.s3_text import fetch_lines, list_objects, open_object
+from steps.store import Store
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +47,7 @@ def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabyte
     elif corpus.startswith("hub:"):
         found = _hub_files(corpus, store=store, text_field=text_field, shard_bytes=shard_bytes)
     elif corpus.startswith("s3://"):
-        found = _s3_files(corpus)
+        found = list_objects(corpus)
     else:
         found = _local_files(corpus)
         corpus = str(Path(corpus).expanduser().resolve())
@@ -64,7 +64,7 @@ def list_files(address: str, *, kept_at: str | None, open_store: Callable[[], St
     if kept_at is not None:
         found = _stored_files(open_store(), kept_at.removeprefix(STORE_SCHEME).rpartition("/")[0])
     else:
-        found = _s3_files(address) if address.startswith("s3://") else _local_files(address)
+        found = list_objects(address) if address.startswith("s3://") else _local_files(address)
     return {file.name: file.digest for file in found if kind_of(file.name) and file.num_bytes}
 
 
@@ -81,14 +81,31 @@ def local_piece(piece: dict[str, Any], cache: Path, *, store: Store) -> TextPiec
         return dataclasses.replace(found, path=str(store.get_folder(key) / name))
     if not found.path.startswith("s3://"):
         return found
-    address, _, etag = found.path.rpartition("#")
-    bucket, _, key = address.removeprefix("s3://").partition("/")
-    is_whole = found.start == 0 and found.end is None
-    folder = cache / etag if is_whole else cache / etag / f"{found.start}-{found.end}"
-    path = folder / Path(key).name
+    path = _kept_at(found, cache)
     if not path.is_file():
-        _download(bucket, key, etag=etag, path=path, start=found.start, end=found.end)
-    return dataclasses.replace(found, path=str(path), is_whole=is_whole)
+        fetch_lines(found.path, path, start=found.start, end=found.end)
+    return dataclasses.replace(found, path=str(path), is_whole=found.start == 0 and found.end is None)
+
+
+def piece_in_place(piece: dict[str, Any], cache: Path, *, store: Store) -> tuple[TextPiece, OpenFile | None]:
+    """A piece of a shard for who reads its beginning alone, and how to open its file: as local_piece, but an `s3://`
+    object that is not in the cache is read where it is, as far as it is asked for, and not kept.
+
+    Raises: as local_piece; of S3 where it is read.
+    """
+    found = TextPiece.from_dict(piece)
+    if not found.path.startswith("s3://") or _kept_at(found, cache).is_file():
+        return local_piece(piece, cache, store=store), None
+    address = found.path.rpartition("#")[0]
+    return dataclasses.replace(found, path=address, is_whole=False), lambda _: open_object(found.path)
+
+
+def _kept_at(piece: TextPiece, cache: Path) -> Path:
+    """Where the lines of a piece that is in S3 are once they are here."""
+    address, _, etag = piece.path.rpartition("#")
+    is_whole = piece.start == 0 and piece.end is None
+    folder = cache / etag if is_whole else cache / etag / f"{piece.start}-{piece.end}"
+    return folder / address.rpartition("/")[2]
 
 
 def hub_candidates(address: str) -> list[tuple[str, str | None]]:
@@ -119,7 +136,7 @@ def _local_files(corpus: str) -> list[TextFile]:
         return [_local_file(path, root=path.parent)]
     if path.is_dir():
         paths = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        shown = [entry for entry in paths if not _is_hidden(entry.relative_to(path)) and entry.is_file()]
+        shown = [entry for entry in paths if not is_hidden(entry.relative_to(path)) and entry.is_file()]
         if not shown:
             raise DataError(f"corpus folder {corpus!r} holds no files; known are {KNOWN_SUFFIXES}")
         return [_local_file(entry, root=path) for entry in shown]
@@ -127,15 +144,11 @@ def _local_files(corpus: str) -> list[TextFile]:
         depth = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
         root = Path(*path.parts[:depth])
         paths = list(root.glob("/".join(path.parts[depth:])))
-        shown = [entry for entry in paths if not _is_hidden(entry.relative_to(root)) and entry.is_file()]
+        shown = [entry for entry in paths if not is_hidden(entry.relative_to(root)) and entry.is_file()]
         if not shown:
             raise DataError(f"corpus pattern {corpus!r} matches no file; `**` stands for folders of any depth")
         return [_local_file(entry, root=root) for entry in shown]
     raise _missing(corpus, path)
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def _missing(corpus: str, path: Path) -> DataError:
@@ -215,82 +228,3 @@ def _load_hub(address: str) -> "Dataset":
         f"corpus {address!r} cannot be had from the hub (tried {tried}): {problem}. Check the name, the "
         "configuration and the network (HF_TOKEN for gated ones), or download the text and give its folder"
     ) from problem
-
-
-def _s3_error(address: str, error: Exception) -> DataError:
-    """What an answer of S3, or none, means for the user."""
-    response: dict[str, Any] = getattr(error, "response", {})
-    code = str(response["Error"]["Code"]) if "Error" in response else type(error).__name__
-    causes: Iterable[tuple[str, set[str]]] = [
-        (
-            "the bucket does not exist; check its name and AWS_ENDPOINT_URL",
-            {"NoSuchBucket", "ParamValidationError"},
-        ),
-        (
-            "access is denied; check the credentials and the bucket's policy",
-            {"AccessDenied", "403", "Forbidden"},
-        ),
-        ("the object is gone; start the run again", {"NoSuchKey", "404"}),
-        ("the object changed since the run began; start the run again", {"PreconditionFailed", "412"}),
-    ]
-    cause = next((text for text, codes in causes if code in codes), None)
-    away = (
-        f"S3 does not answer ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
-        "and the network"
-    )
-    return DataError(f"{address}: {cause or away} [{code}]")
-
-
-def _s3_files(corpus: str) -> list[TextFile]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, prefix = corpus.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise DataError(f"corpus {corpus!r} names no bucket; give s3://BUCKET/PREFIX")
-    try:
-        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        objects = [entry for page in pages for entry in page.get("Contents", [])]
-    except (BotoCoreError, ClientError) as error:
-        raise _s3_error(corpus, error) from error
-    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-    # `data/wiki` means the object or folder of that name; failing that, all that begins so (`data/wiki2`).
-    exact = [entry for entry in objects if entry["Key"] == prefix or entry["Key"].startswith(folder)]
-    root = folder if exact and exact[0]["Key"] != prefix else prefix[: prefix.rfind("/") + 1]
-    files = [
-        TextFile(
-            name=entry["Key"].removeprefix(root),
-            path=f"s3://{bucket}/{entry['Key']}#{entry['ETag'].strip(chr(34))}",
-            num_bytes=entry["Size"],
-            digest=f"{entry['ETag'].strip(chr(34))}:{entry['Size']}",
-        )
-        for entry in exact or objects
-        if not entry["Key"].endswith("/")
-    ]
-    files = [file for file in files if not _is_hidden(Path(file.name))]
-    if not files:
-        raise DataError(f"corpus {corpus!r}: there is no object under the prefix {prefix!r} in bucket {bucket!r}")
-    return files
-
-
-def _download(bucket: str, key: str, *, etag: str, path: Path, start: int, end: int | None) -> None:
-    """Fetch the lines of an object that start within [start, end), at the place that they have in it, and the byte
-    before; all of them or none, and only of the version that the corpus was resolved with."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial")
-    first = max(0, start - 1)
-    behind = {"Range": f"bytes={first}-"} if first else {}
-    try:
-        body = s3_client().get_object(Bucket=bucket, Key=key, IfMatch=etag, **behind)["Body"]
-        with contextlib.closing(body), partial.open("wb") as file:
-            file.seek(first)  # what lies before takes no room
-            for chunk in body.iter_chunks(_CHUNK_BYTES):
-                file.write(chunk)
-                if end is not None and b"\n" in chunk[max(0, end - 1 - (file.tell() - len(chunk))) :]:
-                    break  # that of the last line
-        partial.replace(path)
-    except (BotoCoreError, ClientError) as error:
-        raise _s3_error(f"s3://{bucket}/{key}", error) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The tokenizer of a run, in the store: trained on its text or given, and what training must know of it."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 from fast_electra_core.data import SpecialIds
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest, train_tokenizer, word_continuations
+from steps.console import ProgressBar
 from steps.store import Store
 from steps.tokenization import documents_of
 
 _CHARACTERS_PER_ENTRY = 2_000
 """Text that a vocabulary is trained on, per entry: more changes it little."""
+_MAX_SAMPLED_SHARDS = 1_000
+"""Of a shard in S3 a sample takes a request or two."""
 
 
 def prepare_tokenizer(source: str, config: dict[str, Any], shards: Sequence[dict[str, Any]], store: Store) -> str:
@@ -35,15 +39,18 @@ def prepare_tokenizer(source: str, config: dict[str, Any], shards: Sequence[dict
 
 
 def _sample(shards: Sequence[dict[str, Any]], config: dict[str, Any], store: Store) -> Iterator[str]:
-    """An equal share of every shard's text, from its beginning."""
-    share = _CHARACTERS_PER_ENTRY * config["vocab_size"] // len(shards)
-    for shard in shards:
-        characters = 0
-        for document in documents_of(shard, config, store):
-            yield document
-            characters += len(document)
-            if characters >= share:
-                break
+    """An equal share of every shard's text, from its beginning; of very many shards, of as many as may be, evenly."""
+    sampled = shards[:: math.ceil(len(shards) / _MAX_SAMPLED_SHARDS)]
+    share = _CHARACTERS_PER_ENTRY * config["vocab_size"] // len(sampled)
+    with ProgressBar(len(sampled), label="reading text for the tokenizer", unit="shard") as bar:
+        for done, shard in enumerate(sampled, start=1):
+            characters = 0
+            for document in documents_of(shard, config, store, in_place=True):
+                yield document
+                characters += len(document)
+                if characters >= share:
+                    break
+            bar.update(done)
 
 
 def special_ids(tokenizer_folder: Path) -> SpecialIds:

@@ -13,7 +13,7 @@ import pytest
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
-from steps import corpus as corpus_module
+from steps import s3_text
 from steps.corpus import Corpus, hub_candidates, local_piece, resolve_corpus
 from steps.store import Store
 
@@ -139,9 +139,9 @@ def test_s3_lists_of_more_than_one_page_are_read_to_the_end(
     def small_pages(params: dict[str, Any], **_: object) -> None:
         params["query_string"]["max-keys"] = 3
 
-    client = corpus_module.s3_client()
+    client = s3_text.s3_client()
     client.meta.events.register("before-call.s3.ListObjectsV2", small_pages)
-    monkeypatch.setattr(corpus_module, "s3_client", lambda: client)
+    monkeypatch.setattr(s3_text, "s3_client", lambda: client)
     assert resolve("s3://bucket/many", store).num_files == 7
     client.close()
 
@@ -176,7 +176,7 @@ def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
     name: str, shard_bytes: int, s3: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task reads one piece of perhaps a thousand. Lines of 1 to 150 bytes, the last without its newline."""
-    monkeypatch.setattr(corpus_module, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(s3_text, "_CHUNK_BYTES", 16)
     words = [letter * (1 + index**3 % 97) for index, letter in enumerate("abcdefghijklmnopqrstuv")]
     lines = [json.dumps({"text": word}) for word in words] if name == "a.jsonl" else [f"{word}\n" for word in words]
     data = "\n".join(lines).encode()
@@ -215,7 +215,7 @@ def test_denied_access_is_named(s3: Any, store: Store, monkeypatch: pytest.Monke
         def get_paginator(self, name: str) -> "Denied":
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, name)
 
-    monkeypatch.setattr(corpus_module, "s3_client", Denied)
+    monkeypatch.setattr(s3_text, "s3_client", Denied)
     with pytest.raises(DataError, match="access is denied; check the credentials"):
         resolve("s3://bucket/data", store)
 

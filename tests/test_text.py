@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -147,6 +148,16 @@ def test_memory_stays_flat_for_one_document_of_50_megabytes(tmp_path: Path, unit
     tracemalloc.stop()
     assert num_characters > 49 * 2**20
     assert peak < 4 * 2**20
+
+
+def test_of_a_parquet_file_a_row_group_is_held_and_not_the_file(tmp_path: Path) -> None:
+    texts = [random.Random(row).randbytes(500).hex() for row in range(20_000)]  # 20 MB that do not compress to nothing
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=500)
+    piece = TextPiece(path=str(tmp_path / "a.parquet"), start=0, end=None, kind="parquet")
+    before, peak = pa.total_allocated_bytes(), 0
+    for _ in read_documents(piece, text_field="text", on_bad_text="error"):
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert 1000 < peak < 4e6
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])

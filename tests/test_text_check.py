@@ -14,7 +14,6 @@ from toys import save_auxiliary
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
-from fast_electra_core.text_shards import TextFile, corpus_of
 from steps import planning, text_check
 from steps.corpus import Corpus, local_piece, resolve_corpus
 from steps.store import Store
@@ -28,11 +27,11 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def resolve(path: Path, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
+def resolve(path: Path | str, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
     return resolve_corpus(str(path), store=store, text_field="text", shard_megabytes=shard_megabytes)
 
 
-def check(path: Path, store: Store, *, on_bad_text: str = "error", shard_megabytes: float = 1.0) -> None:
+def check(path: Path | str, store: Store, *, on_bad_text: str = "error", shard_megabytes: float = 1.0) -> None:
     corpus = resolve(path, store, shard_megabytes=shard_megabytes)
     check_text(corpus, text_field="text", on_bad_text=on_bad_text, store=store)
 
@@ -155,9 +154,22 @@ def test_of_a_large_compressed_file_the_beginning_is_read(
         check(path, store)
 
 
-def test_nothing_of_a_large_corpus_in_s3_is_fetched(small_limits: None, store: Store) -> None:
-    file = TextFile(name="a.txt", path="s3://nowhere/a.txt#etag", num_bytes=1001, digest="etag")
-    check_text(corpus_of("s3://nowhere", [file], shard_bytes=500), text_field="text", on_bad_text="error", store=store)
+@pytest.mark.parametrize("name", ["texts/03.jsonl", "texts/12.jsonl"])
+def test_of_a_large_corpus_in_s3_the_beginnings_of_some_files_are_read_and_not_kept(
+    name: str, small_limits: None, s3: Any, store: Store
+) -> None:
+    """Of 16 files every second."""
+    rows = "\n".join(json.dumps({"text": line}) for line in LINES)
+    for index in range(16):
+        s3.put_object(Bucket="bucket", Key=f"texts/{index:02}.jsonl", Body=rows.encode())
+    check("s3://bucket/texts", store, shard_megabytes=1e-3)
+    s3.put_object(Bucket="bucket", Key=name, Body=rows.replace("text", "txt").encode())
+    if name == "texts/03.jsonl":
+        check("s3://bucket/texts", store, shard_megabytes=1e-3)
+    else:
+        said = r"s3://bucket/texts/12\.jsonl, line at byte 0: no field 'text' \(--text_field\); the fields .*: 'txt'"
+        with pytest.raises(DataError, match=said):
+            check("s3://bucket/texts", store, shard_megabytes=1e-3)
     assert list(store.folder.iterdir()) == []
 
 

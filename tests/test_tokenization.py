@@ -1,7 +1,10 @@
 """Text becomes token shards, each made once; broken text and full disks are told from finished shards."""
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import resource
 import subprocess
@@ -11,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import write_text
 
 from fast_electra_core.errors import ConfigError, DataError
 from fast_electra_core.token_shards import read_manifest
 from fast_electra_core.tokenizer import load_tokenizer
+from steps import s3_text
+from steps import tokenizer as tokenizer_module
 from steps.config import resolve_auxiliary
 from steps.corpus import resolve_corpus
 from steps.dataset import open_dataset
@@ -41,7 +48,7 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def shards_of(path: Path, store: Store, *, shard_megabytes: float = 1.0) -> list[dict[str, Any]]:
+def shards_of(path: Path | str, store: Store, *, shard_megabytes: float = 1.0) -> list[dict[str, Any]]:
     return resolve_corpus(str(path), store=store, text_field="text", shard_megabytes=shard_megabytes).shards
 
 
@@ -72,6 +79,63 @@ def test_a_trained_tokenizer_is_named_by_its_content(text: Path, store: Store, t
     assert first.startswith("tokenizers/")
     vocabularies = {len(load_tokenizer(store.get_folder(key))) for key in (first, smaller)}
     assert (first == smaller) == (len(vocabularies) == 1)
+
+
+def packed(text: str, name: str) -> bytes:
+    """The documents in a file of this name."""
+    documents = text.split("\n\n")
+    if name.endswith(".parquet"):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"text": documents}), sink, row_group_size=200)
+        return bytes(sink.getvalue())
+    if ".jsonl" in name:
+        text = "\n".join(json.dumps({"text": document}) for document in documents)
+    if name.endswith(".zst"):
+        return bytes(pa.compress(text.encode(), codec="zstd", asbytes=True))
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+    return compress(text.encode())
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "txt.gz", "txt.bz2", "jsonl.xz", "jsonl.zst", "parquet"])
+def test_of_text_in_s3_a_tokenizer_reads_no_more_than_its_share_and_is_the_same(
+    suffix: str, store: Store, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`start` is a pod with a small disk, and the text perhaps a thousand times as large."""
+    monkeypatch.setattr(tokenizer_module, "_CHARACTERS_PER_ENTRY", 10)
+    monkeypatch.setattr(s3_text, "_READ_AHEAD_BYTES", 1 << 14)
+    name = f"a.{suffix}"
+    content = packed(write_text(tmp_path / "large.txt", num_documents=12_000).read_text(), name)
+    (tmp_path / name).write_bytes(content)
+    s3.put_object(Bucket="bucket", Key=f"texts/{name}", Body=content)
+    brought: list[int] = []
+    read = s3_text._Object.readinto
+    monkeypatch.setattr(s3_text._Object, "readinto", lambda *given: brought.append(read(*given)) or brought[-1])
+
+    here, there = (
+        prepare_tokenizer("train", CONFIG, shards_of(address, store, shard_megabytes=1.5), store)
+        for address in (tmp_path / name, "s3://bucket/texts")
+    )
+    assert here == there
+    assert 0 < sum(brought) < len(content) * 0.4
+    assert not (store.folder / "downloads").exists()
+
+
+def test_of_very_many_shards_some_are_read_for_a_tokenizer(
+    text: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "_MAX_SAMPLED_SHARDS", 4)
+    shards = shards_of(text, store, shard_megabytes=0.01)
+    assert len(shards) > 8
+    read: list[int] = []
+    documents_of = tokenizer_module.documents_of
+
+    def noted(shard: Any, *more: Any, in_place: bool) -> Iterator[str]:
+        read.append(shards.index(shard))
+        return documents_of(shard, *more, in_place=in_place)
+
+    monkeypatch.setattr(tokenizer_module, "documents_of", noted)
+    prepare_tokenizer("train", CONFIG, shards, store)
+    assert read == list(range(0, len(shards), -(-len(shards) // 4)))
 
 
 def test_a_given_tokenizer_gets_the_key_of_the_same_one_trained(text: Path, store: Store, tokenizer_key: str) -> None:

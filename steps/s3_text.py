@@ -1,0 +1,164 @@
+"""Text in S3: listed, fetched in parts, or read where it is. An object is named `s3://BUCKET/KEY#ETAG`."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fast_electra_core.errors import DataError
+from fast_electra_core.text_shards import TextFile, is_hidden
+from steps.store import s3_client
+
+_CHUNK_BYTES = 1 << 20
+_READ_AHEAD_BYTES = 1 << 18
+"""What a request for a part brings at least, of an object that is read where it is."""
+
+
+def list_objects(corpus: str) -> list[TextFile]:
+    """The objects at an address, of any kind.
+
+    Raises:
+        DataError: there is none, or the bucket is out of reach.
+    """
+    bucket, _, prefix = corpus.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"corpus {corpus!r} names no bucket; give s3://BUCKET/PREFIX")
+    with _asking(corpus):
+        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        objects = [entry for page in pages for entry in page.get("Contents", [])]
+    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+    # `data/wiki` means the object or folder of that name; failing that, all that begins so (`data/wiki2`).
+    exact = [entry for entry in objects if entry["Key"] == prefix or entry["Key"].startswith(folder)]
+    root = folder if exact and exact[0]["Key"] != prefix else prefix[: prefix.rfind("/") + 1]
+    files = [
+        TextFile(
+            name=entry["Key"].removeprefix(root),
+            path=f"s3://{bucket}/{entry['Key']}#{entry['ETag'].strip(chr(34))}",
+            num_bytes=entry["Size"],
+            digest=f"{entry['ETag'].strip(chr(34))}:{entry['Size']}",
+        )
+        for entry in exact or objects
+        if not entry["Key"].endswith("/")
+    ]
+    files = [file for file in files if not is_hidden(Path(file.name))]
+    if not files:
+        raise DataError(f"corpus {corpus!r}: there is no object under the prefix {prefix!r} in bucket {bucket!r}")
+    return files
+
+
+def fetch_lines(piece: str, path: Path, *, start: int, end: int | None) -> None:
+    """Fetch the lines of an object that start within [start, end) into the file, at the place that they have in the
+    object, and the byte before; all of them or none.
+
+    Raises:
+        DataError: the object is gone, or changed since it was listed; S3 is out of reach.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial")
+    first = max(0, start - 1)
+    behind = {"Range": f"bytes={first}-"} if first else {}
+    address, named = _split(piece)
+    try:
+        with _asking(address), partial.open("wb") as file:
+            file.seek(first)  # what lies before takes no room
+            with contextlib.closing(s3_client().get_object(**named, **behind)["Body"]) as body:
+                for chunk in body.iter_chunks(_CHUNK_BYTES):
+                    file.write(chunk)
+                    if end is not None and b"\n" in chunk[max(0, end - 1 - (file.tell() - len(chunk))) :]:
+                        break  # that of the last line
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_object(piece: str) -> io.BufferedReader:
+    """An object, to be read where it is, as far as it is asked for; nothing of it comes to this disk.
+
+    Raises:
+        DataError: where it is read; as fetch_lines.
+    """
+    return io.BufferedReader(_Object(piece), _READ_AHEAD_BYTES)
+
+
+class _Object(io.RawIOBase):
+    """Each read is a request of its own."""
+
+    def __init__(self, piece: str) -> None:
+        self._address, self._named = _split(piece)
+        self._client = s3_client()
+        self._position = 0
+        self._num_bytes: int | None = None
+        """Known by the first answer."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END and self._num_bytes is None:
+            self._get(0, 1)
+        self._position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes or 0}.get(whence, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if not len(buffer) or (self._num_bytes is not None and self._position >= self._num_bytes):
+            return 0
+        data = self._get(self._position, self._position + len(buffer))
+        self._position += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _get(self, start: int, end: int) -> bytes:
+        """What there is of the range, of which the first byte must be there."""
+        with _asking(self._address):
+            answer = self._client.get_object(**self._named, Range=f"bytes={start}-{end - 1}")
+            with contextlib.closing(answer["Body"]) as body:
+                data: bytes = body.read()
+        self._num_bytes = int(answer["ContentRange"].rpartition("/")[2])
+        return data
+
+
+def _split(piece: str) -> tuple[str, dict[str, str]]:
+    """Of `s3://BUCKET/KEY#ETAG` what a message shows, and how a request names that version of the object alone."""
+    address, _, etag = piece.rpartition("#")
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return address, {"Bucket": bucket, "Key": key, "IfMatch": etag}
+
+
+@contextlib.contextmanager
+def _asking(address: str) -> Iterator[None]:
+    """Raises DataError where S3 refuses or does not answer."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise _s3_error(address, error) from error
+
+
+def _s3_error(address: str, error: Exception) -> DataError:
+    """What an answer of S3, or none, means for the user."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    code = str(response["Error"]["Code"]) if "Error" in response else type(error).__name__
+    causes: Iterable[tuple[str, set[str]]] = [
+        (
+            "the bucket does not exist; check its name and AWS_ENDPOINT_URL",
+            {"NoSuchBucket", "ParamValidationError"},
+        ),
+        (
+            "access is denied; check the credentials and the bucket's policy",
+            {"AccessDenied", "403", "Forbidden"},
+        ),
+        ("the object is gone; start the run again", {"NoSuchKey", "404"}),
+        ("the object changed since the run began; start the run again", {"PreconditionFailed", "412"}),
+    ]
+    cause = next((text for text, codes in causes if code in codes), None)
+    away = (
+        f"S3 does not answer ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
+        "and the network"
+    )
+    return DataError(f"{address}: {cause or away} [{code}]")
