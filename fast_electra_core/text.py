@@ -52,8 +52,6 @@ class TextPiece:
     """Byte offset, None for the end of the file; only uncompressed .txt and .jsonl have ranges."""
     kind: str
     """txt, jsonl or parquet."""
-    is_whole: bool = True
-    """Whether what lies before the range can be read as well; if not, lines of .jsonl are named by their byte."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -209,7 +207,7 @@ def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str, open_fil
                 continue
             problem, text = _text_of(line.removeprefix("\ufeff"), text_field)
             if problem and on_bad_text == "error":
-                where = f"line {_lines_before(piece) + index + 1}" if piece.is_whole else f"line at byte {offset}"
+                where = f"line {_lines_before(piece) + index + 1}" if open_file is None else f"line at byte {offset}"
                 raise DataError(f"{piece.path}, {where}: {problem}. {_OFFER} (both leave the line out)")
             yield text
 

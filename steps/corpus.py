@@ -21,7 +21,7 @@ from fast_electra_core.text import KNOWN_SUFFIXES, OpenFile, TextPiece, kind_of
 from fast_electra_core.text_shards import Corpus as Corpus
 from fast_electra_core.text_shards import TextFile, content_digest, corpus_of, is_hidden
 from steps.console import ProgressBar
-from steps.s3_text import fetch_lines, list_objects, open_object
+from steps.s3_text import list_objects, open_object
 from steps.store import Store
 
 if TYPE_CHECKING:
@@ -68,44 +68,20 @@ def list_files(address: str, *, kept_at: str | None, open_store: Callable[[], St
     return {file.name: file.digest for file in found if kind_of(file.name) and file.num_bytes}
 
 
-def local_piece(piece: dict[str, Any], cache: Path, *, store: Store) -> TextPiece:
-    """A piece of a shard with its file on this machine, for read_documents. Of an `s3://` object only the lines of the
-    piece are downloaded into `cache`, under its ETag, once.
+def open_piece(piece: dict[str, Any], *, store: Store) -> tuple[TextPiece, OpenFile | None]:
+    """A piece of a shard, and how its file is opened if it is not on this machine: what read_documents asks for. An
+    `s3://` object is read where it is, as far as it is asked for, and not kept.
 
-    Raises:
+    Raises, of S3 where it is read:
         DataError: the object is gone, or changed since the corpus was resolved.
     """
     found = TextPiece.from_dict(piece)
+    if found.path.startswith("s3://"):
+        return dataclasses.replace(found, path=found.path.rpartition("#")[0]), lambda _: open_object(found.path)
     if found.path.startswith(STORE_SCHEME):
         key, _, name = found.path.removeprefix(STORE_SCHEME).rpartition("/")
-        return dataclasses.replace(found, path=str(store.get_folder(key) / name))
-    if not found.path.startswith("s3://"):
-        return found
-    path = _kept_at(found, cache)
-    if not path.is_file():
-        fetch_lines(found.path, path, start=found.start, end=found.end)
-    return dataclasses.replace(found, path=str(path), is_whole=found.start == 0 and found.end is None)
-
-
-def piece_in_place(piece: dict[str, Any], cache: Path, *, store: Store) -> tuple[TextPiece, OpenFile | None]:
-    """A piece of a shard for who reads its beginning alone, and how to open its file: as local_piece, but an `s3://`
-    object that is not in the cache is read where it is, as far as it is asked for, and not kept.
-
-    Raises: as local_piece; of S3 where it is read.
-    """
-    found = TextPiece.from_dict(piece)
-    if not found.path.startswith("s3://") or _kept_at(found, cache).is_file():
-        return local_piece(piece, cache, store=store), None
-    address = found.path.rpartition("#")[0]
-    return dataclasses.replace(found, path=address, is_whole=False), lambda _: open_object(found.path)
-
-
-def _kept_at(piece: TextPiece, cache: Path) -> Path:
-    """Where the lines of a piece that is in S3 are once they are here."""
-    address, _, etag = piece.path.rpartition("#")
-    is_whole = piece.start == 0 and piece.end is None
-    folder = cache / etag if is_whole else cache / etag / f"{piece.start}-{piece.end}"
-    return folder / address.rpartition("/")[2]
+        return dataclasses.replace(found, path=str(store.get_folder(key) / name)), None
+    return found, None
 
 
 def hub_candidates(address: str) -> list[tuple[str, str | None]]:

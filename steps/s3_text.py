@@ -1,8 +1,8 @@
-"""Text in S3: listed, fetched in parts, or read where it is. An object is named `s3://BUCKET/KEY#ETAG`."""
+"""Text in S3: listed, and read where it is. An object is named `s3://BUCKET/KEY#ETAG`."""
 
 import contextlib
 import io
-import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.text_shards import TextFile, is_hidden
 from steps.store import s3_client
 
-_CHUNK_BYTES = 1 << 20
-_READ_AHEAD_BYTES = 1 << 18
-"""What a request for a part brings at least, of an object that is read where it is."""
+_FIRST_BYTES, _MOST_BYTES = 1 << 18, 1 << 22
+"""What a request brings at least: the first at a place, and after some more of them."""
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between requests for the same."""
 
 
 def list_objects(corpus: str) -> list[TextFile]:
@@ -48,42 +49,17 @@ def list_objects(corpus: str) -> list[TextFile]:
     return files
 
 
-def fetch_lines(piece: str, path: Path, *, start: int, end: int | None) -> None:
-    """Fetch the lines of an object that start within [start, end) into the file, at the place that they have in the
-    object, and the byte before; all of them or none.
-
-    Raises:
-        DataError: the object is gone, or changed since it was listed; S3 is out of reach.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial")
-    first = max(0, start - 1)
-    behind = {"Range": f"bytes={first}-"} if first else {}
-    address, named = _split(piece)
-    try:
-        with _asking(address), partial.open("wb") as file:
-            file.seek(first)  # what lies before takes no room
-            with contextlib.closing(s3_client().get_object(**named, **behind)["Body"]) as body:
-                for chunk in body.iter_chunks(_CHUNK_BYTES):
-                    file.write(chunk)
-                    if end is not None and b"\n" in chunk[max(0, end - 1 - (file.tell() - len(chunk))) :]:
-                        break  # that of the last line
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def open_object(piece: str) -> io.BufferedReader:
     """An object, to be read where it is, as far as it is asked for; nothing of it comes to this disk.
 
     Raises:
-        DataError: where it is read; as fetch_lines.
+        DataError: where it is read: it is gone, or changed since it was listed; S3 is out of reach.
     """
-    return io.BufferedReader(_Object(piece), _READ_AHEAD_BYTES)
+    return io.BufferedReader(_Object(piece), _FIRST_BYTES)
 
 
 class _Object(io.RawIOBase):
-    """Each read is a request of its own."""
+    """Asks for a little, and for twice as much each time that it is read on."""
 
     def __init__(self, piece: str) -> None:
         self._address, self._named = _split(piece)
@@ -91,6 +67,9 @@ class _Object(io.RawIOBase):
         self._position = 0
         self._num_bytes: int | None = None
         """Known by the first answer."""
+        self._held = memoryview(b"")
+        """What is there from the position on."""
+        self._ahead = _FIRST_BYTES
 
     def readable(self) -> bool:
         return True
@@ -101,25 +80,38 @@ class _Object(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END and self._num_bytes is None:
             self._get(0, 1)
-        self._position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes or 0}.get(whence, 0)
-        return self._position
+        position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes or 0}.get(whence, 0)
+        if position != self._position:
+            self._position, self._held, self._ahead = position, memoryview(b""), _FIRST_BYTES
+        return position
 
     def readinto(self, buffer: Any) -> int:
-        if not len(buffer) or (self._num_bytes is not None and self._position >= self._num_bytes):
-            return 0
-        data = self._get(self._position, self._position + len(buffer))
-        self._position += len(data)
+        is_at_end = self._num_bytes is not None and self._position >= self._num_bytes
+        if not self._held and len(buffer) and not is_at_end:
+            self._held = memoryview(self._get(self._position, self._position + max(len(buffer), self._ahead)))
+            self._ahead = min(2 * self._ahead, _MOST_BYTES)
+        data, self._held = self._held[: len(buffer)], self._held[len(buffer) :]
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def _get(self, start: int, end: int) -> bytes:
         """What there is of the range, of which the first byte must be there."""
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
         with _asking(self._address):
-            answer = self._client.get_object(**self._named, Range=f"bytes={start}-{end - 1}")
-            with contextlib.closing(answer["Body"]) as body:
-                data: bytes = body.read()
+            for pause in _PAUSES:
+                try:
+                    return self._ask(start, end)
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                    time.sleep(pause)  # the client itself asks again only where no answer begins
+            return self._ask(start, end)
+
+    def _ask(self, start: int, end: int) -> bytes:
+        answer = self._client.get_object(**self._named, Range=f"bytes={start}-{end - 1}")
         self._num_bytes = int(answer["ContentRange"].rpartition("/")[2])
-        return data
+        with contextlib.closing(answer["Body"]) as body:
+            return bytes(body.read())
 
 
 def _split(piece: str) -> tuple[str, dict[str, str]]:

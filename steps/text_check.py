@@ -9,7 +9,7 @@ from typing import Any
 
 from fast_electra_core.text import TextPiece, check_documents, compression_of
 from fast_electra_core.text_shards import Corpus
-from steps.corpus import local_piece, piece_in_place
+from steps.corpus import open_piece
 from steps.store import Store
 
 WHOLLY_CHECKED_BYTES = 256 << 20
@@ -24,23 +24,23 @@ def check_text(corpus: Corpus, *, text_field: str, on_bad_text: str, store: Stor
     """The text can be decoded, its lines of .jsonl parsed, and its field or column is there.
 
     Of a corpus above WHOLLY_CHECKED_BYTES only the first and the last EDGE_BYTES of each file are read, only the first
-    of compressed files and .parquet, and in S3 only those of MAX_OBJECTS, evenly: what is wrong elsewhere is said by
-    `tokenize`. Objects of a smaller corpus in S3 are downloaded to where tokenizing on this machine finds them.
+    of compressed files and .parquet, and in S3 only that of MAX_OBJECTS, evenly: what is wrong elsewhere is said by
+    `tokenize`.
 
     Raises:
         DataError: the text cannot be read; in the words in which `tokenize` would say it.
     """
     pieces = [piece for shard in corpus.shards for piece in shard["pieces"]]
-    cache = store.folder / "downloads"
     check = functools.partial(check_documents, text_field=text_field, on_bad_text=on_bad_text)
     if corpus.num_bytes <= WHOLLY_CHECKED_BYTES:
         for piece in pieces:
-            check(local_piece(piece, cache, store=store))
+            part, open_file = open_piece(piece, store=store)
+            check(part, open_file=open_file)
         return
     edge_bytes = min(EDGE_BYTES, WHOLLY_CHECKED_BYTES // (2 * corpus.num_files))
     objects = [piece for piece in pieces if _is_object(piece) and not piece["start"]]
     for piece in objects[:: math.ceil(len(objects) / MAX_OBJECTS) or 1]:
-        beginning, open_file = piece_in_place(piece, cache, store=store)
+        beginning, open_file = open_piece(piece, store=store)
         check(beginning, max_characters=edge_bytes, open_file=open_file)
     for piece in pieces:
         if not _is_object(piece):
@@ -53,8 +53,8 @@ def _is_object(piece: dict[str, Any]) -> bool:
 
 
 def _edges(piece: dict[str, Any], edge_bytes: int, store: Store) -> Iterator[TextPiece]:
-    """The parts of a piece that lie at an end of its file."""
-    whole = local_piece(piece, Path(), store=store)
+    """The parts of a piece that lie at an end of its file, which is on this machine."""
+    whole, _ = open_piece(piece, store=store)
     if whole.kind == "parquet" or compression_of(whole.path):
         yield whole
         return

@@ -14,27 +14,18 @@ from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
 from fast_electra_core.token_shards import read_manifest, write_shard
 from steps.console import ProgressBar
-from steps.corpus import local_piece, piece_in_place
+from steps.corpus import open_piece
 from steps.store import Store
 
 SHARD_FORMAT = 1
 """Part of every shard's key; raise it when the bytes of a shard change."""
 
 
-def documents_of(
-    shard: dict[str, Any], config: dict[str, Any], store: Store, *, in_place: bool = False
-) -> Iterator[str]:
-    """The documents of a shard's text, one after the other.
-
-    in_place: for who does not want them all: what is in S3 is read there, as far as it is asked for, and not kept.
-    """
-    cache = store.folder / "downloads"
+def documents_of(shard: dict[str, Any], config: dict[str, Any], store: Store) -> Iterator[str]:
+    """The documents of a shard's text, one after the other, read as far as they are asked for."""
     given = {name: config[name] for name in ("text_field", "on_bad_text")}
     for piece in shard["pieces"]:
-        if in_place:
-            found, open_file = piece_in_place(piece, cache, store=store)
-        else:
-            found, open_file = local_piece(piece, cache, store=store), None
+        found, open_file = open_piece(piece, store=store)
         yield from read_documents(found, open_file=open_file, **given)
 
 
@@ -87,7 +78,7 @@ def count_tokens(
     encoder, count = DocumentEncoder(store.get_folder(tokenizer_key)), 0
     with ProgressBar(at_most, label="counting new tokens", unit="token") as bar:
         for shard in shards:
-            for ids in encoder.encode(documents_of(shard, config, store, in_place=True)):
+            for ids in encoder.encode(documents_of(shard, config, store)):
                 count += len(ids) + 1 if len(ids) else 0
                 if count >= at_most:
                     return at_most

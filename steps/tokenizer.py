@@ -45,7 +45,7 @@ def _sample(shards: Sequence[dict[str, Any]], config: dict[str, Any], store: Sto
     with ProgressBar(len(sampled), label="reading text for the tokenizer", unit="shard") as bar:
         for done, shard in enumerate(sampled, start=1):
             characters = 0
-            for document in documents_of(shard, config, store, in_place=True):
+            for document in documents_of(shard, config, store):
                 yield document
                 characters += len(document)
                 if characters >= share:

@@ -116,6 +116,21 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     client.close()
 
 
+def brought_from_s3(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is read of texts in S3 from now on, answer by answer."""
+    from steps import s3_text
+
+    brought: list[bytes] = []
+    ask = s3_text._Object._ask
+
+    def noted(*given: Any) -> bytes:
+        brought.append(ask(*given))
+        return brought[-1]
+
+    monkeypatch.setattr(s3_text._Object, "_ask", noted)
+    return brought
+
+
 @functools.cache
 def _empty_database() -> bytes:
     from mlflow import MlflowClient

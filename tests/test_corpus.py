@@ -10,10 +10,10 @@ import pytest
 from toys import Terminal
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.text import read_documents
-from steps.corpus import Corpus, local_piece, resolve_corpus
+from steps.corpus import Corpus, resolve_corpus
 from steps.fan_out import in_groups
 from steps.store import Store
+from steps.tokenization import documents_of
 
 
 @pytest.fixture
@@ -40,22 +40,22 @@ def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> C
     return resolve_corpus(str(address), store=store, text_field="text", shard_megabytes=shard_megabytes)
 
 
-def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
-    pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
-    return [text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")]
+def texts(corpus: Corpus, store: Store) -> list[str]:
+    config = {"text_field": "text", "on_bad_text": "error"}
+    return [text for shard in corpus.shards for text in documents_of(shard, config, store)]
 
 
 def test_a_folder_is_read_recursively_without_hidden_and_unknown_files(folder: Path, store: Store) -> None:
     corpus = resolve(folder, store)
-    assert texts(corpus, store, folder) == ["alpha", "beta", "gamma"]
+    assert texts(corpus, store) == ["alpha", "beta", "gamma"]
     assert (corpus.num_files, corpus.num_ignored) == (3, 2)  # ignored: notes.pdf, empty.txt
     assert corpus.num_bytes == 6 + 17 + (folder / "deep/er/c.txt.gz").stat().st_size
 
 
 def test_a_file_and_a_pattern_name_their_files(folder: Path, store: Store) -> None:
-    assert texts(resolve(folder / "a.txt", store), store, folder) == ["alpha"]
-    assert texts(resolve(f"{folder}/*.txt", store), store, folder) == ["alpha"]
-    assert texts(resolve(f"{folder}/**/*.txt*", store), store, folder) == ["alpha", "gamma"]
+    assert texts(resolve(folder / "a.txt", store), store) == ["alpha"]
+    assert texts(resolve(f"{folder}/*.txt", store), store) == ["alpha"]
+    assert texts(resolve(f"{folder}/**/*.txt*", store), store) == ["alpha", "gamma"]
 
 
 def test_relative_addresses_and_the_home_folder_are_understood(
@@ -132,7 +132,7 @@ def test_a_big_file_is_cut_into_ranges_that_hold_every_line_once(tmp_path: Path,
         (size // 2, size * 3 // 4),
         (size * 3 // 4, size),
     ]
-    assert "\n".join(texts(corpus, store, tmp_path)).split("\n") == lines
+    assert "\n".join(texts(corpus, store)).split("\n") == lines
 
 
 def test_compressed_files_are_never_cut(tmp_path: Path, store: Store) -> None:
@@ -180,7 +180,7 @@ def test_pydocs_are_written_once_and_found_again(store: Store, monkeypatch: pyte
     assert first == second
     assert len(written) == 1
     assert first.shards[0]["pieces"][0]["path"].startswith("store://corpora/pydocs-")
-    assert texts(first, store, Path()) == ["A docstring.", "Another one."]
+    assert texts(first, store) == ["A docstring.", "Another one."]
 
 
 def test_the_reading_of_pydocs_shows_a_bar_over_their_files(

@@ -1,5 +1,6 @@
 """Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,12 +11,13 @@ from typing import Any
 import boto3
 import datasets
 import pytest
+from conftest import brought_from_s3
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.text import read_documents
 from steps import s3_text
-from steps.corpus import Corpus, hub_candidates, local_piece, resolve_corpus
+from steps.corpus import Corpus, hub_candidates, resolve_corpus
 from steps.store import Store
+from steps.tokenization import documents_of
 
 
 @pytest.fixture
@@ -27,9 +29,9 @@ def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> C
     return resolve_corpus(str(address), store=store, text_field="text", shard_megabytes=shard_megabytes)
 
 
-def texts(corpus: Corpus, store: Store, cache: Path) -> list[str]:
-    pieces = [local_piece(piece, cache, store=store) for shard in corpus.shards for piece in shard["pieces"]]
-    return [text for piece in pieces for text in read_documents(piece, text_field="text", on_bad_text="error")]
+def texts(corpus: Corpus, store: Store) -> list[str]:
+    config = {"text_field": "text", "on_bad_text": "error"}
+    return [text for shard in corpus.shards for text in documents_of(shard, config, store)]
 
 
 # The hub
@@ -75,7 +77,7 @@ def test_hub_texts_are_kept_in_the_store_as_parquet_shards(
     monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
     corpus = resolve("hub:wikitext/small", store, shard_megabytes=0.002)
     assert hub.calls == [("wikitext/small", None), ("wikitext", "small")]
-    assert [text.split()[1] for text in texts(corpus, store, tmp_path)] == [str(i) for i in range(50)]
+    assert [text.split()[1] for text in texts(corpus, store)] == [str(i) for i in range(50)]
     assert corpus.address == "hub:wikitext/small"
     assert corpus.num_files == 3  # 50 rows of about 100 bytes in shards of 2000
     assert resolve("hub:wikitext/small", store, shard_megabytes=0.002) == corpus
@@ -120,15 +122,14 @@ def put(s3: Any, **objects: str) -> None:
         s3.put_object(Bucket="bucket", Key=key, Body=body.encode())
 
 
-def test_an_s3_prefix_is_listed_whole_and_read_through_the_cache(s3: Any, store: Store, tmp_path: Path) -> None:
+def test_an_s3_prefix_is_listed_whole_and_read_where_it_is(s3: Any, store: Store) -> None:
     put(s3, **{"data/b.txt": "beta", "data/deep/a#1.txt": "alpha", "data/x.pdf": "no", "data/.h.txt": "no"})
     put(s3, **{"data/": "", "data2/c.txt": "gamma"})
     corpus = resolve("s3://bucket/data", store)
     assert corpus.address == "s3://bucket/data"
-    assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
+    assert texts(corpus, store) == ["beta", "alpha"]
     assert (corpus.num_files, corpus.num_ignored, corpus.num_bytes) == (2, 1, 9)
-    s3.delete_object(Bucket="bucket", Key="data/b.txt")
-    assert texts(corpus, store, tmp_path / "cache") == ["beta", "alpha"]
+    assert list(store.folder.rglob("*.txt")) == []
 
 
 def test_s3_lists_of_more_than_one_page_are_read_to_the_end(
@@ -158,16 +159,15 @@ def test_the_s3_digest_follows_content_not_prefix(s3: Any, store: Store) -> None
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store, tmp_path: Path) -> None:
+def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store) -> None:
     put(s3, **{"data/a.txt": "alpha"})
-    (piece,) = resolve("s3://bucket/data", store).shards[0]["pieces"]
+    corpus = resolve("s3://bucket/data", store)
     put(s3, **{"data/a.txt": "changed"})
     with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object changed since the run began"):
-        local_piece(piece, tmp_path, store=store)
+        texts(corpus, store)
     s3.delete_object(Bucket="bucket", Key="data/a.txt")
     with pytest.raises(DataError, match=r"s3://bucket/data/a\.txt: the object is gone"):
-        local_piece(piece, tmp_path, store=store)
-    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == []
+        texts(corpus, store)
 
 
 @pytest.mark.parametrize("shard_bytes", [7, 60, 61, 70, 199, 500])
@@ -176,27 +176,56 @@ def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
     name: str, shard_bytes: int, s3: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task reads one piece of perhaps a thousand. Lines of 1 to 150 bytes, the last without its newline."""
-    monkeypatch.setattr(s3_text, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(s3_text, "_FIRST_BYTES", 16)
+    monkeypatch.setattr(s3_text, "_MOST_BYTES", 64)
     words = [letter * (1 + index**3 % 97) for index, letter in enumerate("abcdefghijklmnopqrstuv")]
     lines = [json.dumps({"text": word}) for word in words] if name == "a.jsonl" else [f"{word}\n" for word in words]
     data = "\n".join(lines).encode()
     s3.put_object(Bucket="bucket", Key=name, Body=data)
     corpus = resolve(f"s3://bucket/{name}", store, shard_megabytes=shard_bytes / 1e6)
-    assert texts(corpus, store, tmp_path / "cache") == words
-    for path in (tmp_path / "cache").rglob(name):
-        start, end = map(int, path.parent.name.split("-"))
-        held, first = path.read_bytes(), max(0, start - 1)
-        newline = data.find(b"\n", end - 1)
+    brought = brought_from_s3(monkeypatch)
+    found = []
+    for shard in corpus.shards:
+        (piece,) = shard["pieces"]
+        start, end = piece["start"], piece["end"] or len(data)
+        brought.clear()
+        found += texts(dataclasses.replace(corpus, shards=[shard]), store)
+        newline = data.find(b"\n", end - 1)  # the end of the last line that begins within
         needed = len(data) if newline < 0 else newline + 1
-        assert held[:first] == bytes(first) and held[first:needed] == data[first:needed]
-        assert len(held) < needed + 16
+        assert b"".join(brought) == data[max(0, start - 1) :][: len(b"".join(brought))]
+        assert len(b"".join(brought)) < needed - start + 1 + 64
+    assert found == words
 
 
-def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store, tmp_path: Path) -> None:
+def test_an_answer_of_s3_that_breaks_off_is_asked_for_again_and_not_for_ever(
+    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import IncompleteReadError
+
+    put(s3, **{"a.txt": "alpha"})
+    corpus = resolve("s3://bucket/a.txt", store)
+    monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
+    ask = s3_text._Object._ask
+    broken = [2]
+
+    def breaks(*given: Any) -> bytes:
+        broken[0] -= 1
+        if broken[0] >= 0:
+            raise IncompleteReadError(actual_bytes=1, expected_bytes=5)
+        return ask(*given)
+
+    monkeypatch.setattr(s3_text._Object, "_ask", breaks)
+    assert texts(corpus, store) == ["alpha"]
+    broken[0] = 3
+    with pytest.raises(DataError, match=r"s3://bucket/a\.txt: S3 does not answer .*\[IncompleteReadError\]"):
+        texts(corpus, store)
+
+
+def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store) -> None:
     """The lines before it are not there to be counted."""
     put(s3, **{"a.jsonl": '{"text": "a"}\n' * 5 + "bad\n"})
     with pytest.raises(DataError, match=r"a\.jsonl, line at byte 70: not JSON"):
-        texts(resolve("s3://bucket/a.jsonl", store, shard_megabytes=4e-5), store, tmp_path)
+        texts(resolve("s3://bucket/a.jsonl", store, shard_megabytes=4e-5), store)
 
 
 def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:

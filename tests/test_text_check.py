@@ -13,11 +13,11 @@ import pytest
 from toys import save_auxiliary
 
 from fast_electra_core.errors import DataError
-from fast_electra_core.text import read_documents
 from steps import planning, text_check
-from steps.corpus import Corpus, local_piece, resolve_corpus
+from steps.corpus import Corpus, resolve_corpus
 from steps.store import Store
 from steps.text_check import check_text
+from steps.tokenization import documents_of
 
 GOOD = b"kara moden\n\n"
 
@@ -40,9 +40,7 @@ def said_by_tokenizing(corpus: Corpus, store: Store) -> str:
     """The error of reading every piece in full, as the tokenize step does."""
     with pytest.raises(DataError) as caught:
         for shard in corpus.shards:
-            for piece in shard["pieces"]:
-                whole = local_piece(piece, store.folder / "downloads", store=store)
-                list(read_documents(whole, text_field="text", on_bad_text="error"))
+            list(documents_of(shard, {"text_field": "text", "on_bad_text": "error"}, store))
     return str(caught.value)
 
 
