@@ -76,10 +76,13 @@ def superseded(names: Iterable[str], newest: str, *, keep: int, milestone_every:
     ['step-000000010']
     """
     sound = sorted(name for name in names if name <= newest)
-    older = [
-        name for name in sound[:-keep] if milestone_every is None or int(name.removeprefix("step-")) % milestone_every
-    ]
+    older = [name for name in sound[:-keep] if milestone_every is None or step_of(name) % milestone_every]
     return older + sorted(set(names) - set(sound))
+
+
+def step_of(name: str) -> int:
+    """Of a checkpoint, by its folder's name."""
+    return int(name.removeprefix("step-"))
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -88,7 +91,19 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def load_latest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose digests are right; None if root holds none.
+    """What the `newest_sound` checkpoint holds; None if there is none.
+
+    Raises: as newest_sound.
+    """
+    folder = newest_sound(root)
+    if folder is None:
+        return None
+    state = json.loads((folder / _STATE).read_text())
+    return Checkpoint(state.pop("step"), load_file(folder / _TENSORS), state)
+
+
+def newest_sound(root: Path) -> Path | None:
+    """The folder of the newest checkpoint whose digests are right; None if root holds none.
 
     A damaged one is passed over with a warning that names it and what is wrong.
 
@@ -98,7 +113,8 @@ def load_latest(root: Path) -> Checkpoint | None:
     folders = list_checkpoints(root)
     for folder in folders:
         try:
-            return _load(folder)
+            check(folder)
+            return folder
         except CheckpointError as error:
             _logger.warning("%s; trying the one before", error)
     if folders:
@@ -117,15 +133,6 @@ def check(folder: Path) -> None:
         for name, expected in digests.items():
             if _sha256(folder / name) != expected:
                 raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its digest")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
-
-
-def _load(folder: Path) -> Checkpoint:
-    check(folder)
-    try:
-        state = json.loads((folder / _STATE).read_text())
-        return Checkpoint(state.pop("step"), load_file(folder / _TENSORS), state)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
 

@@ -93,7 +93,7 @@ def fetch_checkpoints(store: Store, prefix: str) -> Path:
 def _is_sound(folder: Path) -> bool:
     try:
         check(folder)
-    except CheckpointError:  # said by load_latest, which comes by here
+    except CheckpointError:  # said by newest_sound, which comes by here
         return False
     return True
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from fast_electra_core.checkpoint import load_latest
+from fast_electra_core.checkpoint import newest_sound, step_of
 from fast_electra_core.config import TrainingConfig
 from fast_electra_core.corruption_store import StoredSamples
 from fast_electra_core.data import TokenDataset
@@ -127,7 +127,7 @@ def train_in_run(
             )  # fmt: skip
         return {}
     checkpoints = fetch_checkpoints(run.store, run.checkpoint_prefix)
-    first_step = newest.step if (newest := load_latest(checkpoints)) else 0
+    first_step = step_of(newest.name) if (newest := newest_sound(checkpoints)) else 0
     if first_step:
         _logger.info("%s goes on from its checkpoint at step %d", label, first_step)
     curve = Curve(checkpoints.parent / "curve.jsonl", first_step=first_step)

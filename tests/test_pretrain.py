@@ -11,7 +11,7 @@ from torch import Tensor
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
-from fast_electra_core import stopwatch
+from fast_electra_core import checkpoint, stopwatch, trainer
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
@@ -128,3 +128,22 @@ def test_seconds_and_speed_are_those_of_all_attempts(
     assert result["tokens_per_second"] == 7 * 4 * 10 / 214
     again = attempt()
     assert (again["seconds"], again["tokens_per_second"]) == (result["seconds"], result["tokens_per_second"])
+
+
+def test_a_resumed_training_reads_the_tensors_of_its_checkpoint_once(
+    run: TrainingRun, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are as large as the model and its moments, and were held in the main memory to the end."""
+    really, read = checkpoint.load_file, list[str]()
+
+    def load_file(path: Path) -> dict[str, Tensor]:
+        read.append(path.parent.name)
+        return really(path)
+
+    monkeypatch.setattr(checkpoint, "load_file", load_file)
+    monkeypatch.setattr(trainer, "training_identity", lambda config: {})  # the second goes on beyond the first
+    for num_steps in (2, 4):
+        method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
+        result = train_in_run(method, dataset, toy_config(num_steps=num_steps), run, evaluate=dict, label="test")
+    assert result["resumed_from"] == 2
+    assert read == ["step-000000002"]
