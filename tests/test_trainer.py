@@ -1,6 +1,7 @@
 """Training is a pure function of config, data and step: a killed run, resumed, is the run that was never killed."""
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from fast_electra_core.config import AuxiliaryConfig, PretrainConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import CheckpointError, ConfigError, Interrupted, NonFiniteLossError
 from fast_electra_core.optimizer import build_optimizer
+from fast_electra_core.parallel import Group
 from fast_electra_core.precision import uses_bf16
 from fast_electra_core.trainer import (
     SKIPPED,
@@ -144,12 +146,43 @@ def test_stopped_at_every_single_step_the_run_is_bit_for_bit_the_same(
 def test_a_stop_writes_a_checkpoint_of_the_step_reached_and_says_so(dataset: TokenDataset, tmp_path: Path) -> None:
     steps: list[int] = []
     written: list[Path] = []
-    hooks = Hooks(on_step=steps.append, on_checkpoint=written.append, should_stop=lambda: steps[-1] == 3)
+    scored: list[int] = []
+
+    def evaluate() -> Row:
+        scored.append(steps[-1])
+        return {}
+
+    hooks = Hooks(
+        on_step=steps.append, on_checkpoint=written.append, evaluate=evaluate, should_stop=lambda: steps[-1] == 3
+    )
     with pytest.raises(Interrupted, match="stopped after step 3; a checkpoint is written, resume goes on from there"):
         train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
     assert steps == [1, 2, 3]
     assert [path.name for path in written] == ["step-000000002", "step-000000003"]
+    assert scored == [2]  # at the stop nobody has the time
     assert all(path in list_checkpoints(tmp_path) for path in written)
+
+
+def test_a_stop_whose_checkpoint_cannot_be_written_does_not_say_that_it_is(
+    dataset: TokenDataset, tmp_path: Path
+) -> None:
+    def fail(folder: Path) -> None:
+        raise CheckpointError("the disk is full")
+
+    hooks = Hooks(on_checkpoint=fail, should_stop=lambda: True)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=hooks)
+
+
+def test_a_checkpoints_row_is_told_before_it_is_written(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve goes to S3 with it."""
+    rows: list[Row] = []
+    told: list[tuple[int, float]] = []
+    monkeypatch.setattr(trainer.CheckpointWriter, "write", lambda _, given: told.append((given.step, rows[-1]["step"])))
+    train(make("masked_lm"), dataset, config=CONFIG, checkpoints=tmp_path, hooks=Hooks(on_metrics=rows.append))
+    assert told == [(2, 2), (4, 4), (6, 6), (7, 7)]
 
 
 def test_a_stop_at_the_last_step_lets_the_run_end(dataset: TokenDataset, tmp_path: Path) -> None:
@@ -210,6 +243,32 @@ def test_settings_without_effect_on_training_have_none(
 ) -> None:
     run("fast_electra", dataset, tmp_path, config=replace(CONFIG, **changes))
     assert final_tensors(tmp_path) == uninterrupted["fast_electra"][0]
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_activations_are_computed_again_and_layers_compiled_where_that_is_asked_for(
+    is_asked_for: bool, dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers do not tell."""
+    method = make("masked_lm")
+    compiled: list[bool] = []
+    monkeypatch.setattr(method, "compile_layers", lambda: compiled.append(method.model.is_activation_checkpointing))
+    config = replace(CONFIG, activation_checkpointing=is_asked_for, compile_layers=is_asked_for)
+    run("masked_lm", dataset, tmp_path, config=config, on_step=kill_at(1), method=method)
+    assert method.model.is_activation_checkpointing == is_asked_for
+    assert compiled == ([True] if is_asked_for else [])
+
+
+def test_as_many_checkpoints_stay_as_is_said_and_the_milestones(dataset: TokenDataset, tmp_path: Path) -> None:
+    """Written at steps 2, 4, 6 and 7."""
+    run("masked_lm", dataset, tmp_path / "few", config=replace(CONFIG, keep_checkpoints=1, milestone_every_steps=4))
+    assert steps_kept(tmp_path / "few") == [7, 4]
+    run("masked_lm", dataset, tmp_path / "many", config=replace(CONFIG, keep_checkpoints=3))
+    assert steps_kept(tmp_path / "many") == [7, 6, 4]
+
+
+def steps_kept(root: Path) -> list[int]:
+    return [int(folder.name.removeprefix("step-")) for folder in list_checkpoints(root)]
 
 
 def test_they_may_change_when_a_run_is_resumed(dataset: TokenDataset, uninterrupted: Any, tmp_path: Path) -> None:
@@ -273,6 +332,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_noted_with_its_batch(
     )
     assert "skipped_steps" not in by_step[3]
     assert by_step[6]["skipped_steps"] == 1
+    # Of the window's steps two were taken: its norm is the mean of theirs.
+    method, steps = make("fast_electra", dropout=0.0), []
+    spoil(method, steps, where=lambda step: step == 3)
+    config = replace(config, log_every_steps=1)
+    each = run("fast_electra", dataset, tmp_path / "each", config=config, on_step=steps.append, method=method)
+    norms = [row["gradient_norm"] for row in each if row["step"] in (5, 6)]
+    assert by_step[6]["gradient_norm"] == pytest.approx(sum(norms) / 2)
     assert all(math.isfinite(value) for row in rows for value in row.values())
     # The moments have not moved either: Adam has counted the steps that were taken.
     newest = load_latest(tmp_path)
@@ -310,6 +376,16 @@ def test_more_in_a_row_than_may_be_left_out_end_the_run(
         run("fast_electra", dataset, tmp_path, config=config, on_step=steps.append, method=method)
     assert_newest_is_sound(tmp_path, step=4)
     assert [entry["step"] for entry in skipped(tmp_path)] == [3, 4]
+
+
+def test_they_end_it_with_the_next_row_where_no_checkpoint_is_due(dataset: TokenDataset, tmp_path: Path) -> None:
+    method = make("fast_electra")
+    steps: list[int] = []
+    spoil(method, steps, where=lambda step: step >= 1)
+    config = replace(CONFIG, log_every_steps=4, checkpoint_every_steps=100, max_skipped_steps=1)
+    with pytest.raises(NonFiniteLossError, match="not finite in step 2, as in the 1 before it"):
+        run("fast_electra", dataset, tmp_path, config=config, on_step=steps.append, method=method)
+    assert steps == [1, 2, 3, 4]
 
 
 def test_steps_left_out_now_and_then_do_not_end_the_run(dataset: TokenDataset, tmp_path: Path) -> None:
@@ -368,6 +444,48 @@ def test_names_without_effect_are_fields_and_the_identity_is_all_the_others() ->
     assert training_identity(CONFIG).keys() == own - WITHOUT_EFFECT_ON_TRAINING
     for name in ("seed", "num_steps", "dropout", "schedule", "rtd_weight", "auxiliary", "corpus", "sequence_length"):
         assert name in training_identity(CONFIG)
+
+
+def test_a_field_that_the_checkpoint_does_not_know_is_named_too(dataset: TokenDataset, tmp_path: Path) -> None:
+    run("masked_lm", dataset, tmp_path, on_step=kill_at(3))
+    newest = load_latest(tmp_path)
+    assert newest is not None
+    del newest.state["identity"]["mask_fraction"]
+    save_checkpoint(tmp_path, newest)
+    with pytest.raises(CheckpointError, match=r"is of another run: mask_fraction differ\."):
+        run("masked_lm", dataset, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group_timeout_seconds": 7200.0}, {"micro_batch_size": 1}, {"max_skipped_steps": 0}, {"keep_checkpoints": 9},
+        {"milestone_every_steps": 50}, {"num_nodes": 2}, {"processes_per_node": 2}, {"price_per_hour": 4.0},
+        {"auxiliary_shared_by": 3}, {"max_auxiliary_fraction": 0.9}, {"corpus_licence": "CC0-1.0"},
+        {"corruption": "offline"}, {"tasks": "rte"}, {"seeds": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_goes_on_with_what_messages_and_documents_tell_to_change(changes: dict[str, Any]) -> None:
+    assert training_identity(replace(CONFIG, **changes)) == training_identity(CONFIG)
+
+
+def test_a_run_does_not_go_on_with_other_text() -> None:
+    assert training_identity(replace(CONFIG, on_bad_text="skip")) != training_identity(CONFIG)
+
+
+def test_no_two_steps_runs_or_processes_have_the_same_dropout(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = {
+        trainer._dropout_seed(step, replace(CONFIG, seed=seed), Group(rank, 3))
+        for step, seed, rank in itertools.product(range(50), (0, 1, 6), range(3))
+    }
+    assert len(seeds) == 50 * 3 * 3
+    method, given = make("masked_lm"), list[int]()
+    monkeypatch.setattr(torch, "manual_seed", given.append)
+    train(method, dataset, config=CONFIG, checkpoints=tmp_path, hooks=Hooks())
+    assert len(given) == len(set(given)) == NUM_STEPS
 
 
 def test_the_identity_survives_json() -> None:
@@ -517,6 +635,22 @@ def test_a_checkpoint_that_does_not_say_how_long_it_took_is_good_all_the_same(
     save_checkpoint(tmp_path, newest)
     run("masked_lm", dataset, tmp_path)
     assert final_tensors(tmp_path) == uninterrupted["masked_lm"][0]
+
+
+def test_every_micro_batch_is_weighed_by_the_whole_batch_and_knows_how_far_training_is(
+    dataset: TokenDataset, tmp_path: Path
+) -> None:
+    """Batches of four as 2 + 2, 1 + 1 + 1 + 1 and 4 sequences of 10."""
+    for size, sizes in ((2, [2, 2]), (1, [1, 1, 1, 1]), (None, [4])):
+        method, given = make("masked_lm"), list[Any]()
+        method.register_forward_pre_hook(lambda _, given_, more, to=given: to.append((*given_, more)), with_kwargs=True)
+        run("masked_lm", dataset, tmp_path / str(size), config=replace(CONFIG, micro_batch_size=size), method=method)
+        assert [len(batch.input_ids) for batch, _, _ in given] == sizes * NUM_STEPS
+        assert [more for _, _, more in given] == [{"progress": step / 7} for step in range(NUM_STEPS) for _ in sizes]
+        for first in range(0, len(given), len(sizes)):
+            parts = given[first : first + len(sizes)]
+            num_selected = sum(int(batch.is_selected.sum()) for batch, _, _ in parts)
+            assert [totals for _, totals, _ in parts] == [(40, num_selected)] * len(sizes)
 
 
 def test_training_learns(tmp_path: Path) -> None:
