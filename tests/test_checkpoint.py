@@ -141,6 +141,31 @@ def test_a_half_written_checkpoint_is_never_picked(
     assert newest_step(tmp_path) == 2
 
 
+def test_what_a_killed_attempt_has_left_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    """Another process's, of a step that need not come again: each is as large as a checkpoint."""
+    left_over = tmp_path / ".step-000000001.4711.partial"
+    left_over.mkdir()
+    (left_over / "tensors.safetensors").write_bytes(b"half of")
+    save(tmp_path, 2)
+    assert steps_of(tmp_path) == ["step-000000002"]
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, flushed = os.fsync, list[Path]()
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").resolve())
+        assert steps_of(tmp_path) == [f".step-000000001.{os.getpid()}.partial"]
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save(tmp_path, 1)
+    partial = tmp_path / f".step-000000001.{os.getpid()}.partial"
+    assert sorted(flushed) == sorted([partial, *(partial / name for name in FILES)])
+
+
 def test_checkpoints_are_listed_from_the_newest_on(tmp_path: Path) -> None:
     save(tmp_path, 2, 9, 10)
     (tmp_path / "step-000000011").write_text("a file")
