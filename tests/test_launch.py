@@ -1,5 +1,6 @@
 """A group of processes trains as one would, and survives the death of each of them, of its launcher, and a stop."""
 
+import contextlib
 import json
 import os
 import re
@@ -356,6 +357,61 @@ def test_processes_that_are_to_stop_have_time_for_a_large_checkpoint(
     monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", launched)
     launch._run_group(tmp_path, 2, launch.ONE)
     assert terms == [300]
+
+
+def test_the_launchers_of_a_run_meet_at_its_first_machine_and_attempts_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # to be as it was afterwards
+    launched: list[Any] = []
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", lambda config, *_, **__: launched.append(config))
+    monkeypatch.setattr(launch, "_own_address", lambda of_first: f"the way to {of_first}")
+    for index, attempt in ((0, "7-0"), (1, "7-0"), (0, "7-1")):
+        launch._run_group(tmp_path, 4, launch.Machine(index, 2, "10.0.0.1", attempt))
+    first, second, again = launched
+    for each in launched:
+        assert (each.min_nodes, each.max_nodes, each.nproc_per_node, each.max_restarts) == (2, 2, 4, 3)
+        assert each.local_addr == "the way to 10.0.0.1"
+        assert each.rdzv_endpoint.startswith("10.0.0.1:")
+        assert 20_000 <= int(each.rdzv_endpoint.partition(":")[2]) < 30_000
+        assert (each.rdzv_configs["timeout"], each.rdzv_configs["read_timeout"]) == (1800, 1800)
+    assert (first.rdzv_endpoint, first.run_id) == (second.rdzv_endpoint, second.run_id)
+    assert first.rdzv_endpoint != again.rdzv_endpoint and first.run_id != again.run_id
+    assert [each.rdzv_configs["is_host"] for each in launched] == [True, False, True]
+    launch._run_group(tmp_path, 2, launch.ONE)
+    assert (launched[-1].max_nodes, launched[-1].rdzv_endpoint) == (1, "127.0.0.1:0")  # a port that nobody has
+    assert os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_process_takes_its_gpu_and_cores_and_the_first_of_all_leaves_the_result(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The group is left out; it has begun again once. Rank 5 is the second process of its machine."""
+    places = {"RANK": str(rank), "LOCAL_RANK": str(rank % 4), "LOCAL_WORLD_SIZE": "4"}
+    for name, value in (places | {"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_MAX_RESTARTS": "3"}).items():
+        monkeypatch.setenv(name, value)
+    seen: list[Any] = []
+
+    @contextlib.contextmanager
+    def joined(device: Any, *, timeout_seconds: float) -> Iterator[Group]:
+        seen.append((device, timeout_seconds))
+        yield Group(rank, 8)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", seen.append)
+    monkeypatch.setattr("steps.machine.device", lambda: "its device")
+    monkeypatch.setattr("steps.machine.share_cores", lambda number, **more: seen.append((number, more)))
+    monkeypatch.setattr("fast_electra_core.parallel.joined", joined)
+    monkeypatch.setattr(lifecycle, "train_auxiliary", lambda *given, group: [*given, group.rank])
+    arguments = [{"config": {"group_timeout_seconds": 77}}, {}]
+    training_process._train({"work": "train_auxiliary", "arguments": arguments}, tmp_path)
+    assert seen == [rank % 4, (4, {"of_one_task": True}), ("its device", 77)]
+    result = tmp_path / launch.RESULT
+    assert result.exists() == (rank == 0)
+    assert rank or json.loads(result.read_text()) == [*arguments, 0]
+    assert ("begins again, restart 1 of 3" in caplog.text) == (rank == 0)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
