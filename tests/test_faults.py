@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -13,12 +14,13 @@ import pytest
 import torch
 from conftest import new_database
 from flaky import flaky
+from safetensors import SafetensorError
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core import checkpoint as checkpoint_module
 from fast_electra_core import trainer
-from fast_electra_core.checkpoint import Checkpoint, list_checkpoints, load_latest
+from fast_electra_core.checkpoint import Checkpoint, list_checkpoints, load_latest, save_checkpoint
 from fast_electra_core.checkpoint_writer import CheckpointWriter
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
@@ -27,7 +29,7 @@ from fast_electra_core.methods import MaskedLanguageModel
 from steps import checkpoints as checkpoints_module
 from steps import store as store_module
 from steps import tracking
-from steps.checkpoints import Curve, keep_checkpoint
+from steps.checkpoints import Curve, fetch_checkpoints, keep_checkpoint
 from steps.store import Store
 from steps.training_run import TrainingRun, save_model, train_in_run
 
@@ -212,6 +214,59 @@ def test_behind_damaged_checkpoints_the_next_one_is_kept(
     assert result["resumed_from"] == 5
 
 
+class Elsewhere(Store):
+    """A store whose other side is a folder."""
+
+    def __init__(self, here: Path, there: Path) -> None:
+        super().__init__(str(here))
+        self.is_s3, self._there = True, there
+
+    def list_keys(self, prefix: str) -> list[str]:
+        return sorted(f"{prefix}/{folder.name}" for folder in self._there.iterdir())
+
+    def get_folder(self, key: str, *, anew: bool = False) -> Path:
+        if anew or not self.path(key).exists():
+            shutil.copytree(self._there / Path(key).name, self.path(key), dirs_exist_ok=True)
+        return self.path(key)
+
+
+@pytest.mark.parametrize(
+    "here, there, curve_there, found, curve",
+    [
+        ([], [], True, [], "here"),
+        ([], [2, 4], True, [4], "of 4"),  # the newest, and no other
+        ([], [2, -4], True, [2, -4], "of 2"),
+        ([2], [2, 4], True, [2, 4], "of 4"),
+        ([2], [2, 4], False, [2, 4], "here"),  # of a run that has had no row yet
+        ([2, 4], [2], True, [2, 4], "here"),
+        ([4], [4], True, [4], "here"),  # rows that are here alone are not undone
+        ([2, -4], [2, 4], True, [2, 4], "of 4"),
+        ([2], [-4], True, [2, -4], "here"),
+    ],
+)
+def test_the_newest_sound_checkpoint_is_fetched_and_its_curve_where_it_is_newer_than_what_is_here(
+    here: list[int], there: list[int], curve_there: bool, found: list[int], curve: str, tmp_path: Path
+) -> None:
+    """Checkpoints by step, the damaged ones negative."""
+    store = Elsewhere(tmp_path / "here", tmp_path / "there")
+    folder = store.path("run/checkpoints")
+    for root, steps in ((folder, here), (tmp_path / "there", there)):
+        root.mkdir(parents=True)
+        for step in steps:
+            name = f"step-{abs(step):09d}"
+            save_checkpoint(root, Checkpoint(abs(step), {"weight": torch.ones(3)}, {}), keep=9)
+            if curve_there:
+                (root / name / "curve.jsonl").write_text(f"of {abs(step)}")
+            if step < 0:
+                spoil(root / name)
+    (folder.parent / "curve.jsonl").write_text("here")
+    assert fetch_checkpoints(store, "run/checkpoints") == folder
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{abs(step):09d}" for step in found]
+    newest = load_latest(folder)
+    assert (newest.step if newest else None) == max((step for step in found if step > 0), default=None)
+    assert (folder.parent / "curve.jsonl").read_text() == curve
+
+
 def test_training_survives_an_s3_that_answers_503_and_resets_connections(
     s3: Any,
     s3_endpoint: str,
@@ -313,6 +368,20 @@ def test_what_befalls_the_last_checkpoint_is_raised_at_the_end_and_once(tmp_path
     writing.wait()
 
 
+def test_what_befalls_a_checkpoint_does_not_hide_the_error_on_its_way_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of whatever kind it is."""
+
+    def fail(folder: Path) -> None:
+        raise ConnectionError(f"nobody takes {folder.name}")
+
+    with pytest.raises(RuntimeError, match="another error"), writer(tmp_path, [], on_written=fail) as writing:
+        writing.write(Checkpoint(1, {"weight": torch.ones(1)}, {}))
+        raise RuntimeError("another error")
+    assert "nobody takes step-000000001" in caplog.text
+
+
 def test_a_disk_that_is_full_where_the_curve_is_written_is_said_with_what_to_do(tmp_path: Path) -> None:
     """/dev/full is that."""
     curve = Curve(tmp_path / "curve.jsonl", first_step=0)
@@ -339,9 +408,13 @@ def test_a_disk_that_is_full_where_a_checkpoint_is_sent_off_is_said_with_what_to
         keep_checkpoint(folder, store, "run/checkpoints", AuxiliaryConfig())
 
 
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
 def test_a_disk_that_is_full_where_the_trained_model_is_saved_is_said_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fill(*_: Any, **__: Any) -> None:
+        raise kind("I/O error: No space left on device")
+
     run = TrainingRun(store=Store(str(tmp_path)), run_key="run", mlflow_run_id="", shard_keys=(), tokenizer_key="")
     model = ElectraForMaskedLM(electra_config(30))
     monkeypatch.setattr(model, "save_pretrained", fill)
@@ -362,6 +435,15 @@ def test_a_disk_that_is_still_full_on_resume_costs_no_row(tmp_path: Path) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Curve(path, first_step=20).rows == rows
+
+
+def test_a_row_that_a_kill_cut_short_is_left_out_of_the_curve_and_those_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    path.write_text('{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n{"step": 6, "loss": 0.125}\n{"step": 8, "lo')
+    curve = Curve(path, first_step=4)
+    assert curve.rows == [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.25}]
+    curve.append({"step": 6, "loss": 1.0})
+    assert path.read_text() == '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n{"step": 6, "loss": 1.0}\n'
 
 
 def test_a_disk_that_fills_up_is_said_at_the_latest_when_the_next_checkpoint_is_due(

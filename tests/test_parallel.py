@@ -159,6 +159,7 @@ def test_rows_are_shared_out_without_gaps_and_evenly() -> None:
     slices = [Group(rank, 4).rows(10) for rank in range(4)]
     assert [list(range(10))[each] for each in slices] == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
     assert ALONE.rows(10) == slice(0, 10)
+    assert [Group(rank, 3).rows(3) for rank in range(3)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
 def test_more_processes_than_rows_are_refused() -> None:

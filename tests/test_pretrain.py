@@ -1,6 +1,8 @@
 """Training as a step: what is reported of a run that took several attempts, and that tracking never delays it."""
 
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from fast_electra_core import checkpoint, stopwatch, trainer
 from fast_electra_core.config import AuxiliaryConfig
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
-from fast_electra_core.trainer import Row
-from steps import tracking
+from fast_electra_core.parallel import Group
+from fast_electra_core.trainer import Row, Trained
+from steps import tracking, training_run
 from steps.store import Store
 from steps.tracking import connection, metrics
 from steps.training_run import TrainingRun, train_in_run
@@ -123,6 +126,7 @@ def test_seconds_and_speed_are_those_of_all_attempts(
     assert caplog.text.count("at 20 tokens per second, measured in the first steps, all steps take 14.0 s") == 1
     assert "and cost 14;" in caplog.text
     result = attempt()
+    assert caplog.text.count("test goes on from its checkpoint at step 2") == 1
     assert result["resumed_from"] == 2
     assert result["seconds"] == 7 * 2 + 4 * 50  # scored at steps 2, 4, 6 and 7
     assert result["tokens_per_second"] == 7 * 4 * 10 / 214
@@ -147,3 +151,21 @@ def test_a_resumed_training_reads_the_tensors_of_its_checkpoint_once(
         result = train_in_run(method, dataset, toy_config(num_steps=num_steps), run, evaluate=dict, label="test")
     assert result["resumed_from"] == 2
     assert read == ["step-000000002"]
+
+
+def test_the_first_of_a_group_reports_for_all_and_what_this_attempt_took_to_load(
+    run: TrainingRun, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "gemm_flops_per_second", lambda *_: 3e9)
+    monkeypatch.setattr(training_run, "train", lambda *_, **__: Trained(4, 7, 20.0, {"data": 1.5}))
+    method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
+    begun = replace(run, group=Group(0, 2), began=time.perf_counter() - 100)
+    result = train_in_run(method, dataset, toy_config(), begun, evaluate=dict, label="test")
+    loading = result["spent"].pop("loading")
+    assert 100 < loading < 200
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert result.pop("peak_memory_megabytes") == pytest.approx(int(peak) / 1024, rel=0.02)
+    assert result == {
+        "curve": [], "resumed_from": 4, "seconds": 20.0, "tokens_per_second": 7 * 4 * 10 / 20, "spent": {"data": 1.5},
+        "peak_flops_per_second": 6e9, "device": "cpu", "num_processes": 2,
+    }  # fmt: skip
