@@ -51,6 +51,24 @@ def test_sums_of_a_step_that_is_left_out_are_zero_and_it_is_counted() -> None:
     assert sift(skipper, 1, is_sound=False) == {"loss": 0, "gradient_norm": 0, "num_steps": 0.0, "num_skipped": 1.0}
 
 
+def test_counts_that_float32_does_not_hold_stay_exact() -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
+    values = {"num_tokens": torch.tensor(2**24 + 1, dtype=torch.float64), "gradient_norm": torch.tensor(0.5)}
+    assert skipper_of(1).sift(0, optimizer, values)["num_tokens"].item() == 2**24 + 1
+
+
+def test_the_error_says_where_the_batches_are_noted_and_what_to_do(tmp_path: Path) -> None:
+    note = tmp_path / "skipped.jsonl"
+    skipper = skipper_of(0, note=note)
+    sift(skipper, 3, is_sound=True)
+    sift(skipper, 4, is_sound=False)
+    with pytest.raises(
+        NonFiniteLossError, match=rf"kept, the batches are in {note}\. Start a new run with a lower --l"
+    ):
+        skipper.look()
+    assert [json.loads(line)["step"] for line in note.read_text().splitlines()] == [4]
+
+
 def test_each_step_that_is_left_out_is_noted_once_in_a_folder_that_need_not_be_there(tmp_path: Path) -> None:
     note = tmp_path / "not" / "yet" / "skipped.jsonl"
     skipper = skipper_of(1, note=note)
