@@ -3,15 +3,16 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from processes import CONFIG, FORKED, VOCAB_SIZE, together, train_toy
+from torch.nn.parallel import DistributedDataParallel
 from toys import METHODS, SPECIAL_IDS, dataset_of
 
 from fast_electra_core import batches
@@ -80,7 +81,7 @@ def test_the_first_process_alone_scores_and_writes(shard: Path, tmp_path: Path) 
     first, *others = run(2, "fast_electra", shard, tmp_path)
     assert first["scored"] == [4, 6]
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000006", "step-000000004"]
-    assert [each["scored"] for each in others] == [[]]
+    assert [(each["scored"], each["rows"]) for each in others] == [([], [])]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -160,6 +161,36 @@ def test_rows_are_shared_out_without_gaps_and_evenly() -> None:
     assert [list(range(10))[each] for each in slices] == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
     assert ALONE.rows(10) == slice(0, 10)
     assert [Group(rank, 3).rows(3) for rank in range(3)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+class Replica(DistributedDataParallel):
+    """Without a group."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        yield
+
+
+class Watched(Group):
+    """Notes which micro-batches are said to be a batch's last."""
+
+    last: ClassVar[list[bool]] = []
+
+    def accumulating(self, module: torch.nn.Module, *, is_last: bool) -> Any:
+        self.last.append(is_last)
+        return super().accumulating(module, is_last=is_last)
+
+
+def test_gradients_are_exchanged_once_a_batch(shard: Path, tmp_path: Path) -> None:
+    """The numbers do not tell: with each micro-batch it is the same sum, three times the traffic."""
+    assert not isinstance(Group(0, 2).accumulating(Replica(), is_last=False), contextlib.nullcontext)
+    assert isinstance(Group(0, 2).accumulating(Replica(), is_last=True), contextlib.nullcontext)
+    assert isinstance(ALONE.accumulating(torch.nn.Linear(1, 1), is_last=False), contextlib.nullcontext)
+    train_toy(Watched(), "masked_lm", shard, tmp_path, {}, 0, -1)
+    assert Watched.last == [False, False, True] * 6
 
 
 def test_more_processes_than_rows_are_refused() -> None:
