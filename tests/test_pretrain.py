@@ -1,6 +1,8 @@
 """Training as a step: what is reported of a run that took several attempts, and that tracking never delays it."""
 
+import contextlib
 import re
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,12 @@ from transformers import ElectraForMaskedLM
 
 from fast_electra_core import checkpoint, stopwatch, trainer
 from fast_electra_core.config import AuxiliaryConfig
+from fast_electra_core.corruption_store import StoredSamples
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.methods import MaskedLanguageModel
 from fast_electra_core.parallel import Group
-from fast_electra_core.trainer import Row, Trained
+from fast_electra_core.replay import MixedDataset
+from fast_electra_core.trainer import Hooks, Row, Trained
 from steps import tracking, training_run
 from steps.store import Store
 from steps.tracking import connection, metrics
@@ -127,6 +131,8 @@ def test_seconds_and_speed_are_those_of_all_attempts(
     assert "and cost 14;" in caplog.text
     result = attempt()
     assert caplog.text.count("test goes on from its checkpoint at step 2") == 1
+    # Once more by the attempt that found no such row before its checkpoint, and with none of its later rows.
+    assert caplog.text.count("measured in the first steps") == 2
     assert result["resumed_from"] == 2
     assert result["seconds"] == 7 * 2 + 4 * 50  # scored at steps 2, 4, 6 and 7
     assert result["tokens_per_second"] == 7 * 4 * 10 / 214
@@ -153,19 +159,84 @@ def test_a_resumed_training_reads_the_tensors_of_its_checkpoint_once(
     assert read == ["step-000000002"]
 
 
+class Bar:
+    """Notes what a progress bar is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def __call__(self, num_steps: int, *, label: str, initial: int) -> contextlib.AbstractContextManager["Bar"]:
+        self.told.append((num_steps, label, initial))
+        return contextlib.nullcontext(self)
+
+    def update(self, step: int) -> None:
+        self.told.append(step)
+
+    def show(self, **values: float) -> None:
+        self.told.append(values)
+
+
 def test_the_first_of_a_group_reports_for_all_and_what_this_attempt_took_to_load(
     run: TrainingRun, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It goes on from step 4; training itself is left out."""
+    bar, samples = Bar(), StoredSamples(lambda step: Path(), identity={})
+    row = {"step": 5, "loss": 0.5, "gradient_norm": 2.0}
+
+    def train(*_: Any, hooks: Hooks, samples_at: Any, group: Group, **more: Any) -> Trained:
+        hooks.on_step(5)
+        hooks.on_metrics(row)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            assert signal.getsignal(number) not in before
+        assert not hooks.should_stop()
+        signal.raise_signal(signal.SIGINT)
+        assert hooks.should_stop() and samples_at == samples.at and group == Group(0, 2)
+        return Trained(4, 7, 20.0, {"data": 1.5})
+
+    monkeypatch.setattr(training_run, "newest_sound", lambda root: root / "step-000000004")
+    monkeypatch.setattr(training_run, "ProgressBar", bar)
     monkeypatch.setattr(training_run, "gemm_flops_per_second", lambda *_: 3e9)
-    monkeypatch.setattr(training_run, "train", lambda *_, **__: Trained(4, 7, 20.0, {"data": 1.5}))
+    monkeypatch.setattr(training_run, "train", train)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     method = MaskedLanguageModel(ElectraForMaskedLM(electra_config(30)), mask_token_id=MASK)
-    begun = replace(run, group=Group(0, 2), began=time.perf_counter() - 100)
+    begun = replace(run, group=Group(0, 2), began=time.perf_counter() - 100, samples=samples)
     result = train_in_run(method, dataset, toy_config(), begun, evaluate=dict, label="test")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert bar.told == [(7, "test", 4), 5, {"loss": 0.5}]
     loading = result["spent"].pop("loading")
     assert 100 < loading < 200
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert result.pop("peak_memory_megabytes") == pytest.approx(int(peak) / 1024, rel=0.02)
     assert result == {
-        "curve": [], "resumed_from": 4, "seconds": 20.0, "tokens_per_second": 7 * 4 * 10 / 20, "spent": {"data": 1.5},
-        "peak_flops_per_second": 6e9, "device": "cpu", "num_processes": 2,
+        "curve": [row], "resumed_from": 4, "seconds": 20.0, "tokens_per_second": 7 * 4 * 10 / 20,
+        "spent": {"data": 1.5}, "peak_flops_per_second": 6e9, "device": "cpu", "num_processes": 2,
     }  # fmt: skip
+
+
+def test_text_seen_before_is_among_what_is_trained_on_and_never_held_out(
+    dataset: TokenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of a group the first process alone talks to the tracking server."""
+    connected, opened = list[Any](), list[Any]()
+
+    def connect(plan: dict[str, Any]) -> Store:
+        connected.append(plan)
+        return Store(plan["config"]["store"])
+
+    def open_dataset(part: str, config: AuxiliaryConfig, **more: Any) -> TokenDataset:
+        opened.append((part, more["shard_keys"], more["tokenizer_key"]))
+        return dataset
+
+    monkeypatch.setattr(training_run, "connect", connect)
+    monkeypatch.setattr(training_run, "open_dataset", open_dataset)
+    plan = {"config": {"store": str(tmp_path)}, "run_key": "runs/1", "tokenizer_key": "tokenizer"}
+    replaying = {**plan, "old_shard_keys": ["old"], "replay_fraction": 0.25}
+    later = training_run.training_run(replaying, {"shard_keys": ["new"]}, "", group=Group(1, 2))
+    assert not connected
+    assert isinstance(later.dataset("train", toy_config()), MixedDataset)
+    assert opened == [("train", ["new"], "tokenizer"), ("train", ["old"], "tokenizer")]
+    assert later.dataset("heldout", toy_config()) is dataset
+    assert opened[2:] == [("heldout", ["new"], "tokenizer")]
+    first = training_run.training_run(plan, {"shard_keys": ["new"]}, "", group=Group(0, 2))
+    assert connected == [plan]
+    assert first.dataset("train", toy_config()) is dataset
