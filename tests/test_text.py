@@ -6,6 +6,7 @@ import json
 import lzma
 import random
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,6 +81,53 @@ def test_byte_order_mark_windows_newlines_and_control_characters_are_removed(tmp
 
 def test_lone_surrogates_of_json_become_replacement_characters() -> None:
     assert clean_text(json.loads('"a\\ud800b"')) == "a�b"
+
+
+def test_each_character_is_kept_dropped_or_made_a_newline_by_its_kind_in_unicode() -> None:
+    """What breaks a line is Unicode's standard (annex 14: BK, CR, LF, NL), what is a control its category Cc."""
+    characters = [chr(code) for code in range(0x10000)]
+    expected = []
+    for character in characters:
+        if character in "\n\r\v\f\x85\u2028\u2029":
+            expected.append("a\nb")
+        elif unicodedata.category(character) == "Cs":
+            expected.append("a\ufffdb")
+        elif (unicodedata.category(character) == "Cc" and character != "\t") or character == "\ufeff":
+            expected.append("ab")
+        else:
+            expected.append(f"a{character}b")
+    assert [clean_text(f"a{character}b") for character in characters] == expected
+
+
+def test_a_document_of_a_segments_length_is_one_whatever_blanks_are_around_it(tmp_path: Path) -> None:
+    for text in ("a" * (MAX_SEGMENT_CHARACTERS - 2) + " b", "é" * (MAX_SEGMENT_CHARACTERS - 2) + " b"):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"\n {text} \n"}))
+        assert read(tmp_path / "a.jsonl") == [text]
+
+
+def test_a_long_document_is_cut_at_the_last_line_that_fits_or_else_at_the_last_blank(tmp_path: Path) -> None:
+    line, rest = "a b" * (MAX_SEGMENT_CHARACTERS // 4), "c d" * (MAX_SEGMENT_CHARACTERS // 8)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{line}\n{rest}"}))
+    assert read(tmp_path / "a.jsonl") == [line, rest]
+    words = ["e" * (MAX_SEGMENT_CHARACTERS // 2 - 1), "f" * (MAX_SEGMENT_CHARACTERS // 2 - 1), "g", "h"]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": " ".join(words)}))
+    assert read(tmp_path / "a.jsonl") == [f"{words[0]} {words[1]}", "g h"]
+
+
+def test_documents_stay_whole_however_many_come_before_them(tmp_path: Path) -> None:
+    documents = [f"first line of {index}\nsecond line of {index}" for index in range(4000)]
+    assert sum(map(len, documents)) > 2 * MAX_SEGMENT_CHARACTERS
+    (tmp_path / "a.txt").write_text("\n\n".join(documents))
+    assert read(tmp_path / "a.txt") == documents
+
+
+def test_of_a_long_documents_lines_as_many_as_fit_are_together(tmp_path: Path) -> None:
+    first, second, third, fourth = (
+        character * (number * MAX_SEGMENT_CHARACTERS // 10)
+        for character, number in zip("abcd", (6, 3, 3, 2), strict=True)
+    )
+    (tmp_path / "a.txt").write_text("\n".join((first, second, third, fourth)))
+    assert read(tmp_path / "a.txt") == [f"{first}\n{second}", f"{third}\n{fourth}"]
 
 
 def test_documents_without_text_are_dropped(tmp_path: Path) -> None:
@@ -170,6 +218,14 @@ def test_bytes_that_are_not_utf8_are_named_by_file_and_offset(tmp_path: Path, na
     assert read(tmp_path / name, on_bad_text="skip") == ["good\nlast"]
 
 
+def test_bytes_of_json_lines_that_are_not_utf8_are_named_by_their_place_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"text": "a"}\n{"text": "\xff"}\n'
+    )  # lines of 14 bytes; the 11th of the second
+    with pytest.raises(DataError, match="byte 0xff at offset 24"):
+        read(tmp_path / "a.jsonl")
+
+
 def test_parquet_values_that_are_not_utf8_are_named_by_row(tmp_path: Path) -> None:
     offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00\x05\x00\x00\x00")
     column = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"ok\xffno"))
@@ -220,6 +276,23 @@ def test_truncated_compressed_files_are_refused(tmp_path: Path, suffix: str) -> 
     else:
         path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(data))  # type: ignore[attr-defined]
     path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match=f"a.txt.{suffix} is cut short or damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize("place", [20, -100], ids=["beginning", "end"])
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_compressed_files_with_a_few_other_bytes_are_refused(tmp_path: Path, suffix: str, place: int) -> None:
+    path = tmp_path / f"a.txt.{suffix}"
+    data = "".join(f"line {index * 7919 % 10007}\n" for index in range(5_000)).encode()
+    if suffix == "zst":
+        write_zst(path, data)
+    else:
+        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(data))  # type: ignore[attr-defined]
+    damaged = bytearray(path.read_bytes())
+    at = place % len(damaged)
+    damaged[at : at + 16] = bytes(16)
+    path.write_bytes(damaged)
     with pytest.raises(DataError, match=f"a.txt.{suffix} is cut short or damaged"):
         read(path)
 
