@@ -139,7 +139,9 @@ def test_the_joint_run_beside_an_ensemble_has_one_generator() -> None:
 
 
 def test_several_auxiliaries_cost_what_each_of_them_costs() -> None:
-    assert plan_flops(priced(4.0), [priced(2.0), priced(1.0)], work=FROZEN, size=sized()).auxiliary == 300.0
+    auxiliaries = [priced(2.0, head_flops=1.0), priced(1.0, head_flops=0.5)]
+    plan = plan_flops(priced(4.0), auxiliaries, work=FROZEN, size=sized())
+    assert (plan.auxiliary, plan.auxiliary_head) == (300.0, 150.0)
 
 
 def test_an_auxiliary_whose_training_is_not_known_is_charged_as_unknown_and_not_as_nothing() -> None:
@@ -158,6 +160,8 @@ def test_corruption_that_an_earlier_run_has_drawn_costs_nothing_again() -> None:
     whole = plan_flops(*models, **ahead)  # type: ignore[arg-type]
     assert whole == (1200.0, 1200.0, 0.0, 200.0, 1200.0, 1800.0, 300.0, 0.0)
     assert whole.saving_fraction == pytest.approx(600 / 1800)
+    joint = plan_flops(*models, work=JOINT, size=ahead["size"])  # type: ignore[arg-type]
+    assert (joint.total, joint.auxiliary_reused) == (1800.0, 0.0)  # its generator moves on: nothing was drawn ahead
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -203,6 +207,7 @@ def test_memory_by_hand() -> None:
     # A table that is a head's output matrix, too, has gradients from both, and their sum.
     assert plan(JOINT) == (520.0, 520.0, 1040.0, 112.0, 24.0, *alone, 520.0 + 1040.0 + 520.0 + 80.0)
     assert plan(JOINT, is_accumulated=True).peak == 520.0 + 1040.0 + 520.0 + 2 * 80.0
+    assert plan(JOINT, is_drawn_ahead=True) == plan(JOINT)  # a generator is there all the time
     assert plan(APART) == (600.0, 600.0, 1200.0, 112.0, 24.0, *alone, 600.0 + 1200.0 + 600.0 + 2 * 80.0)
     # Without an auxiliary; a vocabulary head's logits count with their gradients. A teacher passes beside what is kept.
     assert plan_memory(auxiliary, [], work=MLM, size=sized(tokens_per_pass=8)) == (200, 200, 400, 32, 48, *alone, 960)
@@ -241,6 +246,12 @@ def test_memory_of_several_processes_by_hand() -> None:
     held = 4.0 * (28 + 15 - 5)
     peak = 3 * held + 520.0 + 24.0 + gathered
     assert plan(JOINT, is_sharded=True) == (held, held, 2 * held, 0.0, 24.0, gathered, 520.0, peak)
+    # Of a table that both have the first process holds 6 of 21 rows, once.
+    uneven: dict[str, Any] = {"embedding_shape": (21, 1), "rows": ((21, 1),)}
+    both = plan_memory(
+        priced(1.0, **uneven), [priced(1.0, **uneven)], work=JOINT, size=sized(num_processes=4, is_sharded=True)
+    )
+    assert both.weights == 4.0 * 6
     # At the end of a backward pass weights in no layer and their gradient are there as a whole; before training all
     # weights are, twice.
     wide = main._replace(layer_parameters=1, outer_parameters=99)
@@ -262,6 +273,11 @@ def test_large_logits_of_a_frozen_auxiliary_are_gone_before_the_main_model_keeps
     main, auxiliary = priced(1.0, activation_bytes=10.0), priced(1.0, logit_bytes=25.0)
     assert plan_memory(main, [auxiliary], work=FROZEN, size=sized()).peak == 25.0
     assert plan_memory(main, [auxiliary], work=JOINT, size=sized()).peak == 35.0
+
+
+def test_a_wide_auxiliarys_own_pass_is_over_before_the_main_model_keeps_anything() -> None:
+    main, wide = priced(1.0, activation_bytes=10.0), priced(1.0, logit_bytes=5.0, passing_bytes=25.0)
+    assert plan_memory(main, [wide], work=FROZEN, size=sized(tokens_per_pass=2)).peak == 50.0
 
 
 V, L, SEQUENCES, SELECTED = 500, 32, 32, 5

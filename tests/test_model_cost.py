@@ -107,6 +107,17 @@ def test_what_a_masked_lm_costs_by_hand() -> None:
     assert cost.skipped_flops == 0.5 * (2 * 32 + 2 * 64 + 256)
 
 
+def test_of_layers_that_differ_the_largest_is_what_is_gathered_at_once() -> None:
+    """ModernBERT's first layer has one norm less: a block of 3·32² and products of 32², 2·80·32 and 80·32 weights."""
+    _, model = main_models("modernbert", layers=3)
+    cost = cost_of(model, sequence_length=L, head_fraction=N / L)
+    matrices = 3 * 32 * 32 + 32 * 32 + 2 * 80 * 32 + 80 * 32
+    assert cost.layer_parameters == matrices + 2 * 32
+    embeddings, head = V * 32 + 32, 32 * 32 + 32 + V  # its matrix is the embeddings'
+    assert cost.outer_parameters == embeddings + 32 + head  # a norm behind the layers
+    assert cost.num_parameters == cost.outer_parameters + 3 * matrices + 5 * 32
+
+
 # Against what torch counts and keeps
 
 
@@ -225,11 +236,27 @@ def test_with_checkpointing_the_layers_inputs_are_kept_and_their_operations_done
     head = detector if index == 0 else (2 + 4 * 32 + 2 + V + 2) * N / L
     rest = (L * 8 if architecture == "electra" else 0) + LOSS * index
     assert kept_bytes(model, work) == 4 * (encoder + head) * B * L + rest
-    # While one layer is computed again, what it keeps comes on top: for the plan alone, its size is tested above.
-    layer = cost_of(model, sequence_length=L, head_fraction=N / L, drops=dropout > 0, is_fused=False).activation_bytes
-    assert 4 * (encoder + head) < plan.activation_bytes < layer
+    # While one layer is computed again, what it keeps comes on top, but for its input: what a fourth layer would add
+    # without checkpointing, where it is tested above.
+    fewer, more = (
+        cost_of(
+            main_models(architecture, dropout=dropout, layers=layers)[index],
+            sequence_length=L, head_fraction=N / L, drops=dropout > 0, is_fused=False,
+        ).activation_bytes
+        for layers in (3, 4)
+    )  # fmt: skip
+    assert plan.activation_bytes == 4 * (encoder + head) + (more - fewer) - 4 * 32
     model.set_attn_implementation("eager")
     assert counted_flops(lambda: work().backward()) == (3 * plan.forward_flops + plan.recomputed_flops) * B * L
+
+
+def test_with_checkpointing_the_projection_of_narrower_embeddings_is_not_done_again() -> None:
+    for model in main_models("electra", embedding_size=20):
+        plan = cost_of(model, sequence_length=L, head_fraction=N / L, recomputes=True)
+        MaskedLanguageModel(model, mask_token_id=0).checkpoint_activations()
+        model.set_attn_implementation("eager")
+        counted = counted_flops(lambda model=model: loss_of(model)().backward())
+        assert counted == (3 * plan.forward_flops + plan.recomputed_flops) * B * L
 
 
 SHAPE = {
