@@ -92,6 +92,10 @@ def test_the_digest_is_of_names_and_contents_not_of_the_place(folder: Path, stor
     moved = resolve(folder.rename(folder.with_name("moved")), store)
     assert moved.digest == before.digest
     assert [shard["digest"] for shard in moved.shards] == [shard["digest"] for shard in before.shards]
+    (folder.with_name("moved") / "a.txt").rename(folder.with_name("moved") / "A.txt")
+    renamed = resolve(folder.with_name("moved"), store)
+    assert renamed.digest != before.digest
+    (folder.with_name("moved") / "A.txt").rename(folder.with_name("moved") / "a.txt")
     (folder.with_name("moved") / "a.txt").write_text("Alpha\n")
     assert resolve(folder.with_name("moved"), store).digest != before.digest
 
@@ -107,6 +111,19 @@ def test_only_the_shards_whose_text_changed_have_another_digest(tmp_path: Path, 
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
+def test_a_shards_digest_is_of_all_that_decides_what_is_read_of_its_files(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "a.txt").write_text("one line\n" * 100)
+
+    def first_digest(name: str, shard_megabytes: float) -> str:
+        return str(resolve(tmp_path / name, store, shard_megabytes=shard_megabytes).shards[0]["digest"])
+
+    whole, half, third = (first_digest("a.txt", size) for size in (0.0009, 0.0005, 0.0003))
+    (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
+    of_json = first_digest("a.jsonl", 0.0009)
+    (tmp_path / "a.jsonl").rename(tmp_path / "a.txt.gz")
+    assert len({whole, half, third, of_json, first_digest("a.txt.gz", 0.0009)}) == 5
+
+
 def test_small_files_share_a_shard_up_to_its_size(tmp_path: Path, store: Store) -> None:
     path = tmp_path / "texts"
     path.mkdir()
@@ -117,6 +134,15 @@ def test_small_files_share_a_shard_up_to_its_size(tmp_path: Path, store: Store) 
         ["0", "1"],
         ["2", "3"],
         ["4"],
+    ]
+    (path / "0.txt").write_text("x" * 1499 + "\n")  # cut in two
+    (path / "1.txt").write_text("x" * 599 + "\n")  # and this with the next fills a shard
+    shards = resolve(path, store, shard_megabytes=0.001).shards
+    assert [[Path(piece["path"]).stem for piece in shard["pieces"]] for shard in shards] == [
+        ["0"],
+        ["0"],
+        ["1", "2"],
+        ["3", "4"],
     ]
 
 
@@ -135,9 +161,10 @@ def test_a_big_file_is_cut_into_ranges_that_hold_every_line_once(tmp_path: Path,
     assert "\n".join(texts(corpus, store)).split("\n") == lines
 
 
-def test_compressed_files_are_never_cut(tmp_path: Path, store: Store) -> None:
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(os.urandom(5000).hex().encode()))
-    shards = resolve(tmp_path / "a.txt.gz", store, shard_megabytes=0.001).shards
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet"])
+def test_compressed_files_and_parquet_are_never_cut(name: str, tmp_path: Path, store: Store) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(os.urandom(5000).hex().encode()))
+    shards = resolve(tmp_path / name, store, shard_megabytes=0.001).shards
     assert [[(piece["start"], piece["end"]) for piece in shard["pieces"]] for shard in shards] == [[(0, None)]]
 
 

@@ -70,6 +70,8 @@ def test_parquet_gives_the_column_without_nulls_and_blanks(tmp_path: Path) -> No
     table = pa.table({"body": [DOCUMENTS[0], None, "  ", DOCUMENTS[1]], "n": [1, 2, 3, 4]})
     pq.write_table(table, tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS
+    pq.write_table(table.cast(pa.schema({"body": pa.large_string(), "n": pa.int64()})), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS  # as other writers have it
 
 
 def test_byte_order_mark_windows_newlines_and_control_characters_are_removed(tmp_path: Path) -> None:
@@ -165,6 +167,14 @@ def test_adjacent_ranges_read_every_json_line_exactly_once(
     assert read_ranges(path, sorted({0, *cuts})) == [f"document {index}" for index in range(count)]
 
 
+def test_a_line_that_begins_where_a_range_ends_is_the_next_ranges(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')  # lines of 14 bytes
+    for cut in (13, 14, 15):
+        assert read_ranges(tmp_path / "a.jsonl", [0, cut]) == ["a", "b"]
+    first = TextPiece(path=str(tmp_path / "a.jsonl"), start=0, end=14, kind="jsonl")
+    assert list(read_documents(first, text_field="text", on_bad_text="error")) == ["a"]
+
+
 def test_ranges_of_a_line_longer_than_all_ranges_read_it_once(tmp_path: Path) -> None:
     words = "wörd " * 40_000  # 240,000 bytes in one line
     (tmp_path / "a.txt").write_text(words + "\nend\n", encoding="utf-8")
@@ -224,6 +234,13 @@ def test_bytes_of_json_lines_that_are_not_utf8_are_named_by_their_place_in_the_f
     )  # lines of 14 bytes; the 11th of the second
     with pytest.raises(DataError, match="byte 0xff at offset 24"):
         read(tmp_path / "a.jsonl")
+
+
+def test_a_long_line_that_has_no_character_to_be_cut_before_is_read_to_its_end(tmp_path: Path) -> None:
+    count = 2 * MAX_SEGMENT_CHARACTERS + 10
+    (tmp_path / "a.txt").write_bytes(b"\x80" * count)
+    assert "".join(read(tmp_path / "a.txt", on_bad_text="replace")) == "\ufffd" * count
+    assert read(tmp_path / "a.txt", on_bad_text="skip") == []
 
 
 def test_parquet_values_that_are_not_utf8_are_named_by_row(tmp_path: Path) -> None:
