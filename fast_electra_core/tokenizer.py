@@ -91,7 +91,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     content = {part: state[part] for part in ("normalizer", "pre_tokenizer", "model")}
     content["special_tokens"] = {role: [getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")] for role in _ROLES}
     content["added_tokens"] = sorted([token["id"], token["content"]] for token in state["added_tokens"])
-    content["around"] = [tokenizer(*texts)["input_ids"] for texts in (("",), ("", ""))]
+    # As lists: alone, an empty second text is taken for none.
+    content["around"] = [tokenizer(*texts)["input_ids"] for texts in (([""],), ([""], [""]))]
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -56,6 +56,13 @@ def test_training_is_uncased_and_covers_its_own_text() -> None:
     assert encode(tokenizer, "THE FOX café") == encode(tokenizer, "the fox cafe")
     assert all(tokenizer.unk_token_id not in ids for ids in encode(tokenizer, *SENTENCES))
     assert tokenizer.tokenize("training fox") == ["training", "fox"]
+    assert not {"##,", "##;", "##北"} & set(tokenizer.get_vocab())  # words of their own, which nothing goes on with
+
+
+def test_the_alphabet_is_that_of_the_whole_text_not_of_its_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "BATCH_DOCUMENTS", 1)
+    tokenizer = train_tokenizer(iter(["abc cab", "xyz"]), vocab_size=300)
+    assert [tokenizer.unk_token_id in ids for ids in encode(tokenizer, "abc", "xyz", "q")] == [False, False, True]
 
 
 def test_the_vocabulary_has_the_size_asked_for_or_less() -> None:
@@ -120,6 +127,11 @@ def test_case_follows_the_vocabulary_unless_the_folder_says_otherwise(tmp_path: 
     assert encode(load_tokenizer(path), "Hello hello") == [[11, 5]]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     assert encode(load_tokenizer(tmp_path), "Hello hello") == [[5, 5]]
+    vocabulary_file(tmp_path, [*VOCABULARY, "cafe", "café", "北", "##京"])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"strip_accents": False}))
+    assert encode(load_tokenizer(tmp_path), "café") == [[12]]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenize_chinese_chars": False}))
+    assert encode(load_tokenizer(tmp_path), "café 北京") == [[11, 13, 14]]
 
 
 def test_a_cased_tokenizer_stays_cased_when_saved(tmp_path: Path) -> None:
@@ -147,6 +159,20 @@ def test_the_digest_tells_what_is_put_around_a_text(tmp_path: Path) -> None:
     digest = tokenizer_digest(tokenizer)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     assert tokenizer("hello")["input_ids"] == [5]
+    bare = tokenizer_digest(tokenizer)
+    assert bare != digest
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", 3)]
+    )
+    assert tokenizer("hello")["input_ids"] == [5]
+    assert tokenizer_digest(tokenizer) not in (bare, digest)
+
+
+def test_the_digest_tells_an_added_token(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(vocabulary_file(tmp_path, VOCABULARY))
+    digest = tokenizer_digest(tokenizer)
+    tokenizer.add_tokens(["worlds"])
+    assert encode(tokenizer, "worlds") == [[len(VOCABULARY)]]
     assert tokenizer_digest(tokenizer) != digest
 
 
@@ -160,6 +186,7 @@ def test_an_entry_that_ends_lines_elsewhere_moves_no_id(entry: str, tmp_path: Pa
 def test_an_id_that_is_nobodys_counts(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(vocabulary_file(tmp_path, [*VOCABULARY, "", "last"]))
     assert (len(tokenizer), num_ids(tokenizer)) == (len(VOCABULARY) + 1, len(VOCABULARY) + 2)
+    assert word_continuations(tokenizer).nonzero()[0].tolist() == [VOCABULARY.index("##s"), VOCABULARY.index("##able")]
 
 
 def test_documents_are_encoded_in_order_and_unbounded_whatever_the_state(tmp_path: Path) -> None:
@@ -170,6 +197,7 @@ def test_documents_are_encoded_in_order_and_unbounded_whatever_the_state(tmp_pat
     )
     assert [len(ids) for ids in found] == [count % 9 + 1 for count in range(3000)]
     assert found[2].tolist() == [5, 5, 6]
+    assert tokenizer.backend_tokenizer.truncation is not None  # the one given is as it was
     assert found[0].dtype == np.uint32
 
 
