@@ -122,6 +122,9 @@ def test_an_average_knows_when_it_is_complete() -> None:
     rest = {task: {"accuracy": 1.0, "f1": 1.0} for task in ("sst2", "qqp", "qnli", "rte")}
     assert electra_average(SCORES | rest).is_complete
     assert leaderboard_average(SCORES | rest).is_complete
+    without_wnli = {task: scores for task, scores in (SCORES | rest).items() if task != "wnli"}
+    assert electra_average(without_wnli).is_complete
+    assert not leaderboard_average(without_wnli).is_complete
 
 
 def test_an_average_of_nothing_is_refused() -> None:

@@ -50,6 +50,11 @@ def test_a_certain_but_small_gain_is_below_the_margin() -> None:
     assert judge(ours, theirs, margin=0.003).is_better
 
 
+def test_a_gain_of_just_the_margin_is_enough() -> None:
+    ours, theirs = scores(0.75, 1.0, 0.75, 1.0), scores(0.5, 0.5, 0.5, 0.5)  # t = 0.375 / (0.144 / 2) = 5.2
+    assert judge(ours, theirs, margin=0.375).is_better
+
+
 def test_a_worse_model_is_not_better_however_certain() -> None:
     verdict = judge(scores(0.50, 0.51, 0.52), scores(0.60, 0.60, 0.61))
     assert not verdict.is_better
@@ -61,6 +66,7 @@ def test_a_worse_model_is_not_better_however_certain() -> None:
     [
         (scores(0.7), scores(0.5), r"^no test: mean difference \+0\.2000, but one seed says nothing of the noise"),
         (scores(0.7, 0.7), scores(0.5, 0.5), "the same at every seed: nothing to judge the noise by"),
+        (scores(0.3, 0.4), scores(0.2, 0.3), "the same at every seed"),  # by rounding not quite
         (scores(0.7, math.nan), scores(0.5, 0.5), "^no test: a score is not a number"),
         (scores(0.7, 0.8), scores(0.5, 0.5, 0.5), r"^not comparable: .*rte \(seeds 0, 1 against seeds 0, 1, 2\)"),
         (scores(0.7, 0.8), scores(0.5, 0.5, task="cola"), "^not comparable: tasks rte against cola$"),

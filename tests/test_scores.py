@@ -13,6 +13,8 @@ from steps.scores import (
     averages,
     chosen,
     failures,
+    notes,
+    optimism,
     own_answers,
     protocol,
     statistics_of,
@@ -83,6 +85,43 @@ def test_averages_say_over_which_tasks() -> None:
     assert found["electra"] == {"value": pytest.approx(0.7), "tasks": ["rte"], "is_complete": False}
     assert found["leaderboard"]["value"] == pytest.approx(0.45)
     assert averages([]) == {}
+
+
+def test_a_task_that_is_in_no_average_is_in_none() -> None:
+    """WNLI is in the leaderboard's alone, a task of one's own in neither."""
+    own, wnli = result_of(0.9, untrained=False, task="tickets"), result_of(0.2, untrained=False, task="wnli")
+    assert averages([own]) == {}
+    assert averages([own, wnli]) == {"leaderboard": {"value": 0.2, "tasks": ["wnli"], "is_complete": False}}
+
+
+def test_what_makes_scores_flatter_is_said() -> None:
+    plain = EvaluateConfig().to_dict()
+    assert optimism(plain) == []
+    assert optimism(plain | {"best_epoch": True, "finetune_grid": "1e-4,3e-4"}) == [
+        "best epoch on dev",
+        "best of the learning rates 1e-4,3e-4 on dev",
+    ]
+
+
+def test_every_metric_has_the_majority_class_s_score_of_its_own() -> None:
+    both = result_of(0.8, untrained=False, task="mrpc", degenerate=True)
+    both |= {"scores": {"accuracy": 0.8, "f1": 0.9}, "majority": {"accuracy": 0.68, "f1": 0.81}}
+    rows = summarise([both])
+    assert [(row["metric"], row["is_main"], row["majority"]) for row in rows] == [
+        ("accuracy", True, 0.68),
+        ("f1", False, 0.81),
+    ]
+    nothing: dict[str, Any] = {"optimism": [], "failures": [], "skipped": {}, "own_answers": []}
+    scores = {**nothing, "rows": rows, "submission": {"files": [], "missing": [], "seeds": {}}}
+    assert notes(scores) == ["one class only is predicted by 1 of 1 fine-tunings of mrpc"]  # once, not once a metric
+
+
+def test_names_and_numbers_do_not_break_the_table() -> None:
+    odd = result_of(-0.00001, untrained=False, task="a|b")
+    nothing: dict[str, Any] = {"optimism": [], "failures": [], "skipped": {}, "own_answers": [], "averages": {}}
+    more = {"subject": "s", "protocol": "p", "submission": {"files": [], "missing": [], "seeds": {}}}
+    table = as_markdown({**nothing, **more, "rows": summarise([odd])}, heading="GLUE")
+    assert r"| a\|b | accuracy | 1 | 0.0000 | 0.0000 | – | – | 0.0000 | 0.0001 | 10 | 0.5000 |" in table.splitlines()
 
 
 def test_of_a_grid_the_rate_with_the_best_median_counts_for_each_task_and_start() -> None:
@@ -172,9 +211,10 @@ def test_a_protocol_says_what_overrides_the_recipe() -> None:
 def test_the_test_answers_are_those_of_the_seed_that_is_best_on_dev(tmp_path: Path) -> None:
     results = [
         {**result_of(score, untrained=False, seed=seed), "test_predictions": {"test": [seed % 2] * 3}}
-        for seed, score in enumerate((0.5, 0.7, 0.6))
+        for seed, score in enumerate((0.5, 0.7, 0.7, 0.6))  # of equals the first
     ]
-    results.append({**result_of(0.9, untrained=True, seed=3), "test_predictions": {}})
+    results.append({**result_of(0.9, untrained=True, seed=4), "test_predictions": {"test": [0] * 3}})
+    results.append({**result_of(0.9, untrained=False, task="tickets"), "test_predictions": {"test": [0]}})
     mnli = {**result_of(0.8, untrained=False, task="mnli"), "test_predictions": {"matched": [0], "ax": [2, 1]}}
     found = submit(tmp_path / "answers.zip", [*results, mnli])
     assert found["seeds"] == {"rte": 1, "mnli": 0}
