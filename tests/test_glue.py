@@ -1,5 +1,6 @@
 """Readers of the classic GLUE files and of the hub's: every quirk of the files, every complaint."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,9 @@ def test_a_row_of_a_wrong_width_names_file_and_line(sst2: Path) -> None:
     write(sst2, "SST-2/train.tsv", "sentence\tlabel\ngood\t1\nbroken\n")
     with pytest.raises(DataError, match=r"train.tsv, line 3: 2 tab-separated columns expected .*, got 1"):
         read_task(sst2, "sst2")
+    write(sst2, "SST-2/train.tsv", "sentence\tlabel\ngood\t1\nhalf\t1\tof it\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 3: 2 tab-separated columns expected .*, got 3"):
+        read_task(sst2, "sst2")
 
 
 def test_an_unknown_label_names_file_line_and_the_labels_there_are(sst2: Path) -> None:
@@ -195,6 +199,9 @@ def test_an_empty_file_lacks_its_columns(sst2: Path) -> None:
 def test_bytes_that_are_not_utf8_name_file_line_and_byte(sst2: Path) -> None:
     write(sst2, "SST-2/train.tsv", b"sentence\tlabel\ncaf\xe9\t1\n")
     with pytest.raises(DataError, match=r"train.tsv, line 2: not UTF-8 \(byte 18\)"):
+        read_task(sst2, "sst2")
+    write(sst2, "SST-2/train.tsv", codecs.BOM_UTF8 + b"caf\xe9\tlabel\n")
+    with pytest.raises(DataError, match=r"train.tsv, line 1: not UTF-8 \(byte 6\)"):
         read_task(sst2, "sst2")
 
 
@@ -492,6 +499,9 @@ def test_a_row_of_a_task_of_ones_own_is_named_by_its_line(tmp_path: Path) -> Non
         read_task(tmp_path, "tickets")
     write(tmp_path, "tickets/dev.csv", "body,team\nNo invoice\n")
     with pytest.raises(DataError, match=r"dev.csv, line 2: 2 comma-separated columns expected"):
+        read_task(tmp_path, "tickets")
+    write(tmp_path, "tickets/dev.csv", "body,team\nNo invoice,billing\n\nIt stops, too,technical\n")  # no quotes
+    with pytest.raises(DataError, match=r"dev.csv, line 4: 2 comma-separated columns expected, got 3"):
         read_task(tmp_path, "tickets")
 
 

@@ -155,6 +155,10 @@ def test_a_blank_line_between_rows_is_a_broken_row(tmp_path: Path) -> None:
     write(tmp_path / "WNLI/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n\n1\tc\td\t1\n")
     with pytest.raises(DataError, match=r"dev.tsv, line 3: 4 tab-separated columns expected .*, got 1\. Mend"):
         read_task(tmp_path, "wnli")
+    data = read_task(tmp_path, "wnli", on_bad_row="skip")
+    assert (data.dev["dev"], data.num_skipped) == ([Example("a", "b", 0), Example("c", "d", 1)], 1)
+    write(tmp_path / "WNLI/dev.tsv", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n\n1\tc\td\t1\n2\te\tf\t1\n")
+    assert read_task(tmp_path, "wnli", on_bad_row="skip").num_skipped == 1
 
 
 sentences = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]))
