@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fast_electra_core.errors import ConfigError, DataError
@@ -301,6 +303,7 @@ def test_a_single_sentence_and_a_regression_come_from_the_hub(tmp_path: Path) ->
             '{"text": "a", "label": 1}',
             "has no column sentence; columns there: label",
         ),
+        ('{"sentence": "a"}', '{"sentence": "a"}', "has no column label; columns there: sentence"),
         ('{"sentence": "a", "label": 1}', None, "has no split validation, only train"),
     ],
 )
@@ -450,6 +453,15 @@ def test_a_task_of_ones_own_is_described_by_a_file(tmp_path: Path) -> None:
     assert data.train == [Example('Two, or three, charges "again"', None, 0), Example("It crashed", None, 1)]
     assert data.dev == {"dev": [Example("No invoice", None, 0)]}
     assert (data.spec.main_metric, data.spec.num_labels, data.spec.epochs) == ("accuracy", 2, 3.0)
+
+
+def test_a_task_of_ones_own_may_lie_in_parquet(tmp_path: Path) -> None:
+    """Its labels are words, not ids as in the hub's Parquet."""
+    folder = write_tickets(tmp_path, train="train.parquet", dev="dev.parquet") / "tickets"
+    for name in ("train", "dev"):
+        pq.write_table(pa.table({"body": [f"{name} it"], "team": ["technical"]}), folder / f"{name}.parquet")
+    data = read_task(tmp_path, "tickets")
+    assert (data.train, data.dev) == ([Example("train it", None, 1)], {"dev": [Example("dev it", None, 1)]})
 
 
 def test_superglue_style_lines_of_json_with_true_and_false(tmp_path: Path) -> None:
