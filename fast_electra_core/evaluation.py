@@ -89,7 +89,7 @@ def score_masked_lms(
     for model in models:
         model.eval()
     device = models[0].device
-    log_unigram = np.log((counts + 1) / (counts + 1).sum())
+    log_unigram = np.log(counts + 1.0)
     log_unigram[list(heldout.special_ids.all_special)] = -math.inf
     log_unigram -= np.log(np.exp(log_unigram).sum())  # special tokens are never masked
     most_frequent = int(log_unigram.argmax())

@@ -1,5 +1,6 @@
 """Held-out scores equal slow, separate computations on tiny data."""
 
+import itertools
 import math
 import tracemalloc
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from toys import MASK, corrupt_at, dataset_of, electra_config, method_of
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from toys import MASK, SPECIAL_IDS, corrupt_at, dataset_of, electra_config, method_of
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from fast_electra_core import evaluation
@@ -93,6 +95,40 @@ def test_masked_scores_equal_a_computation_word_by_word(max_sequences: int, held
     assert scores.masked_accuracy == pytest.approx(np.mean(hits))
     assert scores.seconds_per_1k_tokens > 0
     assert not model.training, "it is left in evaluation mode"
+
+
+def test_scores_of_attention_within_documents_equal_a_computation_with_its_mask(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    dataset(tmp_path, [rng.integers(5, VOCAB_SIZE, 4) for _ in range(12)])  # and a separator each
+    within = TokenDataset([tmp_path], "train", sequence_length=LENGTH, special_ids=SPECIAL_IDS, attention="document")
+    model, method = random_model(ElectraForMaskedLM), make_method()
+    masked = score_masked_lm(model, within, counts=COUNTS, mask_fraction=0.3)
+    detected = score_detector(method, within, corrupt=corrupt_at(method, 1.5), mask_fraction=0.3)
+    method.eval()
+    masked_losses, detector_losses = [], []
+    for index in range(len(within)):
+        batch = evaluation_batch(within, index, mask_fraction=0.3)
+        ids = batch.input_ids[0]
+        place = torch.tensor([int((ids[:position] == SPECIAL_IDS.sep).sum()) for position in range(LENGTH)])
+        visible = (place[:, None] == place)[None, None]
+        shown = ids.masked_fill(batch.is_selected[0], MASK)[None]
+        rows = model(shown, attention_mask=visible).logits[0][batch.is_selected[0]].detach()
+        masked_losses += cross_entropy(rows, ids[batch.is_selected[0]], reduction="none").tolist()
+        corrupted = corrupt_at(method, 1.5)(batch).corrupted_ids
+        logits = method.discriminator(corrupted, attention_mask=visible).logits[0].detach()
+        is_replaced = (corrupted[0] != ids).float()
+        detector_losses += binary_cross_entropy_with_logits(logits, is_replaced, reduction="none").tolist()
+    assert masked.masked_loss == pytest.approx(np.mean(masked_losses), rel=1e-5)
+    assert detected["heldout_rtd_loss"] == pytest.approx(np.mean(detector_losses), rel=1e-5)
+
+
+def test_the_seconds_are_the_models_per_thousand_tokens(heldout: TokenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 sequences of 12 tokens in two batches, of a second each."""
+    clock = itertools.count()
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: next(clock))
+    scores = score_masked_lm(random_model(ElectraForMaskedLM), heldout, counts=COUNTS, mask_fraction=0.3)
+    assert len(heldout) == 40
+    assert scores.seconds_per_1k_tokens == pytest.approx(2 / 0.480)
 
 
 def test_the_unigram_baseline_by_hand(heldout: TokenDataset) -> None:
