@@ -19,6 +19,8 @@ from fast_electra_core.models import layers_of
 FLOAT_BYTES = 4
 POST_NORM_TYPES = ("electra", "bert", "roberta", "distilbert")
 """`model_type`s whose layers are BERT's."""
+_OF_POSITIONS = ("pos_proj", "pos_q_proj", "pos_key_proj", "pos_query_proj")
+"""DeBERTa's linear layers that run on its relative positions, once for a whole micro-batch."""
 
 
 class ModelCost(NamedTuple):
@@ -96,7 +98,8 @@ def cost_of(
 
 
 def forward_flops_per_token(model: PreTrainedModel, *, sequence_length: int, head_fraction: float = 1.0) -> float:
-    """Forward FLOPs per token of the sequence: 2·in·out for each linear layer, 4·L·D for each attention.
+    """Forward FLOPs per token of the sequence: 2·in·out for each linear layer, 4·L·D for each attention, and DeBERTa's
+    products with relative positions, but not what it makes of those once in a micro-batch.
 
     head_fraction: share of the tokens that everything above the encoder runs on, e.g. the mask fraction for a masked
     language model's vocabulary head. A layer that attends to a window only counts as if it attended to all: without
@@ -117,7 +120,23 @@ def _head_flops(model: PreTrainedModel) -> float:
 
 
 def _attention_flops(model: PreTrainedModel, sequence_length: int) -> float:
-    return 4.0 * sequence_length * int(model.config.hidden_size) * int(model.config.num_hidden_layers)
+    config = model.config
+    seen = 2 * sequence_length + _relative_positions(config, sequence_length)
+    return 2.0 * seen * int(config.hidden_size) * int(config.num_hidden_layers)
+
+
+def _relative_positions(config: PretrainedConfig, sequence_length: int) -> int:
+    """Of DeBERTa how many positions a token is multiplied with, where its content meets positions and theirs its
+    (arXiv 2006.03654, sec. 3.1, as transformers computes it: all positions there are, of which it then picks)."""
+    if not getattr(config, "relative_attention", False):
+        return 0
+    reach = int(config.max_relative_positions)
+    reach = int(config.max_position_embeddings) if reach < 1 else reach
+    if config.model_type == "deberta":
+        reach = min(sequence_length, reach)
+    elif getattr(config, "position_buckets", -1) > 0:
+        reach = int(config.position_buckets)
+    return 2 * reach * sum(kind in (config.pos_att_type or []) for kind in ("c2p", "p2c"))
 
 
 def _layer_flops(model: PreTrainedModel, *, sequence_length: int) -> float:
@@ -132,7 +151,9 @@ def _layer_flops(model: PreTrainedModel, *, sequence_length: int) -> float:
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    """Those that run on every token."""
+    named = ((name.rpartition(".")[2], layer) for name, layer in module.named_modules())
+    return [layer for name, layer in named if isinstance(layer, nn.Linear) and name not in _OF_POSITIONS]
 
 
 def _flops(layer: nn.Linear) -> float:

@@ -12,8 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toys import SPECIAL_IDS
 from transformers import (
+    AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
+    DebertaConfig,
+    DebertaV2Config,
     DistilBertConfig,
     DistilBertForMaskedLM,
     ElectraConfig,
@@ -167,6 +170,29 @@ def test_flops_of_embeddings_of_another_width_are_those_that_torch_counts() -> N
         model.set_attn_implementation("eager")
         expected = forward_flops_per_token(model, sequence_length=L, head_fraction=fraction) * B * L
         assert counted_flops(loss_of(model)) == expected
+
+
+@pytest.mark.parametrize("kinds", [["c2p"], ["p2c", "c2p"], []])
+@pytest.mark.parametrize(
+    ("shape_class", "more"),
+    [
+        (DebertaConfig, {}),
+        (DebertaConfig, {"max_relative_positions": 5}),  # shorter than the sequence
+        (DebertaV2Config, {"share_att_key": True, "position_buckets": 6}),
+        (DebertaV2Config, {"max_relative_positions": 9}),
+    ],
+)
+def test_relative_positions_cost_what_a_sequence_more_is_counted_to_cost(
+    shape_class: Any, more: dict[str, Any], kinds: list[str]
+) -> None:
+    """A sequence more, since positions are projected once for all of them."""
+    shape = shape_class(
+        vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=80,
+        max_position_embeddings=24, relative_attention=True, pos_att_type=kinds, **more,
+    )  # fmt: skip
+    model = AutoModelForMaskedLM.from_config(shape).eval()
+    one, two = (counted_flops(lambda n=n: model(input_ids=torch.full((n, L), 7))) for n in (1, 2))
+    assert two - one == forward_flops_per_token(model, sequence_length=L) * L
 
 
 def kept_bytes(model: Any, work: Callable[[], Any]) -> int:
