@@ -84,6 +84,10 @@ class Skipper:
         if self._note is None:
             return
         _logger.warning("step %d is left out: its loss or gradient is not finite; its batch is in %s", step, self._note)
-        self._note.parent.mkdir(parents=True, exist_ok=True)
-        with self._note.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        line = json.dumps(entry)
+        try:
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            with self._note.open("a") as file:
+                file.write(f"{line}\n")
+        except OSError as error:  # a full disk, say: the training is worth more than the note
+            _logger.warning("%s could not be written (%s); its line would be %s", self._note, error.strerror, line)

@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,7 @@ def _local_files(corpus: str) -> list[TextFile]:
     if path.is_file():
         return [_local_file(path, root=path.parent)]
     if path.is_dir():
-        paths = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        shown = [entry for entry in paths if not is_hidden(entry.relative_to(path)) and entry.is_file()]
+        shown = [entry for entry in _files_below(path) if not is_hidden(entry.relative_to(path)) and entry.is_file()]
         if not shown:
             raise DataError(f"corpus folder {corpus!r} holds no files; known are {KNOWN_SUFFIXES}")
         return [_local_file(entry, root=path) for entry in shown]
@@ -125,6 +124,19 @@ def _local_files(corpus: str) -> list[TextFile]:
             raise DataError(f"corpus pattern {corpus!r} matches no file; `**` stands for folders of any depth")
         return [_local_file(entry, root=root) for entry in shown]
     raise _missing(corpus, path)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Links to folders are followed, but no folder is read twice: one may lead back up."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()  # of two ways to a folder the first by name, on every machine
+        yield from (Path(folder, name) for name in names)
 
 
 def _missing(corpus: str, path: Path) -> DataError:

@@ -52,6 +52,19 @@ def test_a_folder_is_read_recursively_without_hidden_and_unknown_files(folder: P
     assert corpus.num_bytes == 6 + 17 + (folder / "deep/er/c.txt.gz").stat().st_size
 
 
+def test_links_to_folders_are_followed_and_no_folder_is_read_twice(folder: Path, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.txt").write_text("delta\n")
+    (folder / "deep" / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "deep" / "z").symlink_to(tmp_path / "elsewhere")
+    corpus = resolve(folder, store)
+    assert texts(corpus, store) == ["alpha", "beta", "gamma", "delta"]
+    assert [file["name"] for file in corpus.files] == [
+        "a.txt", "deep/b.jsonl", "deep/er/c.txt.gz", "deep/linked/d.txt",
+    ]  # fmt: skip
+
+
 def test_a_file_and_a_pattern_name_their_files(folder: Path, store: Store) -> None:
     assert texts(resolve(folder / "a.txt", store), store) == ["alpha"]
     assert texts(resolve(f"{folder}/*.txt", store), store) == ["alpha"]

@@ -92,3 +92,15 @@ def test_a_single_weight_that_is_not_finite_is_refused_behind_a_step_that_was_le
     with pytest.raises(NonFiniteLossError, match=r"^model\.damaged is not finite; the checkpoint before is kept"):
         skipper.check_weights(weights)
     skipper.check_weights({"model.sound": weights["model.sound"]})
+
+
+def test_a_disk_that_is_full_costs_the_note_and_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "notes").write_text("")  # a file in the folder's place: an OSError as good as that of a full disk
+    skipper = skipper_of(1, note=tmp_path / "notes" / "skipped.jsonl")
+    sift(skipper, 3, is_sound=False)
+    skipper.look()
+    assert skipper.in_a_row == 1
+    assert "skipped.jsonl could not be written (File exists)" in caplog.text
+    assert '{"step": 3, "epoch": [1], "sequence": [30]}' in caplog.text
