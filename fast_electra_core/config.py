@@ -60,7 +60,13 @@ class RunConfig:
         check_choice("on_bad_text", self.on_bad_text, BAD_TEXT_CHOICES)
         for name in ("store", "tracking_uri", "experiment"):
             _check_not_blank(name, getattr(self, name))
-        if urlsplit(self.tracking_uri).password is not None:
+        try:
+            password = urlsplit(self.tracking_uri).password
+        except ValueError as error:  # its own words may hold a password
+            raise ConfigError(
+                "tracking_uri is no address: its brackets do not match, as in http://[::1]:5000"
+            ) from error
+        if password is not None:
             raise ConfigError(
                 "tracking_uri holds a password, which would be kept with every run; it is not shown here. Leave it "
                 "out: a server's is read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PostgreSQL's from "

@@ -546,6 +546,11 @@ def test_a_presets_values_are_a_copy() -> None:
     assert preset_values("tiny", PRETRAIN_PRESETS)["num_steps"] == 10
 
 
+def test_a_tracking_address_whose_brackets_do_not_match_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tracking_uri is no address: its brackets do not match"):
+        PretrainConfig(tracking_uri="http://[::1:5000")
+
+
 @pytest.mark.parametrize("uri", ["http://user:hush@mlflow:5000", "postgresql://mlflow:hush@db/mlflow"])
 def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(ConfigError, match="tracking_uri holds a password") as refusal:

@@ -66,6 +66,26 @@ def test_a_database_in_memory_is_refused(uri: str) -> None:
         tracking.check_server(uri, "tests")
 
 
+@pytest.mark.parametrize("folder", ["my%20project", "what?"])
+def test_a_database_in_a_folder_whose_name_mlflow_would_read_otherwise_is_refused(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+
+    with pytest.raises(TrackingError, match=r"cannot lie at .*mlflow\.db.*--tracking_uri sqlite:////FOLDER/mlflow\.db"):
+        tracking.check_server("sqlite:///mlflow.db", "tests")
+    assert [path.name for path in tmp_path.rglob("*")] == [folder]
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://host:99999/db", "postgresql://host:port/db", "http://host:99999", "http://[::1"]
+)
+def test_an_address_that_is_none_is_refused(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"tracking_uri must be SCHEME://HOST:PORT.*0 to 65535.*got '"):
+        tracking.check_server(uri, "tests")
+
+
 def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused

@@ -3,7 +3,9 @@
 import functools
 import logging
 import os
+import re
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,7 +188,7 @@ def absolute_uri(tracking_uri: str) -> str:
     """The URI as it reads from any folder.
 
     Raises:
-        TrackingError: it names no kind of server that is known.
+        TrackingError: it names no kind of server that is known, or its host or port cannot be.
     """
     scheme = tracking_uri.partition("://")[0].partition("+")[0]
     if "://" not in tracking_uri or scheme not in _SCHEMES:
@@ -194,18 +196,33 @@ def absolute_uri(tracking_uri: str) -> str:
             f"tracking_uri must start with one of {', '.join(f'{s}://' for s in _SCHEMES)}; "
             f"got {tracking_uri!r}. For a local file write sqlite:///mlflow.db"
         )
-    return f"sqlite:///{sqlite_path(tracking_uri)}" if scheme == "sqlite" else tracking_uri.rstrip("/")
+    if scheme == "sqlite":
+        return f"sqlite:///{sqlite_path(tracking_uri)}"
+    try:
+        _ = urllib.parse.urlsplit(tracking_uri).port  # which reads it
+    except ValueError as error:
+        place = tracking_uri.rpartition("@")[2]  # before it may stand a password
+        raise TrackingError(
+            f"tracking_uri must be SCHEME://HOST:PORT/..., the port from 0 to 65535, IPv6 in brackets; got {place!r}"
+        ) from error
+    return tracking_uri.rstrip("/")
 
 
 def sqlite_path(uri: str) -> Path:
     """The file that an SQLite URI names.
 
     Raises:
-        TrackingError: it names none.
+        TrackingError: it names none, or one in a folder that MLflow would look for elsewhere.
     """
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     if not uri.startswith("sqlite:///") or not path or path == ":memory:":
         raise TrackingError(
             f"tracking_uri must name a file, as in sqlite:///mlflow.db (steps are separate processes); got {uri!r}"
         )
-    return Path(path).absolute()
+    absolute = Path(path).absolute()
+    if taken := re.search(r"%[0-9a-fA-F]{2}|\?", str(absolute)):
+        raise TrackingError(
+            f"MLflow's database cannot lie at {absolute}: MLflow reads {taken.group()!r} in a path as something else. "
+            "Rename the folder, or give another: --tracking_uri sqlite:////FOLDER/mlflow.db"
+        )
+    return absolute
