@@ -294,7 +294,7 @@ class AuxiliaryConfig(TrainingConfig):
     """How the token embeddings start: random, or cooccurrence: from the text's word co-occurrences, which takes a small
     model past the unigram plateau at once."""
     vocab_size: int = 8192
-    """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. >= 256."""
+    """Entries of a trained vocabulary; without effect, and so refused, with a given tokenizer. 256 .. 2**24."""
     distill_from: str = ""
     """A larger masked language model to learn from besides the text: `models:/NAME@alias` or `models:/NAME/VERSION`, a
     folder or `s3://` prefix, `hub:NAME`. Its tokenizer is the trained model's too. Empty: none."""
@@ -306,7 +306,7 @@ class AuxiliaryConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("embedding_init", self.embedding_init, ("random", "cooccurrence"))
-        _check_at_least("vocab_size", self.vocab_size, 256)
+        _check_interval("vocab_size", self.vocab_size, 256, 2**24, "[]")  # its trainer takes 71 bytes an entry at once
         _check_interval("distill_share", self.distill_share, 0.0, 1.0, "(]")
         _check_positive("distill_temperature", self.distill_temperature)
         if not self.tokenizer.strip():

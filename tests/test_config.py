@@ -250,9 +250,10 @@ def test_numbers_must_be_finite(name: str, value: Any) -> None:
         PretrainConfig(**{name: value})
 
 
-def test_a_trained_vocabulary_has_at_least_256_entries() -> None:
-    with pytest.raises(ConfigError, match=r"^vocab_size must be >= 256, got 255"):
-        AuxiliaryConfig(vocab_size=255)
+@pytest.mark.parametrize("size", [255, 2**24 + 1])
+def test_a_trained_vocabulary_has_256_entries_or_more_and_no_more_than_memory_holds(size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^vocab_size must be in \[256, 1.67772e\+07\], got {size}"):
+        AuxiliaryConfig(vocab_size=size)
 
 
 @pytest.mark.parametrize(
