@@ -13,6 +13,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from fast_electra_core.errors import ConfigError
 from steps import tracking
 from steps.command import add_tracking_uri
 
@@ -32,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`fast-electra lineage`."""
+    """`fast-electra lineage`.
+
+    Raises:
+        ConfigError, TrackingError: options that exclude each other; no such version.
+    """
+    _check_all_read(arguments)
     tracking.connect_existing(arguments.tracking_uri)
     if arguments.reproduce:
         from steps.reproduce import script
@@ -50,3 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
         tree.checks.insert(0, compare("weights as expected", arguments.expect_weights, lambda: found))
     print(json.dumps(asdict(tree), indent=2) if arguments.json else as_text(tree))
     return 1 if differences(tree) or any(node.missing for node in tree.everything()) else 0
+
+
+def _check_all_read(arguments: argparse.Namespace) -> None:
+    for name in ("json", "no_checks", "expect_weights"):
+        if arguments.reproduce and getattr(arguments, name):
+            raise ConfigError(f"{name} has no effect with --reproduce, which prints a script; leave one of the two out")
+    if arguments.no_checks and arguments.expect_weights:
+        raise ConfigError("expect_weights has no effect with --no_checks, which reads none; leave one of the two out")

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--waive_gates", default="", help="gates that may fail, as PretrainFlow's; besides those its run has waived"
     )
     parser.add_argument(
-        "--promotion_margin", type=float, default=PretrainConfig.promotion_margin,
-        help="mean difference that a better one has at least [%(default)g]",
+        "--promotion_margin", type=float,
+        help=f"mean difference that a better one has at least [{PretrainConfig.promotion_margin:g}]",
     )  # fmt: skip
     add_tracking_uri(parser)
 
@@ -50,15 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
     check_waivers(given)
     if arguments.force and given:
         raise ConfigError("waive_gates has no effect with --force, which asks no gate; leave one of the two out")
-    if not arguments.promotion_margin >= 0:
-        raise ConfigError(f"promotion_margin must be >= 0, got {arguments.promotion_margin}")
+    margin = PretrainConfig.promotion_margin if arguments.promotion_margin is None else arguments.promotion_margin
+    if not margin >= 0:
+        raise ConfigError(f"promotion_margin must be >= 0, got {margin}")
+    if arguments.force and arguments.promotion_margin is not None:
+        raise ConfigError("promotion_margin has no effect with --force, which compares none; leave one of the two out")
+    if arguments.corpus_licence and not arguments.corpus_licence.strip():
+        raise ConfigError("corpus_licence must not be empty; `unstated` waives it")
     tracking.connect_existing(arguments.tracking_uri)
     version = tracking.model_version_info(arguments.address)
     if version["name"] == AUXILIARY_NAME and not arguments.force:
         return _promote_auxiliary(version, arguments)
     if arguments.corpus_licence:
         version = _with_licence(version, arguments.corpus_licence)
-    settled = promotion.force(version) if arguments.force else _examined(version, given, arguments.promotion_margin)
+    settled = promotion.force(version) if arguments.force else _examined(version, given, margin)
     for gate in settled["gates"]:
         print(f"{gate['name']:<10} {gate['status']:<7} {gate['reason']}")
     print(f"{settled['name']} version {settled['version']}: {settled['reason']}")

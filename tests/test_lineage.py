@@ -184,6 +184,21 @@ def test_weights_are_compared_with_those_that_are_expected(
     assert f"[DIFFERS] weights as expected 0123456789abcdef: now {digest}" in shown
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--no_checks", "--expect_weights", "0123456789abcdef"),
+        ("--reproduce", "--json"),
+        ("--reproduce", "--no_checks"),
+    ],
+)
+def test_options_that_would_have_no_effect_together_are_refused(
+    options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lineage", CHAMPION, "--tracking_uri", f"sqlite:///{tmp_path}/none.db", *options]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err
+
+
 def test_a_parameter_that_is_not_the_run_s_differs(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     other = {**made, "config": {**made["config"], "learning_rate": 1.0}}
     tracking.log_dict(made["mlflow_run_id"], record_of(other, GIVEN), LINEAGE_FILE)

@@ -274,6 +274,11 @@ def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: 
         (("models:/fast-electra/1", "--promotion_margin", "-1"), "promotion_margin must be >= 0, got -1"),
         (("models:/fast-electra/1", "--promotion_margin", "nan"), "promotion_margin must be >= 0, got nan"),
         (("models:/fast-electra/1", "--force", "--waive_gates", "majority"), "waive_gates has no effect with --force"),
+        (
+            ("models:/fast-electra/1", "--force", "--promotion_margin", "0"),
+            "promotion_margin has no effect with --force",
+        ),
+        (("models:/fast-electra/1", "--corpus_licence", " "), "corpus_licence must not be empty"),
     ]:
         assert promote(registry, *words) == 2
         assert message in capsys.readouterr().err
