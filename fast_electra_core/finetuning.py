@@ -213,7 +213,7 @@ def _train(
                 if not math.isfinite(row["loss"]):  # device sync, above
                     raise NonFiniteLossError(
                         f"the loss of fine-tuning became {row['loss']} by step {step}; lower finetune_learning_rate "
-                        f"({settings.learning_rate:g})"
+                        f"({settings.learning_rate:g}), or leave that rate out of finetune_grid"
                     )
                 course.curve.append({"step": step, **row})
                 if on_metrics is not None:
@@ -296,7 +296,10 @@ def _predict(
             found.append(model(**encode.batch(encoded, order[start : start + EVALUATION_BATCH])).logits.float())
     logits = torch.cat(found)  # (N, C)
     if not bool(logits.isfinite().all()):  # device sync; the largest of no numbers would be the first class
-        raise NonFiniteLossError("what the fine-tuned model answers is not finite; lower finetune_learning_rate")
+        raise NonFiniteLossError(
+            "what the fine-tuned model answers is not finite; lower finetune_learning_rate, or leave that rate out of "
+            "finetune_grid"
+        )
     predictions = np.empty(len(order), dtype=np.float64 if is_regression else np.int64)
     predictions[order] = (logits[:, 0] if is_regression else logits.argmax(dim=1)).cpu().numpy()
     return predictions.tolist()

@@ -12,6 +12,7 @@ from typing import Any
 from fast_electra_core.glue import DIAGNOSTIC, SPECS
 from fast_electra_core.glue_metrics import electra_average, leaderboard_average
 from fast_electra_core.leaderboard import write_submission
+from steps.finetune import job_name
 
 CONFIDENCE = 0.95
 Result = Mapping[str, Any]
@@ -39,9 +40,9 @@ def chosen(results: Sequence[Result]) -> list[Result]:
 
 
 def failures(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """{task, seed, untrained, reason} of each fine-tuning that failed."""
+    """{task, seed, untrained, rate, reason} of each fine-tuning that failed."""
     return [
-        {"task": each["task"], "seed": each["seed"], "untrained": each["untrained"], "reason": each["failed"]}
+        {**{name: each[name] for name in ("task", "seed", "untrained", "rate")}, "reason": each["failed"]}
         for each in results
         if each.get("failed")
     ]
@@ -238,9 +239,8 @@ def average_hint(average: Mapping[str, Any]) -> str:
 
 
 def failure_text(failure: Mapping[str, Any]) -> str:
-    """`rte seed 2 untrained (reason)`."""
-    start = " untrained" if failure["untrained"] else ""
-    return f"{failure['task']} seed {failure['seed']}{start} ({failure['reason']})"
+    """`rte seed 2 untrained, rate 0.0003 (reason)`."""
+    return f"{job_name(failure)} ({failure['reason']})"
 
 
 def _cell(value: float | None) -> str:

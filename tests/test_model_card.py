@@ -153,7 +153,7 @@ def test_the_card_says_which_class_loads_the_model(task: str, architecture: str,
 def test_bars_and_line_breaks_do_not_break_a_table() -> None:
     assert "| odd | a\\|b c |" in model_card("x", facts_of(tags={"odd": "a|b\nc"}))
     assert "| a\\|b.accuracy | 0.5000 |" in model_card("x", facts_of(metrics={"a|b.accuracy": 0.5}))
-    failure = {"task": "rte", "seed": 1, "untrained": False, "reason": "out of memory\n\nin layer 3"}
+    failure = {"task": "rte", "seed": 1, "untrained": False, "rate": None, "reason": "out of memory\n\nin layer 3"}
     rows = [{**scores_of()["rows"][0], "task": "a|b"}]
     lines = model_card("x", facts_of(scores=scores_of(rows=rows, failures=[failure]))).splitlines()
     assert "- failed and left out: rte seed 1 (out of memory in layer 3)" in lines
@@ -170,7 +170,9 @@ def test_the_description_has_summary_scores_and_limits_and_fits_the_database() -
 
 def test_the_scores_of_one_task_leave_out_what_is_of_others() -> None:
     other = {**scores_of()["rows"][0], "task": "rte"}
-    failures = [{"task": task, "seed": 1, "untrained": False, "reason": "no memory"} for task in ("sst2", "rte")]
+    failures = [
+        {"task": task, "seed": 1, "untrained": False, "rate": None, "reason": "no memory"} for task in ("sst2", "rte")
+    ]
     scores = scores_of(
         rows=[*scores_of()["rows"], other], failures=failures, skipped={"sst2": 1, "rte": 2}, own_answers=["rte.txt"],
     )  # fmt: skip

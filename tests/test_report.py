@@ -277,7 +277,7 @@ def test_what_flatters_and_what_is_missing_is_said_on_the_page_and_in_the_termin
     scores = scores_of(
         task_row(),
         averages={"electra": {"value": 0.75, "tasks": ["sst2", "rte"], "is_complete": False}},
-        failures=[{"task": "rte", "seed": 1, "untrained": True, "reason": "no memory"}],
+        failures=[{"task": "rte", "seed": 1, "untrained": True, "rate": None, "reason": "no memory"}],
         optimism=["best epoch on dev"],
         submission={"files": ["RTE.tsv"], "missing": ["CoLA.tsv", "AX.tsv"], "seeds": {"rte": 0}},
     )

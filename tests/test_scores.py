@@ -12,6 +12,7 @@ from steps.scores import (
     as_markdown,
     averages,
     chosen,
+    failure_text,
     failures,
     notes,
     optimism,
@@ -140,8 +141,13 @@ def test_a_rate_of_a_grid_that_a_seed_diverged_at_counts_only_if_every_other_has
     assert (row["pretrained"]["learning_rate"], row["pretrained"]["n"]) == (1e-4, 2)
 
 
-def failed(task: str, seed: int) -> dict[str, Any]:
-    return {"task": task, "seed": seed, "untrained": False, "rate": None, "failed": "NonFiniteLossError: nan"}
+def failed(task: str, seed: int, rate: float | None = None) -> dict[str, Any]:
+    return {"task": task, "seed": seed, "untrained": False, "rate": rate, "failed": "NonFiniteLossError: nan"}
+
+
+def test_a_failure_of_a_grid_is_named_with_its_rate() -> None:
+    (found,) = failures([failed("rte", 1, rate=3e-2)])
+    assert failure_text(found) == "rte seed 1, rate 0.03 (NonFiniteLossError: nan)"
 
 
 def test_a_failed_fine_tuning_is_left_out_and_named() -> None:
