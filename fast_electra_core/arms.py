@@ -17,6 +17,8 @@ from fast_electra_core.method_knobs import METHODS, check_is_read, is_read
 
 REFERENCE = "electra"
 """The arm that the others are tested against, where there is one of this name; else it is the first."""
+UNTRAINED = "untrained"
+"""The row of the same encoder without pre-training; no arm may have its name."""
 EQUALS = ("tokens", "flops")
 
 
@@ -152,6 +154,12 @@ def list_arms(config: CompareConfig) -> list[Arm]:
     comparison = COMPARISONS[config.comparison]
     bases = [_parse_arm(part) for part in _split(config.arms or comparison.arms, ";")]
     grid = config.arm_grid or ("" if config.arms else comparison.grid)
+    methods = dict.fromkeys(base.values.get("method", config.method) for base in bases)
+    for knob in _knobs(_split(grid, ";"), grid):
+        if not any(is_read(knob, method) for method in methods):
+            raise ConfigError(
+                f"arm_grid: {knob} has no effect with the methods of the arms: {', '.join(methods)}. Leave it out"
+            )
     arms = [
         _at(config, base, point)
         for base in bases
@@ -177,8 +185,12 @@ def _parse_arm(text: str) -> Arm:
     name, colon, settings = (piece.strip() for piece in text.partition(":"))
     if not name or any(not (letter.isalnum() or letter in "_-.") for letter in name):
         raise ConfigError(f"the name of an arm is made of letters, digits and _-., got {name!r} in {text!r}")
+    if name == UNTRAINED:
+        raise ConfigError(f"arms: {name!r} is the name of the encoder without pre-training; give the arm another")
     if colon:
-        values = dict(_setting(each) for each in _split(settings, ","))
+        written = _split(settings, ",")
+        _knobs(written, text)
+        values = dict(_setting(each) for each in written)
         return Arm(name, {"method": name, **values} if name in METHODS else values)
     if name in METHODS:
         return Arm(name, {"method": name})
@@ -189,6 +201,14 @@ def _parse_arm(text: str) -> Arm:
             f"{', '.join([*METHODS, *known])}. An arm of your own says its settings: `{name}: temperature_start=3`"
         )
     return known[name]
+
+
+def _knobs(parts: Sequence[str], text: str) -> list[str]:
+    """The knobs that parts, `KNOB=...`, name. Raises ConfigError where the text has one twice."""
+    names = [part.partition("=")[0].strip() for part in parts]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{repeated[0]} is there twice in {text!r}; leave one of them out")
+    return names
 
 
 def _known_arms() -> dict[str, Arm]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fast_electra_core.arms import Arm, CompareConfig, list_arms, reference_of
+from fast_electra_core.arms import UNTRAINED, Arm, CompareConfig, list_arms, reference_of
 from fast_electra_core.comparison import compare
 from fast_electra_core.config import PretrainConfig, ScoringConfig
 from fast_electra_core.errors import ConfigError, NonFiniteLossError
@@ -255,8 +255,8 @@ def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
 def _untrained(result: Plain) -> Plain:
     """The same main model without pre-training, as one more arm."""
     return {
-        "arm": "untrained",
-        "base": "untrained",
+        "arm": UNTRAINED,
+        "base": UNTRAINED,
         "point": "",
         "turn": result["turn"],
         "reference": result["arm"],

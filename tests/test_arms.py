@@ -106,6 +106,13 @@ def test_the_runs_of_an_arm_differ_in_the_seed_alone_and_arms_share_the_seeds() 
         ({"arm_grid": "num_layers=*"}, r"\* stands for each auxiliary candidate, not for values of num_layers"),
         ({"arm_grid": "schedule=x2"}, "schedule is 'exponential', which x2 cannot multiply"),
         ({"arm_grid": "learning_rate=xyz"}, "learning_rate must be float, got 'xyz'"),
+        ({"arms": "untrained: num_layers=2; electra"}, "'untrained' is the name of the encoder without pre-training"),
+        ({"arms": "a: dropout=0, dropout=0.1; electra"}, "dropout is there twice in 'a: dropout=0, dropout=0.1'"),
+        ({"arm_grid": "dropout=0; dropout=0.1"}, "dropout is there twice in 'dropout=0; dropout=0.1'"),
+        (
+            {"arms": "electra; mlm", "arm_grid": "learning_rate=x1,x2; temperature_decay=0.1,0.2"},
+            "arm_grid: temperature_decay has no effect with the methods of the arms: electra, mlm. Leave it out",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
