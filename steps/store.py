@@ -27,8 +27,10 @@ class Store:
         """root is a folder (made if missing) or `s3://bucket/prefix`.
 
         Raises:
-            ConfigError: a folder that cannot be made or written, or an s3 address without a bucket.
+            ConfigError: a folder that cannot be made or written, or another address than an s3 one with a bucket.
         """
+        if "://" in root and not root.startswith("s3://"):
+            raise ConfigError(f"store must be a folder or s3://BUCKET/PREFIX, got {root!r}")
         self.root = root.rstrip("/")
         self.is_s3 = root.startswith("s3://")
         if self.is_s3:

@@ -191,6 +191,16 @@ def test_a_tilde_is_the_home_and_no_folder_of_that_name(tmp_path: Path, monkeypa
     assert download("~/model", tmp_path / "scratch", "", role="model") == (tmp_path / "model", None)
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/store", "S3://bucket/store", "file:///store"])
+def test_an_address_that_is_neither_s3_s_nor_a_folder_s_is_refused(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"store must be a folder or s3://BUCKET/PREFIX, got '{root}'"):
+        Store(root)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_s3_address_without_a_bucket_is_refused() -> None:
     with pytest.raises(ConfigError, match="store must be s3://BUCKET/PREFIX, got 's3://'"):
         Store("s3://")
