@@ -211,6 +211,11 @@ class TrainingConfig(RunConfig):
             _check_at_least(name, getattr(self, name), 1)
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
+        if self.architecture == "modernbert" and self.hidden_size // self.num_heads % 2:
+            raise ConfigError(
+                f"hidden_size must be an even multiple of num_heads ({self.num_heads}) in a modernbert, got "
+                f"{self.hidden_size}"
+            )
         _check_interval("dropout", self.dropout, 0.0, 1.0, "[)")
         _check_interval("mask_fraction", self.mask_fraction, 0.0, 1.0, "()")
         check_choice("attention", self.attention, ATTENTIONS)

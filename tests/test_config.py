@@ -382,6 +382,15 @@ def test_a_whole_start_and_a_warm_one_exclude_each_other_and_a_presets_gives_way
     assert resolve_pretrain({"initial_model": "folder"}).warm_start == "none"
 
 
+def test_the_heads_of_a_modernbert_have_an_even_width_as_its_rotation_pairs_them() -> None:
+    shape = {"architecture": "modernbert", "hidden_size": 20, "embedding_size": 20}
+    with pytest.raises(
+        ConfigError, match=r"hidden_size must be an even multiple of num_heads \(4\) in a modernbert, got 20"
+    ):
+        AuxiliaryConfig(**shape, num_heads=4)
+    assert AuxiliaryConfig(**shape, num_heads=5).num_heads == 5
+
+
 def test_a_modernbert_has_embeddings_of_its_own_width() -> None:
     with pytest.raises(ConfigError, match=r"embedding_size must equal hidden_size \(256\) in a modernbert, got 128"):
         PretrainConfig(architecture="modernbert")
