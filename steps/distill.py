@@ -27,7 +27,7 @@ def fetch_teacher(config: AuxiliaryConfig, store: Store) -> dict[str, Any] | Non
         return None
     with tempfile.TemporaryDirectory(dir=store.folder) as scratch:
         address = config.distill_from
-        folder, version = download(address, Path(scratch) / "model", config.tracking_uri, role="auxiliary")
+        folder, version = download(address, Path(scratch) / "model", config.tracking_uri, role="distill_from")
         try:
             described = check_folder(folder, address=address, sequence_length=config.sequence_length)
             model = load_masked_lm(folder, address=address)  # its weights are complete, and of the right shapes

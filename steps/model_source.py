@@ -44,7 +44,7 @@ def download(address: str, destination: Path, tracking_uri: str, *, role: str) -
             ) from error
     folder = Path(address).expanduser()
     if not folder.is_dir():
-        flow = "auxiliary" if role == "auxiliary" else "pretrain"
+        flow = "auxiliary" if role in ("auxiliary", "distill_from") else "pretrain"
         raise AuxiliaryError(
             f"{role} {address!r} is not a folder. Give models:/NAME@ALIAS, a folder, s3://BUCKET/PREFIX or "
             f"hub:NAME; `python flows/{flow}_flow.py run` makes one"

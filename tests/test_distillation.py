@@ -262,6 +262,11 @@ def test_the_teacher_is_kept_by_content_and_named_in_the_lineage(place: Place) -
     assert origin_tags({"teacher": None}) == {}
 
 
+def test_a_teacher_that_is_not_there_is_refused_by_the_name_of_its_parameter(tmp_path: Path) -> None:
+    with pytest.raises(AuxiliaryError, match=r"^distill_from 'nowhere' is not a folder.*auxiliary_flow\.py run"):
+        fetch_teacher(AuxiliaryConfig(distill_from="nowhere"), Store(str(tmp_path)))
+
+
 def test_without_the_parameter_there_is_no_teacher(tmp_path: Path) -> None:
     assert fetch_teacher(AuxiliaryConfig(), Store(str(tmp_path))) is None
 
