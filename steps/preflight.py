@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         ClusterError: the cluster cannot be asked.
     """
     for name in ("num_nodes", "wait_minutes"):
-        if getattr(arguments, name) <= 0:
+        if not getattr(arguments, name) > 0:
             raise ConfigError(f"{name} must be > 0, got {getattr(arguments, name)}")
     profile = read_profile(arguments.profile)
     addresses = {"s3": setting("METAFLOW_DATASTORE_SYSROOT_S3"), "mlflow": tracking_uri(arguments.tracking_uri)}

@@ -501,6 +501,7 @@ def test_a_cluster_that_cannot_be_asked_is_one_line_and_exit_code_2(
     ("words", "message"),
     [
         (("--num_nodes", "0"), "num_nodes must be > 0, got 0"),
+        (("--wait_minutes", "nan"), "wait_minutes must be > 0, got nan"),
         (("--profile", "nowhere.json"), "no profile can be read at nowhere.json"),
         (
             ("--profile", str(PROFILES / "local.json")),
