@@ -44,7 +44,7 @@ def export(address: str, folder: str | Path, tracking_uri: str) -> Path:
     """
     from steps.model_source import read_config
 
-    target = Path(folder).resolve()
+    target = Path(folder).expanduser().resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"folder must be new or empty, got {folder}; give another, or remove what is in it")
     tracking.connect_existing(tracking_uri)

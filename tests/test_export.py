@@ -161,6 +161,14 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_refused(electra: Registered
         export(electra.address, tmp_path / "file", uri)
 
 
+def test_a_tilde_is_the_home_and_no_folder_of_that_name(
+    electra: Registered, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quoted `~/model` comes so from a shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert export(electra.address, "~/model", uri) == tmp_path / "model"
+
+
 def test_the_folder_may_be_where_one_stands_or_a_link(
     electra: Registered, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
