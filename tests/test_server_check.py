@@ -86,6 +86,12 @@ def test_an_address_that_is_none_is_refused(uri: str) -> None:
         tracking.check_server(uri, "tests")
 
 
+def test_an_experiment_s_name_that_cannot_be_is_said_to_be_that(database: str) -> None:
+    with pytest.raises(TrackingError, match=r"refuses the experiment 'xxx.*give another --experiment$") as refusal:
+        tracking.check_server(database, "x" * 600)
+    assert "no MLflow server answers" not in str(refusal.value)
+
+
 def test_a_server_that_is_not_there_is_refused_in_seconds() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # nobody listens: connections are refused

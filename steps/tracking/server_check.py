@@ -143,6 +143,10 @@ def _create_experiment(experiment: str, location: str | None) -> None:
     except MlflowException as error:
         if hint := denied(error):
             raise TrackingError(f"MLflow at {connected_uri()} refuses: {error}. {hint}") from error
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            raise TrackingError(
+                f"MLflow at {connected_uri()} refuses the experiment {experiment!r}: {error}; give another --experiment"
+            ) from error
         raise TrackingError(
             f"no MLflow server answers at {connected_uri()} (tried to open the experiment {experiment!r} for "
             f"{_CHECK_SECONDS} s: {error}); start it, or give another --tracking_uri, e.g. sqlite:///mlflow.db"
