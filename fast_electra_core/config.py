@@ -122,7 +122,7 @@ class TrainingConfig(RunConfig):
     architecture: str = "electra"
     """electra (post-norm, learned positions), or modernbert (pre-norm, rotary positions, gated feed-forward)."""
     num_layers: int = 12
-    """Transformer layers. >= 1."""
+    """Transformer layers. 1 .. 1000."""
     hidden_size: int = 256
     """Width; a multiple of num_heads."""
     embedding_size: int = 128
@@ -207,8 +207,9 @@ class TrainingConfig(RunConfig):
         _check_interval("heldout_fraction", self.heldout_fraction, 0.0, 0.5, "(]")
         _check_positive("shard_megabytes", self.shard_megabytes)
         _check_at_least("sequence_length", self.sequence_length, 8)
-        for name in ("num_layers", "hidden_size", "embedding_size", "num_heads", "intermediate_size"):
+        for name in ("hidden_size", "embedding_size", "num_heads", "intermediate_size"):
             _check_at_least(name, getattr(self, name), 1)
+        _check_interval("num_layers", self.num_layers, 1, 1000, "[]")  # `start` builds them all, if without weights
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
         if self.architecture == "modernbert" and self.hidden_size // self.num_heads % 2:

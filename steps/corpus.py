@@ -141,6 +141,11 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 def _missing(corpus: str, path: Path) -> DataError:
     """Names the first part of the path that is missing, and what is called nearly so beside it."""
+    if path.exists():
+        return DataError(
+            f"corpus {corpus!r} is neither a file nor a folder. Text is read more than once, so not from a pipe: write "
+            "it to a file"
+        )
     while not path.parent.is_dir():
         path = path.parent
     near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3, cutoff=0.5)

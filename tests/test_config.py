@@ -109,10 +109,12 @@ OUT_OF_RANGE = [
     *(
         (name, 0, "must be >= 1, got 0")
         for name in (
-            "num_layers", "embedding_size", "num_heads", "intermediate_size", "num_steps", "batch_size",
+            "embedding_size", "num_heads", "intermediate_size", "num_steps", "batch_size",
             "micro_batch_size", "checkpoint_every_steps", "log_every_steps",
         )
     ),
+    ("num_layers", 0, r"must be in \[1, 1000\], got 0"),
+    ("num_layers", 1001, r"must be in \[1, 1000\], got 1001"),
     ("hidden_size", 0, "must be >= 1, got 0"),
     ("hidden_size", 255, r"must be a multiple of num_heads \(4\), got 255"),
     ("sequence_length", 7, "must be >= 8, got 7"),

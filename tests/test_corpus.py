@@ -65,6 +65,12 @@ def test_links_to_folders_are_followed_and_no_folder_is_read_twice(folder: Path,
     ]  # fmt: skip
 
 
+def test_a_pipe_is_no_corpus(store: Store, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe' is neither a file nor a folder\. .* write it to a file"):
+        resolve(tmp_path / "pipe", store)
+
+
 def test_a_file_and_a_pattern_name_their_files(folder: Path, store: Store) -> None:
     assert texts(resolve(folder / "a.txt", store), store) == ["alpha"]
     assert texts(resolve(f"{folder}/*.txt", store), store) == ["alpha"]
