@@ -134,7 +134,7 @@ def _asking(address: str) -> Iterator[None]:
 
 def _s3_error(address: str, error: Exception) -> DataError:
     """What an answer of S3, or none, means for the user."""
-    response: dict[str, Any] = getattr(error, "response", {})
+    response: dict[str, Any] = getattr(error, "response", None) or {}  # None of a connection that broke
     code = str(response["Error"]["Code"]) if "Error" in response else type(error).__name__
     causes: Iterable[tuple[str, set[str]]] = [
         (

@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import datasets
 import pytest
+from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from conftest import brought_from_s3
 
 from fast_electra_core.errors import DataError
@@ -197,11 +198,18 @@ def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
     assert found == words
 
 
+@pytest.mark.parametrize(
+    "broken_off",
+    [
+        IncompleteReadError(actual_bytes=1, expected_bytes=5),
+        ReadTimeoutError(endpoint_url="http://s3"),
+        ResponseStreamingError(error="reset"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_an_answer_of_s3_that_breaks_off_is_asked_for_again_and_not_for_ever(
-    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+    broken_off: Exception, s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from botocore.exceptions import IncompleteReadError
-
     put(s3, **{"a.txt": "alpha"})
     corpus = resolve("s3://bucket/a.txt", store)
     monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
@@ -211,13 +219,13 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again_and_not_for_ever(
     def breaks(*given: Any) -> bytes:
         broken[0] -= 1
         if broken[0] >= 0:
-            raise IncompleteReadError(actual_bytes=1, expected_bytes=5)
+            raise broken_off
         return ask(*given)
 
     monkeypatch.setattr(s3_text._Object, "_ask", breaks)
     assert texts(corpus, store) == ["alpha"]
     broken[0] = 3
-    with pytest.raises(DataError, match=r"s3://bucket/a\.txt: S3 does not answer .*\[IncompleteReadError\]"):
+    with pytest.raises(DataError, match=rf"s3://bucket/a\.txt: S3 does not answer .*\[{type(broken_off).__name__}\]"):
         texts(corpus, store)
 
 
