@@ -281,5 +281,5 @@ class _InS3:
 
 
 def _code(error: Exception) -> str:
-    response: dict[str, Any] = getattr(error, "response", {})
+    response: dict[str, Any] = getattr(error, "response", None) or {}  # None of a connection that broke
     return str(response["Error"]["Code"]) if "Error" in response else ""

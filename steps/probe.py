@@ -88,7 +88,8 @@ def ask_image() -> tuple[str, str, str]:
 
 
 def _s3_remedy(error: Any, doing: str) -> str:
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
+    response = getattr(error, "response", None) or {}  # None of a connection that broke
+    code = response.get("Error", {}).get("Code", type(error).__name__)
     if code in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
         return (
             "log in (aws sso login, AWS_PROFILE); inside a cluster: a role on the service account, or a Secret with "

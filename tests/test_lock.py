@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from botocore.response import StreamingBody
 
 from fast_electra_core.errors import LockError
@@ -184,6 +185,18 @@ def test_a_server_that_is_away_for_a_while_costs_a_warning(
         monkeypatch.setattr(lock._place, "read", read_or_fail)
         time.sleep(0.8)  # the thread renews every half a second
     assert "the network is down" in caplog.text
+
+
+@pytest.mark.parametrize("operation", ["get_object", "put_object"])
+def test_a_connection_to_s3_that_breaks_is_said(operation: str, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(**what: Any) -> Any:
+        raise ConnectionClosedError(endpoint_url="http://s3")
+
+    client = lock_module.s3_client()
+    monkeypatch.setattr(client, operation, breaks)
+    monkeypatch.setattr(lock_module, "s3_client", lambda: client)
+    with pytest.raises(LockError, match="cannot be read or written: Connection was closed before we received a valid"):
+        lock_of("s3://bucket/store", "RetrainFlow/1").acquire()
 
 
 def test_an_answer_of_s3_that_breaks_off_costs_a_warning_and_not_the_lock(

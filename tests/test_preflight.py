@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,6 +281,18 @@ def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("METAFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
 
 
+def closes_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("METAFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+    def close_each() -> None:
+        with server:
+            for _ in range(2):  # as often as the probe tries
+                server.accept()[0].close()
+
+    threading.Thread(target=close_each, daemon=True).start()
+
+
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -300,6 +313,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (local_datastore, r"METAFLOW_DEFAULT_DATASTORE must be s3 for steps in pods, got 'local'"),
         (no_endpoint, r"s3:PutObject: Could not connect to the endpoint URL.* -> is the address right"),
+        (closes_connections, r"s3:PutObject: Connection (was closed|reset).* -> is the address right"),
         (no_keys, r"s3:PutObject: Unable to locate credentials -> log in"),
     ],
 )
