@@ -124,10 +124,10 @@ def check_documents(
 
 def _raw_documents(piece: TextPiece, *, text_field: str, on_bad_text: str, open_file: OpenFile | None) -> Iterator[str]:
     """The documents as they lie in the file, neither cleaned nor cut. Raises as read_documents."""
-    path = Path(piece.path)
+    path = piece.path
     if kind_of(path) is None:
-        raise DataError(f"{path}: unknown suffix {''.join(path.suffixes)!r}; known are {KNOWN_SUFFIXES}")
-    if open_file is None and not path.is_file():
+        raise DataError(f"{path}: unknown suffix {''.join(Path(path).suffixes)!r}; known are {KNOWN_SUFFIXES}")
+    if open_file is None and not Path(path).is_file():
         raise DataError(f"there is no file {path}; was it moved after the run began?")
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}[piece.kind]
     try:
@@ -141,7 +141,7 @@ def _raw_documents(piece: TextPiece, *, text_field: str, on_bad_text: str, open_
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damaged(path: str, error: Exception) -> DataError:
     return DataError(f"{path} is cut short or damaged: {error}. Copy the file again")
 
 
@@ -251,7 +251,7 @@ def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str, open_f
                     where = f"row {row}, offset"
                     yield _decode(data or b"", path=path, where=where, base=0, on_bad_text=on_bad_text) or ""
     except pa.ArrowInvalid as error:
-        raise _damaged(Path(path), error) from error
+        raise _damaged(path, error) from error
 
 
 def _is_text(arrow_type: Any) -> bool:

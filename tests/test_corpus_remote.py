@@ -236,6 +236,13 @@ def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store) -> 
         texts(resolve("s3://bucket/a.jsonl", store, shard_megabytes=4e-5), store)
 
 
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.parquet"])
+def test_a_damaged_object_is_named_by_its_address(name: str, s3: Any, store: Store) -> None:
+    put(s3, **{f"data/{name}": "damaged"})
+    with pytest.raises(DataError, match=rf"^s3://bucket/data/{name} is cut short or damaged"):
+        texts(resolve("s3://bucket/data", store), store)
+
+
 def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
     with pytest.raises(DataError, match="s3://nowhere/data: the bucket does not exist"):
         resolve("s3://nowhere/data", store)
