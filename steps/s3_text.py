@@ -101,17 +101,34 @@ class _Object(io.RawIOBase):
 
         with _asking(self._address):
             for pause in _PAUSES:
+                body = self._ask(start, end)
                 try:
-                    return self._ask(start, end)
+                    return self._read(body, start, end)
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                     time.sleep(pause)  # the client itself asks again only where no answer begins
-            return self._ask(start, end)
+            return self._read(self._ask(start, end), start, end)
 
-    def _ask(self, start: int, end: int) -> bytes:
+    def _ask(self, start: int, end: int) -> Any:
+        """The body of the answer."""
         answer = self._client.get_object(**self._named, Range=f"bytes={start}-{end - 1}")
+        if "ContentRange" not in answer:
+            answer["Body"].close()
+            raise DataError(
+                f"{self._address}: the server gives the whole object where a part of it is asked for, so text there "
+                "cannot be read in place; copy the text to a folder and give that as --corpus"
+            )
         self._num_bytes = int(answer["ContentRange"].rpartition("/")[2])
-        with contextlib.closing(answer["Body"]) as body:
-            return bytes(body.read())
+        return answer["Body"]
+
+    def _read(self, body: Any, start: int, end: int) -> bytes:
+        from botocore.exceptions import IncompleteReadError
+
+        with contextlib.closing(body):
+            data = bytes(body.read())
+        num_bytes = min(end, self._num_bytes or 0) - start
+        if len(data) < num_bytes:  # where no length was given, nothing else tells
+            raise IncompleteReadError(actual_bytes=len(data), expected_bytes=num_bytes)
+        return data
 
 
 def _split(piece: str) -> tuple[str, dict[str, str]]:

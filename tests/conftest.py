@@ -121,13 +121,13 @@ def brought_from_s3(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     from steps import s3_text
 
     brought: list[bytes] = []
-    ask = s3_text._Object._ask
+    get = s3_text._Object._get
 
     def noted(*given: Any) -> bytes:
-        brought.append(ask(*given))
+        brought.append(get(*given))
         return brought[-1]
 
-    monkeypatch.setattr(s3_text._Object, "_ask", noted)
+    monkeypatch.setattr(s3_text._Object, "_get", noted)
     return brought
 
 

@@ -1,10 +1,12 @@
 """Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import boto3
 import datasets
 import pytest
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+from botocore.response import StreamingBody
 from conftest import brought_from_s3
 
 from fast_electra_core.errors import DataError
@@ -198,6 +201,20 @@ def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
     assert found == words
 
 
+def of_client(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Any]:
+    """What texts are asked for by from now on, each answer being what `change` makes of it."""
+    client, asked = s3_text.s3_client(), list[Any]()
+    really = client.get_object
+
+    def get_object(**what: Any) -> dict[str, Any]:
+        asked.append(what["Range"])
+        return change(really(**what))
+
+    monkeypatch.setattr(client, "get_object", get_object)
+    monkeypatch.setattr(s3_text, "s3_client", lambda: client)
+    return asked
+
+
 @pytest.mark.parametrize(
     "broken_off",
     [
@@ -213,20 +230,67 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again_and_not_for_ever(
     put(s3, **{"a.txt": "alpha"})
     corpus = resolve("s3://bucket/a.txt", store)
     monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
-    ask = s3_text._Object._ask
     broken = [2]
 
-    def breaks(*given: Any) -> bytes:
+    def breaks(answer: dict[str, Any]) -> dict[str, Any]:
         broken[0] -= 1
-        if broken[0] >= 0:
-            raise broken_off
-        return ask(*given)
+        return {**answer, "Body": Broken()} if broken[0] >= 0 else answer
 
-    monkeypatch.setattr(s3_text._Object, "_ask", breaks)
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise broken_off
+
+    of_client(monkeypatch, breaks)
     assert texts(corpus, store) == ["alpha"]
     broken[0] = 3
     with pytest.raises(DataError, match=rf"s3://bucket/a\.txt: S3 does not answer .*\[{type(broken_off).__name__}\]"):
         texts(corpus, store)
+
+
+def test_an_answer_of_s3_that_is_cut_short_without_a_word_is_not_the_objects_end(
+    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a proxy gives no length, and closes."""
+    put(s3, **{"a.txt": "alpha\n\nbeta"})
+    corpus = resolve("s3://bucket/a.txt", store)
+    monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
+    lengths = iter([7, 0])
+
+    def cut(answer: dict[str, Any]) -> dict[str, Any]:
+        length = next(lengths, None)
+        return {**answer, "Body": StreamingBody(io.BytesIO(answer["Body"].read(length) if length != 0 else b""), None)}
+
+    asked = of_client(monkeypatch, cut)
+    assert texts(corpus, store) == ["alpha", "beta"]
+    assert len(asked) == 3
+
+
+def test_an_s3_that_knows_no_ranges_is_said(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(s3, **{"a.txt": "alpha"})
+    corpus = resolve("s3://bucket/a.txt", store)
+    of_client(monkeypatch, lambda answer: {name: answer[name] for name in answer if name != "ContentRange"})
+    with pytest.raises(DataError, match=r"s3://bucket/a\.txt: the server gives the whole object .* copy the text to a"):
+        texts(corpus, store)
+
+
+def test_an_s3_that_is_silent_is_waited_for_by_its_client_alone(
+    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks eight times, and waits a minute each time."""
+    put(s3, **{"a.txt": "alpha"})
+    corpus = resolve("s3://bucket/a.txt", store)
+    monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
+    client, asked = s3_text.s3_client(), list[Any]()
+
+    def silent(**what: Any) -> Any:
+        asked.append(what)
+        raise ReadTimeoutError(endpoint_url="http://s3")
+
+    monkeypatch.setattr(client, "get_object", silent)
+    monkeypatch.setattr(s3_text, "s3_client", lambda: client)
+    with pytest.raises(DataError, match=r"s3://bucket/a\.txt: S3 does not answer \(Read timeout"):
+        texts(corpus, store)
+    assert len(asked) == 1
 
 
 def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store) -> None:
