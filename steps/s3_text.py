@@ -12,7 +12,7 @@ from fast_electra_core.text_shards import TextFile, is_hidden
 from steps.store import s3_client
 
 _FIRST_BYTES, _MOST_BYTES = 1 << 18, 1 << 22
-"""What a request brings at least: the first at a place, and after some more of them."""
+"""What a request brings: at least, the first at a place; at most."""
 _PAUSES = (0.5, 1.0, 2.0)
 """Seconds between requests for the same."""
 
@@ -88,7 +88,8 @@ class _Object(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         is_at_end = self._num_bytes is not None and self._position >= self._num_bytes
         if not self._held and len(buffer) and not is_at_end:
-            self._held = memoryview(self._get(self._position, self._position + max(len(buffer), self._ahead)))
+            num_bytes = min(max(len(buffer), self._ahead), _MOST_BYTES)
+            self._held = memoryview(self._get(self._position, self._position + num_bytes))
             self._ahead = min(2 * self._ahead, _MOST_BYTES)
         data, self._held = self._held[: len(buffer)], self._held[len(buffer) :]
         buffer[: len(data)] = data

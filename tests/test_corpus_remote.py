@@ -12,6 +12,8 @@ from typing import Any
 
 import boto3
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from botocore.response import StreamingBody
@@ -291,6 +293,19 @@ def test_an_s3_that_is_silent_is_waited_for_by_its_client_alone(
     with pytest.raises(DataError, match=r"s3://bucket/a\.txt: S3 does not answer \(Read timeout"):
         texts(corpus, store)
     assert len(asked) == 1
+
+
+def test_a_long_column_in_s3_is_asked_for_part_by_part(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held once, not also as an answer; and an answer that breaks off costs a part."""
+    words = [f"{index:09}" for index in range(1000)]
+    pq.write_table(pa.table({"text": words}), found := io.BytesIO(), compression="none", use_dictionary=False)
+    s3.put_object(Bucket="bucket", Key="a.parquet", Body=found.getvalue())
+    corpus = resolve("s3://bucket/a.parquet", store)
+    monkeypatch.setattr(s3_text, "_FIRST_BYTES", 500)
+    monkeypatch.setattr(s3_text, "_MOST_BYTES", 2000)
+    brought = brought_from_s3(monkeypatch)
+    assert texts(corpus, store) == words
+    assert max(map(len, brought)) <= 2000
 
 
 def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store) -> None:
