@@ -63,7 +63,8 @@ class _Object(io.RawIOBase):
 
     def __init__(self, piece: str) -> None:
         self._address, self._named = _split(piece)
-        self._client = s3_client()
+        with _asking(self._address):
+            self._client = s3_client()
         self._position = 0
         self._num_bytes: int | None = None
         """Known by the first answer."""
@@ -168,7 +169,7 @@ def _s3_error(address: str, error: Exception) -> DataError:
     ]
     cause = next((text for text, codes in causes if code in codes), None)
     away = (
-        f"S3 does not answer ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION "
-        "and the network"
+        f"S3 {'refuses' if response else 'does not answer'} ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, "
+        "AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the network"
     )
     return DataError(f"{address}: {cause or away} [{code}]")

@@ -228,11 +228,21 @@ def _has_same_files(one: Path, other: Path) -> bool:
 
 
 def s3_client() -> Any:
-    """A boto3 S3 client with retries; its endpoint may be set by AWS_ENDPOINT_URL or METAFLOW_S3_ENDPOINT_URL."""
+    """A boto3 S3 client with retries; its endpoint may be set by AWS_ENDPOINT_URL or METAFLOW_S3_ENDPOINT_URL.
+
+    Raises:
+        ConfigError: an endpoint that is no address.
+    """
     import boto3
     from botocore.config import Config
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("METAFLOW_S3_ENDPOINT_URL")
+    name = "AWS_ENDPOINT_URL" if os.environ.get("AWS_ENDPOINT_URL") else "METAFLOW_S3_ENDPOINT_URL"
+    endpoint = os.environ.get(name) or None
+    if endpoint and not (is_valid_endpoint_url(endpoint) or is_valid_ipv6_endpoint_url(endpoint)):
+        raise ConfigError(
+            f"{name} must be like http://HOST:PORT or https://HOST (no _ in HOST), got {endpoint!r}; mend it and resume"
+        )
     retries = Config(retries={"mode": "standard", "max_attempts": 8})
     return boto3.client("s3", endpoint_url=endpoint, config=retries)
 

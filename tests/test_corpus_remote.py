@@ -15,11 +15,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from botocore.response import StreamingBody
 from conftest import brought_from_s3
 
-from fast_electra_core.errors import DataError
+from fast_electra_core.errors import ConfigError, DataError
 from steps import s3_text
 from steps.corpus import Corpus, hub_candidates, resolve_corpus
 from steps.store import Store
@@ -332,8 +332,6 @@ def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
 
 
 def test_denied_access_is_named(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from botocore.exceptions import ClientError
-
     class Denied:
         def get_paginator(self, name: str) -> "Denied":
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, name)
@@ -351,3 +349,44 @@ def test_missing_credentials_are_named(s3: Any, store: Store, monkeypatch: pytes
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials of earlier clients
     with pytest.raises(DataError, match=r"\(Unable to locate credentials\); check AWS_ACCESS_KEY_ID or AWS_PROFILE,"):
         resolve("s3://bucket/data", store)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidObjectState"])
+def test_what_s3_refuses_while_text_is_read_is_not_called_silence(
+    code: str, s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, **{"a.txt": "alpha"})
+    corpus = resolve("s3://bucket/a.txt", store)
+
+    def refuses(answer: dict[str, Any]) -> dict[str, Any]:
+        raise ClientError({"Error": {"Code": code, "Message": "its words"}}, "GetObject")
+
+    of_client(monkeypatch, refuses)
+    with pytest.raises(DataError, match=rf"s3://bucket/a\.txt: S3 refuses \(.*{code}.*its words\); .*\[{code}\]"):
+        texts(corpus, store)
+
+
+def test_credentials_that_are_gone_when_text_is_read_are_named(
+    s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, **{"a.txt": "alpha"})
+    corpus = resolve("s3://bucket/a.txt", store)
+    monkeypatch.setenv("AWS_PROFILE", "elsewhere")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(
+        DataError, match=r"s3://bucket/a\.txt: .*\(The config profile \(elsewhere\) could not be found\)"
+    ):
+        texts(corpus, store)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "METAFLOW_S3_ENDPOINT_URL"])
+def test_an_endpoint_that_is_no_address_is_named(
+    name: str, s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, "localhost:9000")
+    message = rf"{name} must be like http://HOST:PORT or https://HOST .*, got 'localhost:9000'"
+    with pytest.raises(ConfigError, match=message):
+        resolve("s3://bucket/data", store)
+    with pytest.raises(ConfigError, match=message):
+        Store("s3://bucket/store").has("key")
