@@ -1,7 +1,9 @@
 """Text in S3: listed, and read where it is. An object is named `s3://BUCKET/KEY#ETAG`."""
 
 import contextlib
+import functools
 import io
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,13 +60,19 @@ def open_object(piece: str) -> io.BufferedReader:
     return io.BufferedReader(_Object(piece), _FIRST_BYTES)
 
 
+@functools.lru_cache(maxsize=1)
+def _client(process: int) -> Any:
+    """One for all the objects that a process reads: to make it takes longer than to read a small one."""
+    return s3_client()
+
+
 class _Object(io.RawIOBase):
     """Asks for a little, and for twice as much each time that it is read on."""
 
     def __init__(self, piece: str) -> None:
         self._address, self._named = _split(piece)
         with _asking(self._address):
-            self._client = s3_client()
+            self._client = _client(os.getpid())
         self._position = 0
         self._num_bytes: int | None = None
         """Known by the first answer."""

@@ -103,6 +103,8 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     """A client of the server with an empty bucket `bucket`; the environment points at it."""
     import boto3
 
+    from steps import s3_text
+
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -113,6 +115,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     yield client
+    s3_text._client.cache_clear()
     client.close()
 
 

@@ -322,6 +322,16 @@ def test_a_damaged_object_is_named_by_its_address(name: str, s3: Any, store: Sto
         texts(resolve("s3://bucket/data", store), store)
 
 
+def test_many_small_objects_are_read_by_one_client(s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make one takes longer than to read a small object."""
+    put(s3, **{f"data/{index}.txt": str(index) for index in range(5)})
+    corpus = resolve("s3://bucket/data", store)
+    made, s3_client = list[Any](), s3_text.s3_client
+    monkeypatch.setattr(s3_text, "s3_client", lambda: made.append(s3_client()) or made[-1])
+    assert texts(corpus, store) == ["0", "1", "2", "3", "4"]
+    assert len(made) == 1
+
+
 def test_missing_buckets_and_prefixes_are_named(s3: Any, store: Store) -> None:
     with pytest.raises(DataError, match="s3://nowhere/data: the bucket does not exist"):
         resolve("s3://nowhere/data", store)
