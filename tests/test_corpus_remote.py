@@ -1,7 +1,9 @@
 """Text that is elsewhere: the hub and S3; both kept here once fetched, both clear about what went wrong."""
 
 import dataclasses
+import functools
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 import datasets
@@ -18,8 +21,11 @@ import pytest
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from botocore.response import StreamingBody
 from conftest import brought_from_s3
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fast_electra_core.errors import ConfigError, DataError
+from fast_electra_core.text import TextPiece, read_documents
 from steps import s3_text
 from steps.corpus import Corpus, hub_candidates, resolve_corpus
 from steps.store import Store
@@ -215,6 +221,53 @@ def of_client(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]]
     monkeypatch.setattr(client, "get_object", get_object)
     monkeypatch.setattr(s3_text, "s3_client", lambda: client)
     return asked
+
+
+class OneObject:
+    """A client of a bucket that holds one object, without a server in between."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def get_object(self, *, Range: str, **named: str) -> dict[str, Any]:
+        start, last = map(int, Range.removeprefix("bytes=").split("-"))
+        assert start < len(self.content), "S3 refuses a range that begins behind the end"
+        body = io.BytesIO(self.content[start : last + 1])
+        return {"ContentRange": f"bytes {start}-{last}/{len(self.content)}", "Body": body}
+
+
+LINES = st.lists(
+    st.sampled_from(["", "a", "kara", "日本語", "ümläut ", "😀" * 9, "x " * 40, "\t"]), min_size=1, max_size=20
+)
+
+
+@given(
+    lines=LINES,
+    newline=st.sampled_from(["\n", "\r\n", "\n\n"]),
+    ends=st.booleans(),
+    kind=st.sampled_from(["txt", "jsonl"]),
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+    first_bytes=st.integers(1, 40),
+    most_bytes=st.integers(1, 90),
+)
+@settings(max_examples=200, deadline=None)
+def test_pieces_of_an_object_are_those_of_a_file_by_requests_of_any_size(
+    lines: list[str], newline: str, ends: bool, kind: str, cuts: list[int], first_bytes: int, most_bytes: int
+) -> None:
+    rows = [json.dumps({"text": line}, ensure_ascii=False) for line in lines] if kind == "jsonl" else lines
+    content = (newline.join(rows) + newline * ends).encode() or b"x"
+    bounds = [0, *sorted({cut for cut in cuts if 0 < cut < len(content)}), len(content)]
+
+    def pieces(open_file: Callable[[str], io.BufferedReader]) -> list[list[str]]:
+        read = functools.partial(read_documents, text_field="text", on_bad_text="error", open_file=open_file)
+        return [list(read(TextPiece(f"a.{kind}", *piece, kind))) for piece in itertools.pairwise(bounds)]
+
+    sizes = {"_FIRST_BYTES": first_bytes, "_MOST_BYTES": most_bytes}
+    with mock.patch.multiple(s3_text, _client=lambda process: OneObject(content), **sizes):
+        found = pieces(lambda path: s3_text.open_object("s3://bucket/a#etag"))
+    assert found == pieces(lambda path: io.BufferedReader(io.BytesIO(content)))
+    words = [word for document in itertools.chain(*found) for word in document.split()]
+    assert words == (content.decode() if kind == "txt" else " ".join(lines)).split()
 
 
 @pytest.mark.parametrize(
