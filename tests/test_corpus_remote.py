@@ -270,6 +270,32 @@ def test_pieces_of_an_object_are_those_of_a_file_by_requests_of_any_size(
     assert words == (content.decode() if kind == "txt" else " ".join(lines)).split()
 
 
+@given(
+    num_bytes=st.integers(1, 256),
+    turns=st.lists(
+        st.tuples(st.sampled_from([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END]), st.integers(0, 280), st.integers(0, 90)),
+        max_size=8,
+    ),
+    first_bytes=st.integers(1, 40),
+    most_bytes=st.integers(1, 90),
+)
+def test_an_object_is_read_here_and_there_as_a_file_is(
+    num_bytes: int, turns: list[tuple[int, int, int]], first_bytes: int, most_bytes: int
+) -> None:
+    """As .parquet is, of which the end comes first."""
+    content = bytes(range(num_bytes))
+    file = io.BytesIO(content)
+    sizes = {"_FIRST_BYTES": first_bytes, "_MOST_BYTES": most_bytes}
+    with mock.patch.multiple(s3_text, _client=lambda process: OneObject(content), **sizes):
+        found = s3_text.open_object("s3://bucket/a#etag")
+        assert found.seek(0, io.SEEK_END) == file.seek(0, io.SEEK_END)
+        for whence, distance, size in turns:
+            place = distance if whence != io.SEEK_END else -min(distance, len(content))
+            assert found.seek(place, whence) == file.seek(place, whence) == found.tell()
+            assert found.read(size) == file.read(size)
+            assert found.readline(size) == file.readline(size)
+
+
 @pytest.mark.parametrize(
     "broken_off",
     [
