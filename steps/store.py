@@ -253,21 +253,22 @@ def download_prefix(address: str, destination: Path, *, suffixes: tuple[str, ...
     Raises:
         DataError: the bucket cannot be read, or there is no such object.
     """
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-    client = s3_client()
     destination.mkdir(parents=True, exist_ok=True)
     found = 0
     try:
+        client = s3_client()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", []):
                 name = item["Key"].removeprefix(prefix)
                 if "/" not in name and name.endswith(suffixes):
                     client.download_file(bucket, item["Key"], str(destination / name))
                     found += 1
-    except (BotoCoreError, ClientError) as error:
+    except (Boto3Error, BotoCoreError, ClientError) as error:
         raise DataError(f"{address} cannot be read: {error}") from error
     if not found:
         raise DataError(f"{address} holds no file ending in {', '.join(suffixes)}")

@@ -61,6 +61,7 @@ def bad_row_choice(config: ScoringConfig) -> str:
 
 def _download_task(address: str, task: str, cache: Path | None) -> Path:
     """A local folder with the task's files as they are in S3 now: named by their ETags, so never stale."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, prefix = address.removeprefix("s3://").strip("/").partition("/")
@@ -92,7 +93,7 @@ def _download_task(address: str, task: str, cache: Path | None) -> Path:
                 partial = path.with_name(f".{path.name}.{os.getpid()}")
                 client.download_file(bucket, entry["Key"], str(partial))
                 partial.replace(path)  # whole or not at all: other tasks may share the cache
-    except (BotoCoreError, ClientError) as error:
+    except (Boto3Error, BotoCoreError, ClientError) as error:
         raise DataError(
             f"{address} cannot be read: {error}. Check the bucket, AWS_ENDPOINT_URL and credentials"
         ) from error

@@ -10,12 +10,14 @@ from typing import Any
 
 import boto3
 import pytest
+from boto3.exceptions import RetriesExceededError
 from botocore.config import Config
 from flaky import Flaky, flaky
 
 from fast_electra_core.errors import ConfigError, DataError, StoreError
 from steps.model_source import download
 from steps.store import Store, download_prefix
+from steps.tasks import load_task
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -372,3 +374,28 @@ def test_download_prefix_says_what_is_not_there(s3: Any, tmp_path: Path) -> None
         download_prefix("s3://bucket/none", tmp_path / "m", suffixes=(".json",))
     with pytest.raises(DataError, match=r"s3://no-such-bucket/m cannot be read: .*NoSuchBucket"):
         download_prefix("s3://no-such-bucket/m", tmp_path / "m", suffixes=(".json",))
+
+
+def test_a_download_that_breaks_off_again_and_again_is_said(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*given: Any, **more: Any) -> None:
+        raise RetriesExceededError(OSError("reset"))
+
+    s3.put_object(Bucket="bucket", Key="there/RTE/train.json", Body=b"{}")
+    monkeypatch.setattr(s3, "download_file", breaks)
+    for module in ("store", "tasks"):
+        monkeypatch.setattr(f"steps.{module}.s3_client", lambda: s3)
+    with pytest.raises(DataError, match="s3://bucket/there/RTE cannot be read: Max Retries Exceeded"):
+        download_prefix("s3://bucket/there/RTE", tmp_path / "m", suffixes=(".json",))
+    with pytest.raises(DataError, match="s3://bucket/there cannot be read: Max Retries Exceeded"):
+        load_task("s3://bucket/there", "rte", cache=tmp_path)
+
+
+def test_download_prefix_says_that_a_profile_is_not_there(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "elsewhere")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(DataError, match=r"s3://bucket/m cannot be read: .*\(elsewhere\) could not be found"):
+        download_prefix("s3://bucket/m", tmp_path / "m", suffixes=(".json",))
