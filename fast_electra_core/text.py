@@ -207,7 +207,8 @@ def _read_jsonl(piece: TextPiece, *, text_field: str, on_bad_text: str, open_fil
                 continue
             problem, text = _text_of(line.removeprefix("\ufeff"), text_field)
             if problem and on_bad_text == "error":
-                where = f"line {_lines_before(piece) + index + 1}" if open_file is None else f"line at byte {offset}"
+                is_counted = open_file is None or not piece.start
+                where = f"line {_lines_before(piece) + index + 1}" if is_counted else f"line at byte {offset}"
                 raise DataError(f"{piece.path}, {where}: {problem}. {_OFFER} (both leave the line out)")
             yield text
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import io
 import itertools
 import json
@@ -392,6 +393,13 @@ def test_a_line_of_a_piece_in_s3_is_named_by_its_byte(s3: Any, store: Store) -> 
     put(s3, **{"a.jsonl": '{"text": "a"}\n' * 5 + "bad\n"})
     with pytest.raises(DataError, match=r"a\.jsonl, line at byte 70: not JSON"):
         texts(resolve("s3://bucket/a.jsonl", store, shard_megabytes=4e-5), store)
+
+
+def test_a_line_of_a_compressed_object_is_named_by_its_number(s3: Any, store: Store) -> None:
+    """Its byte would be one of the text that comes of it; and all lines before are read anyway."""
+    s3.put_object(Bucket="bucket", Key="a.jsonl.gz", Body=gzip.compress(b'{"text": "a"}\n' * 5 + b"bad\n"))
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz, line 6: not JSON"):
+        texts(resolve("s3://bucket/a.jsonl.gz", store), store)
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.parquet"])

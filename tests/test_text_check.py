@@ -165,7 +165,7 @@ def test_of_a_large_corpus_in_s3_the_beginnings_of_some_files_are_read_and_not_k
     if name == "texts/03.jsonl":
         check("s3://bucket/texts", store, shard_megabytes=1e-3)
     else:
-        said = r"s3://bucket/texts/12\.jsonl, line at byte 0: no field 'text' \(--text_field\); the fields .*: 'txt'"
+        said = r"s3://bucket/texts/12\.jsonl, line 1: no field 'text' \(--text_field\); the fields .*: 'txt'"
         with pytest.raises(DataError, match=said):
             check("s3://bucket/texts", store, shard_megabytes=1e-3)
     assert list(store.folder.iterdir()) == []
