@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fast_electra_core.errors import LockError
-from steps.store import Store, s3_client
+from steps.store import Store, s3_client, s3_code
 
 _POLL_SECONDS = 2.0
 _CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")
@@ -247,7 +247,7 @@ class _InS3:
             answer = s3_client().get_object(**self._where)
             content = answer["Body"].read()
         except (BotoCoreError, ClientError) as error:
-            if _code(error) in ("NoSuchKey", "404"):
+            if s3_code(error) in ("NoSuchKey", "404"):
                 return None
             raise self._error(error) from error
         now = email.utils.parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -269,7 +269,7 @@ class _InS3:
             call(s3_client())
             return True
         except (BotoCoreError, ClientError) as error:
-            if _code(error) in _CONDITION_FAILED:
+            if s3_code(error) in _CONDITION_FAILED:
                 return False
             raise self._error(error) from error
 
@@ -278,8 +278,3 @@ class _InS3:
             f"the lock s3://{self._where['Bucket']}/{self._where['Key']} cannot be read or written: {error}. Check the "
             "credentials and the bucket's policy: s3:GetObject, s3:PutObject and s3:DeleteObject are needed"
         )
-
-
-def _code(error: Exception) -> str:
-    response: dict[str, Any] = getattr(error, "response", None) or {}  # None of a connection that broke
-    return str(response["Error"]["Code"]) if "Error" in response else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from fast_electra_core.errors import DataError
 from fast_electra_core.text_shards import TextFile, is_hidden
-from steps.store import s3_client
+from steps.store import s3_client, s3_code
 
 _FIRST_BYTES, _MOST_BYTES = 1 << 18, 1 << 22
 """What a request brings: at least, the first at a place; at most."""
@@ -161,8 +161,8 @@ def _asking(address: str) -> Iterator[None]:
 
 def _s3_error(address: str, error: Exception) -> DataError:
     """What an answer of S3, or none, means for the user."""
-    response: dict[str, Any] = getattr(error, "response", None) or {}  # None of a connection that broke
-    code = str(response["Error"]["Code"]) if "Error" in response else type(error).__name__
+    answered = s3_code(error)
+    code = answered or type(error).__name__
     causes: Iterable[tuple[str, set[str]]] = [
         (
             "the bucket does not exist; check its name and AWS_ENDPOINT_URL",
@@ -177,7 +177,7 @@ def _s3_error(address: str, error: Exception) -> DataError:
     ]
     cause = next((text for text, codes in causes if code in codes), None)
     away = (
-        f"S3 {'refuses' if response else 'does not answer'} ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, "
+        f"S3 {'refuses' if answered else 'does not answer'} ({error}); check AWS_ACCESS_KEY_ID or AWS_PROFILE, "
         "AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the network"
     )
     return DataError(f"{address}: {cause or away} [{code}]")

@@ -247,6 +247,12 @@ def s3_client() -> Any:
     return boto3.client("s3", endpoint_url=endpoint, config=retries)
 
 
+def s3_code(error: Exception) -> str:
+    """The code of the error that S3 answered; empty where it did not answer."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}  # None of a connection that broke
+    return str(response["Error"]["Code"]) if "Error" in response else ""
+
+
 def download_prefix(address: str, destination: Path, *, suffixes: tuple[str, ...]) -> Path:
     """Download the objects directly below an s3:// prefix that end in one of the suffixes; returns destination.
 

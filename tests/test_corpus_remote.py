@@ -186,7 +186,7 @@ def test_s3_objects_that_changed_or_vanished_are_refused(s3: Any, store: Store) 
 @pytest.mark.parametrize("shard_bytes", [7, 60, 61, 70, 199, 500])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_of_a_large_s3_object_a_piece_fetches_its_own_lines(
-    name: str, shard_bytes: int, s3: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, shard_bytes: int, s3: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task reads one piece of perhaps a thousand. Lines of 1 to 150 bytes, the last without its newline."""
     monkeypatch.setattr(s3_text, "_FIRST_BYTES", 16)
@@ -362,14 +362,11 @@ def test_an_s3_that_is_silent_is_waited_for_by_its_client_alone(
     put(s3, **{"a.txt": "alpha"})
     corpus = resolve("s3://bucket/a.txt", store)
     monkeypatch.setattr(s3_text, "_PAUSES", (0, 0))
-    client, asked = s3_text.s3_client(), list[Any]()
 
-    def silent(**what: Any) -> Any:
-        asked.append(what)
+    def silent(answer: dict[str, Any]) -> dict[str, Any]:
         raise ReadTimeoutError(endpoint_url="http://s3")
 
-    monkeypatch.setattr(client, "get_object", silent)
-    monkeypatch.setattr(s3_text, "s3_client", lambda: client)
+    asked = of_client(monkeypatch, silent)
     with pytest.raises(DataError, match=r"s3://bucket/a\.txt: S3 does not answer \(Read timeout"):
         texts(corpus, store)
     assert len(asked) == 1

@@ -343,29 +343,25 @@ def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
         launch._run_group(tmp_path, 2, launch.ONE)
 
 
-def test_processes_that_are_to_stop_have_time_for_a_large_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Torch's launcher kills them after 30 s by itself: seen of one that takes 34."""
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torch's launcher is given from now on; it starts nothing."""
     for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
         monkeypatch.setenv(name, "")  # to be as it was afterwards
-    terms: list[int] = []
+    found: list[Any] = []
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", lambda config, *_, **__: found.append(config))
+    return found
 
-    def launched(config: Any, *_: Any, **__: Any) -> None:
-        terms.append(config.shutdown_timeout)
 
-    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", launched)
+def test_processes_that_are_to_stop_have_time_for_a_large_checkpoint(tmp_path: Path, launched: list[Any]) -> None:
+    """Torch's launcher kills them after 30 s by itself: seen of one that takes 34."""
     launch._run_group(tmp_path, 2, launch.ONE)
-    assert terms == [300]
+    assert [config.shutdown_timeout for config in launched] == [300]
 
 
 def test_the_launchers_of_a_run_meet_at_its_first_machine_and_attempts_do_not_mix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, launched: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
-        monkeypatch.setenv(name, "")  # to be as it was afterwards
-    launched: list[Any] = []
-    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", lambda config, *_, **__: launched.append(config))
     monkeypatch.setattr(launch, "_own_address", lambda of_first: f"the way to {of_first}")
     for index, attempt in ((0, "7-0"), (1, "7-0"), (0, "7-1")):
         launch._run_group(tmp_path, 4, launch.Machine(index, 2, "10.0.0.1", attempt))

@@ -49,6 +49,15 @@ def write_zst(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+def write_compressed(path: Path, data: bytes) -> None:
+    """As the file's suffix says."""
+    if path.suffix == ".zst":
+        write_zst(path, data)
+    else:
+        kind = {".gz": gzip, ".bz2": bz2, ".xz": lzma}[path.suffix]
+        path.write_bytes(kind.compress(data))  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name, content", [("a.txt", PLAIN), ("a.jsonl", ROWS), ("A.JSONL", ROWS)])
 def test_text_and_json_lines_give_the_same_documents(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
@@ -288,10 +297,7 @@ def test_missing_columns_and_columns_without_strings_are_named(tmp_path: Path) -
 def test_truncated_compressed_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.txt.{suffix}"
     data = "".join(f"line {index * 7919 % 10007}\n" for index in range(50_000)).encode()
-    if suffix == "zst":
-        write_zst(path, data)
-    else:
-        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(data))  # type: ignore[attr-defined]
+    write_compressed(path, data)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match=f"a.txt.{suffix} is cut short or damaged"):
         read(path)
@@ -302,10 +308,7 @@ def test_truncated_compressed_files_are_refused(tmp_path: Path, suffix: str) -> 
 def test_compressed_files_with_a_few_other_bytes_are_refused(tmp_path: Path, suffix: str, place: int) -> None:
     path = tmp_path / f"a.txt.{suffix}"
     data = "".join(f"line {index * 7919 % 10007}\n" for index in range(5_000)).encode()
-    if suffix == "zst":
-        write_zst(path, data)
-    else:
-        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(data))  # type: ignore[attr-defined]
+    write_compressed(path, data)
     damaged = bytearray(path.read_bytes())
     at = place % len(damaged)
     damaged[at : at + 16] = bytes(16)
