@@ -251,7 +251,7 @@ LINES = st.lists(
     first_bytes=st.integers(1, 40),
     most_bytes=st.integers(1, 90),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_pieces_of_an_object_are_those_of_a_file_by_requests_of_any_size(
     lines: list[str], newline: str, ends: bool, kind: str, cuts: list[int], first_bytes: int, most_bytes: int
 ) -> None:
@@ -280,6 +280,7 @@ def test_pieces_of_an_object_are_those_of_a_file_by_requests_of_any_size(
     first_bytes=st.integers(1, 40),
     most_bytes=st.integers(1, 90),
 )
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_an_object_is_read_here_and_there_as_a_file_is(
     num_bytes: int, turns: list[tuple[int, int, int]], first_bytes: int, most_bytes: int
 ) -> None:
