@@ -33,8 +33,7 @@ def write_shard(
 ) -> dict[str, Any]:
     """Write documents (arrays of ids) as one shard into an existing, empty folder; returns the manifest.
 
-    A document is held out when the hash of its ids falls below heldout_fraction, so the same document lands on the
-    same side wherever and whenever it appears; duplicates never straddle the two.
+    Documents are held out by is_heldout, so duplicates never straddle the two sides.
     """
     dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
     digests = {part: hashlib.sha256() for part in PARTS}
@@ -44,7 +43,7 @@ def write_shard(
         for ids in documents:
             if not len(ids):
                 continue
-            part = "heldout" if _is_heldout(ids, heldout_fraction) else "train"
+            part = "heldout" if is_heldout(ids, heldout_fraction) else "train"
             data = np.empty(len(ids) + 1, dtype)
             data[:-1], data[-1] = ids, separator_id
             (heldout if part == "heldout" else train).write(data.data)
@@ -65,7 +64,8 @@ def write_shard(
     return manifest
 
 
-def _is_heldout(ids: Ids, heldout_fraction: float) -> bool:
+def is_heldout(ids: Ids, heldout_fraction: float) -> bool:
+    """Whether a document of these ids is held out, wherever and whenever it appears: its hash is among that share."""
     word = int.from_bytes(hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest(), "little")
     return word < heldout_fraction * 2**64
 

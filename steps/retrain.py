@@ -126,12 +126,32 @@ def _plan(config: "RetrainConfig", *, flow: str, run_id: str) -> Plain:
 
 
 def _too_little(config: "RetrainConfig", unseen: "Corpus", tokenizer_key: str, store: Store) -> str:
-    """That the new text is too short to be trained on; empty if it is not."""
+    """That the new text is too short to be trained on, or to be held out from; empty if it is not."""
     from steps.tokenization import count_tokens
 
-    least = config.min_new_tokens
-    count = count_tokens(unseen.shards, config.to_dict(), tokenizer_key=tokenizer_key, store=store, at_most=least)
-    return f"{count:,} new tokens, fewer than {least:,} (min_new_tokens)" if count < least else ""
+    body = config.sequence_length - 2
+    batch = config.batch_size * body
+
+    def lacks(train: int, heldout: int) -> str:
+        count = train + heldout
+        if count < config.min_new_tokens:
+            return f"{count:,} new tokens, fewer than {config.min_new_tokens:,} (min_new_tokens)"
+        if train < batch:
+            return (
+                f"{train:,} new tokens to train on, fewer than the {batch:,} of one batch (batch_size, sequence_length)"
+            )
+        if heldout < body:
+            return (
+                f"of {count:,} new tokens {heldout:,} are held out (heldout_fraction {config.heldout_fraction:g}), "
+                f"fewer than the {body:,} of one sequence"
+            )
+        return ""
+
+    counted = count_tokens(
+        unseen.shards, config.to_dict(), tokenizer_key=tokenizer_key, store=store,
+        is_enough=lambda train, heldout: not lacks(train, heldout), about=max(config.min_new_tokens, batch),
+    )  # fmt: skip
+    return lacks(*counted)
 
 
 def _untaken(trial: str) -> str:

@@ -5,14 +5,14 @@ Neither torch nor transformers is imported: of a task with a small shard that wa
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fast_electra_core.encoding import DocumentEncoder
 from fast_electra_core.errors import DataError
 from fast_electra_core.text import read_documents
-from fast_electra_core.token_shards import read_manifest, write_shard
+from fast_electra_core.token_shards import is_heldout, read_manifest, write_shard
 from steps.console import ProgressBar
 from steps.corpus import open_piece
 from steps.store import Store
@@ -68,19 +68,31 @@ def _make_shard(shard: dict[str, Any], config: dict[str, Any], *, tokenizer_key:
 
 
 def count_tokens(
-    shards: Sequence[dict[str, Any]], config: dict[str, Any], *, tokenizer_key: str, store: Store, at_most: int
-) -> int:
-    """How many tokens the shards' text has, separators included; reading ends where there are at_most.
+    shards: Sequence[dict[str, Any]],
+    config: dict[str, Any],
+    *,
+    tokenizer_key: str,
+    store: Store,
+    is_enough: Callable[[int, int], bool],
+    about: int,
+) -> tuple[int, int]:
+    """How many tokens of the shards' text would be trained on and how many held out, separators included; reading ends
+    where is_enough(train, heldout). about: the tokens in all at which that is expected, for the progress bar.
 
     Raises:
         DataError: text that cannot be read.
     """
-    encoder, count = DocumentEncoder(store.get_folder(tokenizer_key)), 0
-    with ProgressBar(at_most, label="counting new tokens", unit="token") as bar:
+    encoder, train, heldout = DocumentEncoder(store.get_folder(tokenizer_key)), 0, 0
+    with ProgressBar(about, label="counting new tokens", unit="token") as bar:
         for shard in shards:
             for ids in encoder.encode(documents_of(shard, config, store)):
-                count += len(ids) + 1 if len(ids) else 0
-                if count >= at_most:
-                    return at_most
-                bar.update(count)
-    return count
+                count = len(ids) + 1 if len(ids) else 0
+                if is_heldout(ids, config["heldout_fraction"]):
+                    heldout += count
+                else:
+                    train += count
+                if is_enough(train, heldout):
+                    return train, heldout
+                if train + heldout < about:
+                    bar.update(train + heldout)
+    return train, heldout

@@ -4,6 +4,7 @@ a real MLflow database, and what became of the champion."""
 import contextlib
 import json
 import random
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,6 +334,8 @@ def unstated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         place.months["too little"] = place.walk("too little", min_new_tokens=10**6)
+        place.months["no batch"] = place.walk("no batch", batch_size=10**4)
+        place.months["none held out"] = place.walk("none held out", heldout_fraction=1e-9)
         place.months["first"] = place.walk("first")
         place.months["second"] = place.walk("second")
         yield place
@@ -343,6 +346,22 @@ def test_a_first_model_is_not_trained_on_less_text_than_min_new_tokens(unstated:
     assert walked.steps == ["start", "choose", "end"]
     assert found["way"] == "nothing" and found["champion_before"] is None
     assert "new tokens, fewer than 1,000,000 (min_new_tokens)" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("month", "reason"),
+    [
+        ("no batch", r"new tokens to train on, fewer than the 300,000 of one batch \(batch_size, sequence_length\)"),
+        (
+            "none held out",
+            r"of .* new tokens 0 are held out \(heldout_fraction 1e-09\), fewer than the 30 of one sequence",
+        ),
+    ],
+)
+def test_text_without_a_batch_or_a_held_out_sequence_waits_for_more(unstated: Place, month: str, reason: str) -> None:
+    found, walked = outcome(unstated, month), unstated.months[month]
+    assert walked.steps == ["start", "choose", "end"] and found["way"] == "nothing"
+    assert re.search(reason, found["reason"])
 
 
 def test_a_first_model_that_did_not_become_champion_is_not_trained_again_on_the_same_text(unstated: Place) -> None:
