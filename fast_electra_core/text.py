@@ -241,6 +241,8 @@ def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str, open_f
             if text_field not in schema.names:
                 names = ", ".join(map(repr, schema.names))
                 raise DataError(f"{path} has no column {text_field!r} (--text_field); its columns are {names}")
+            if schema.names.count(text_field) > 1:
+                raise DataError(f"{path} has several columns {text_field!r} (--text_field); rename all but one")
             if not _is_text(schema.field(text_field).type):
                 held = schema.field(text_field).type
                 raise DataError(f"{path}: the column {text_field!r} (--text_field) holds {held}, not strings")
@@ -258,7 +260,10 @@ def _read_parquet(piece: TextPiece, *, text_field: str, on_bad_text: str, open_f
 def _is_text(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if pa.types.is_dictionary(arrow_type):  # a category
+        arrow_type = arrow_type.value_type
+    return any(is_one(arrow_type) for is_one in kinds)
 
 
 def _decode(data: bytes, *, path: str, where: str, base: int, on_bad_text: str) -> str | None:

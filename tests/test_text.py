@@ -79,8 +79,9 @@ def test_parquet_gives_the_column_without_nulls_and_blanks(tmp_path: Path) -> No
     table = pa.table({"body": [DOCUMENTS[0], None, "  ", DOCUMENTS[1]], "n": [1, 2, 3, 4]})
     pq.write_table(table, tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS
-    pq.write_table(table.cast(pa.schema({"body": pa.large_string(), "n": pa.int64()})), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS  # as other writers have it
+    for as_others_write in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(table.cast(pa.schema({"body": as_others_write, "n": pa.int64()})), tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet", text_field="body") == DOCUMENTS
 
 
 def test_byte_order_mark_windows_newlines_and_control_characters_are_removed(tmp_path: Path) -> None:
@@ -291,6 +292,10 @@ def test_missing_columns_and_columns_without_strings_are_named(tmp_path: Path) -
         read(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"the column 'n' .* holds int64, not strings"):
         read(tmp_path / "a.parquet", text_field="n")
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"several columns 'text' .--text_field.; rename all but one"):
+        read(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
