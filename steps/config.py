@@ -57,6 +57,11 @@ def resolve_auxiliary(given: Mapping[str, Any]) -> AuxiliaryConfig:
 
 def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
     """The config of CompareFlow, likewise; the presets are PretrainFlow's."""
+    if given.get("comparison") is not None and given.get("arms"):
+        raise ConfigError(
+            f"comparison has no effect beside arms, which stand in place of all arms of {given['comparison']!r} and of "
+            "its grid; leave one of the two out. --arm_grid multiplies arms of your own"
+        )
     return CompareConfig(**_merge(given, CompareConfig))
 
 

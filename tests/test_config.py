@@ -15,7 +15,7 @@ from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingCo
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
 from fast_electra_core.method_knobs import FIXED, METHODS, MODEL_FREE
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
-from steps.config import resolve_auxiliary, resolve_evaluate, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
 
 SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "corpus_licence": "CC0-1.0", "text_field": "body", "on_bad_text": "skip",
@@ -569,3 +569,12 @@ def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(uri: str
         PretrainConfig(tracking_uri=uri)
     assert "hush" not in str(refusal.value)
     assert PretrainConfig(tracking_uri=uri.replace(":hush", "")).tracking_uri == uri.replace(":hush", "")
+
+
+def test_a_comparison_beside_arms_of_ones_own_is_refused_as_nothing_of_it_would_be_read() -> None:
+    assert resolve_compare({"arms": "electra; mlm", "comparison": None}).arms == "electra; mlm"
+    assert resolve_compare({"arms": "", "comparison": "stability"}).comparison == "stability"
+    with pytest.raises(
+        ConfigError, match="comparison has no effect beside arms, which stand in place of all arms of 'st"
+    ):
+        resolve_compare({"arms": "electra; mlm", "comparison": "stability"})
