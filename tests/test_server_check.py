@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,20 @@ def test_a_command_is_told_as_soon_that_a_server_is_silent_and_asks_nothing_to_b
     with answering(answer) as address:
         assert tracking.connect_existing(address) == address
     assert asked == ["registered-models/search"]
+
+
+@pytest.mark.parametrize("content", ["nothing", "tables of another program", "words"])
+def test_a_command_makes_no_tables_in_a_file_that_is_not_mlflows(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.db"
+    path.write_text("words that are no database" if content == "words" else "")
+    if content == "tables of another program":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE films (title TEXT)")
+    before = path.read_bytes()
+    said = "file is not a database" if content == "words" else "has nothing of MLflow's"
+    with pytest.raises(TrackingError, match=f"{said}. Go to the folder in which the flows ran"):
+        tracking.connect_existing(f"sqlite:///{path}")
+    assert path.read_bytes() == before
 
 
 def test_a_database_server_that_is_not_there_is_refused_in_seconds() -> None:

@@ -69,15 +69,20 @@ def connect_existing(tracking_uri: str) -> str:
 
 
 def _check_file(path: Path) -> None:
+    """The file can be read and has MLflow's tables, which MLflow would make in any other."""
+    hint = "Go to the folder in which the flows ran, or give --tracking_uri"
     try:
         with path.open("rb"):
             pass
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            found = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'experiments'").fetchone()
     except OSError as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
-        raise TrackingError(
-            f"no MLflow database can be read at {path}: {why}. Go to the folder in which the flows ran, or give "
-            "--tracking_uri"
-        ) from error
+        raise TrackingError(f"no MLflow database can be read at {path}: {why}. {hint}") from error
+    except sqlite3.Error as error:
+        raise TrackingError(f"no MLflow database can be read at {path}: {error}. {hint}") from error
+    if found == (0,):
+        raise TrackingError(f"the database {path} has nothing of MLflow's. {hint}")
 
 
 def _check_answer() -> None:
