@@ -49,7 +49,7 @@ def check_argo(cluster: Cluster, namespace: str, template: Mapping[str, Any]) ->
     if missing:
         said = f"{', '.join(missing)} of {GROUP}/{VERSION} are not served; a deployment needs them"
         return [Check("Argo", "failed", said, _INSTALL)], False
-    checks = [_check_template(cluster, namespace, template)]
+    checks = [_check_template(cluster, namespace, template), *_check_end(template["spec"])]
     if "cronworkflows" not in served:
         return checks, _is_set()
     check, is_list = _check_schedule(cluster, namespace, plan.cron or _ANY_CRON)  # one that is there may have to go
@@ -108,6 +108,16 @@ def _check_template(cluster: Cluster, namespace: str, template: Mapping[str, Any
         remedy = "the server would leave these fields out: is its Argo as new as Metaflow expects?"
         return Check(what, "note", f"taken, but for fields that Argo does not know: {refused}", remedy)
     return Check(what, "ok", "taken (rehearsed, not kept)")
+
+
+def _check_end(spec: Mapping[str, Any]) -> list[Check]:
+    """What runs when all is done must need no agent of Argo's, which has neither a role nor a token here: the run would
+    never end. For a flow with hooks Metaflow makes a request by that agent; Argo leaves it out where there is `onExit`.
+    """
+    if spec.get("onExit") or "exit" not in (spec.get("hooks") or {}):
+        return []
+    said = "after a run of a flow with exit hooks, Metaflow asks a request of Argo's agent, which has no role here"
+    return [Check("end of a run", "failed", said, "leave --create=--no-enable-error-msg-capture out")]
 
 
 def _check_schedule(cluster: Cluster, namespace: str, cron: str) -> tuple[Check, bool]:

@@ -32,6 +32,9 @@ from steps.preflight import check_cluster, check_mlflow, check_s3, read_profile,
 
 PLACES = {"argo-workflows": "kubernetes", "step-functions": "batch"}
 """Where the schedulers start their tasks."""
+# By itself every task on Argo tells Argo Events that it has ended, five minutes long where a network policy lets nothing
+# through to there, with its GPU. No flow here waits for that; --create=--auto-emit-argo-events has it back.
+_UNASKED = {"argo-workflows": ["--no-auto-emit-argo-events"]}
 
 
 class Flow(NamedTuple):
@@ -48,7 +51,8 @@ class Flow(NamedTuple):
     def command(self, scheduler: str, *words: str) -> list[str]:
         """The arguments of a process: no shell reads them."""
         named = ["--name", self.name] if self.name else []
-        return [sys.executable, self.file, *self.configs, scheduler, *named, "create", *self.words, *words]
+        given = [*_UNASKED.get(scheduler, ()), *self.words, *words]
+        return [sys.executable, self.file, *self.configs, scheduler, *named, "create", *given]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -197,6 +197,13 @@ class Cluster(Argo, Looks):
 
     # Pods
 
+    def start_pod(self, template: Any, name: str) -> Pod:
+        """A pod that no Job is behind, of a name that begins like that."""
+        name = f"{name}-{uuid.uuid4().hex[:5]}"
+        with self._lock:
+            self._start(template, name, labels={}, done=lambda pod: None)
+        return self.pods[name]
+
     def _start(self, template: Any, name: str, *, labels: Any, done: Any, annotations: Any = None, hosts: Any = None):
         pod = self.pods[name] = self.pod(template, name, NAMESPACE)
         pod.labels |= labels

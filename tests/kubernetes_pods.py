@@ -91,7 +91,8 @@ class Pod:
                 start_new_session=True,
             )
         self.phase, self.state = "Running", {"running": {"startedAt": now()}}
-        threading.Thread(target=self._wait, args=(when_done,), daemon=True).start()
+        self._watch = threading.Thread(target=self._wait, args=(when_done,), daemon=True)
+        self._watch.start()
 
     def kill(self) -> None:
         """As a deleted pod with a grace period of 0."""
@@ -103,8 +104,10 @@ class Pod:
                     process.kill()
 
     def join(self) -> None:
+        """Until its process has ended, and that is told."""
         if self._process is not None:
             self._process.wait()
+            self._watch.join()
 
     def _whole_environment(self, image: Mapping[str, str], own: Mapping[str, str], folder: Path) -> dict[str, str]:
         return {**image, "HOME": str(folder), "TMPDIR": str(folder), **own}

@@ -67,6 +67,30 @@ def test_on_argo_it_chooses_is_scheduled_and_tells_of_its_end_and_every_object_i
     assert "FAST_ELECTRA_WEBHOOK" not in json.dumps(kept)
 
 
+def test_tasks_on_argo_tell_nobody_that_they_have_ended(
+    cluster: Cluster,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each would try for five minutes where the network lets it through to nobody."""
+    deploy(capfd)
+    spec = cluster.argo_kept["workflowtemplates"]["retrainflow"]["spec"]
+    commands = [" ".join(each["container"]["command"]) for each in spec["templates"] if "container" in each]
+    assert [command for command in commands if "auto-emit-argo-events=1" in command] == []
+    deploy(capfd, "--create=--auto-emit-argo-events")
+    spec = cluster.argo_kept["workflowtemplates"]["retrainflow"]["spec"]
+    commands = [" ".join(each["container"]["command"]) for each in spec["templates"] if "container" in each]
+    assert len([command for command in commands if "auto-emit-argo-events=1" in command]) == len(STEPS)
+
+
+def test_a_run_whose_end_would_need_argos_agent_is_refused(
+    cluster: Cluster,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shown = deploy(capfd, "--create=--no-enable-error-msg-capture", code=1)
+    assert "failed  end of a run" in shown and "leave --create=--no-enable-error-msg-capture out" in shown
+    assert cluster.argo_kept["workflowtemplates"] == {}
+
+
 def _gates(spec: dict[str, Any]) -> dict[str, str]:
     """The conditions of the tasks that have one."""
     (dag,) = [each["dag"] for each in spec["templates"] if each["name"] == "RetrainFlow"]

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -31,7 +32,7 @@ if __name__ == "__main__":
 WHERE = {"corpus": "s3://bucket/text/", "store": "s3://bucket/store"}
 
 
-def settle(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+def settle(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
     """Make the folder the current one, with parameters for a schedule in weekly.json."""
     monkeypatch.setenv("METAFLOW_USER", "tester")
     monkeypatch.setenv("METAFLOW_DEFAULT_METADATA", "local")
