@@ -101,10 +101,7 @@ class Lock:
         """
         held = self.acquire()
         if held is not None:
-            raise LockError(
-                f"the lock {self.name} of {self.owner} had expired and is now held by {held}. Nothing more is done. "
-                "Raise --lock_minutes above the longest time that a task waits for its machine"
-            )
+            raise self._lost(f"had expired and is now held by {held}")
 
     def release(self) -> None:
         """It is free, if it was ours; otherwise nothing changes."""
@@ -114,10 +111,10 @@ class Lock:
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Renewed at once, all along, and at the end.
+        """Renewed at once, all along, and at the end. What is freed meanwhile stays free.
 
         Raises:
-            LockError: another one holds it, at the beginning or at the end.
+            LockError: another one holds it, at the beginning or at the end; or it was freed in between.
         """
         self.renew()
         done = threading.Event()
@@ -128,12 +125,30 @@ class Lock:
         finally:
             done.set()
             thread.join()
-        self.renew()
+        self._prolong()
+
+    def _prolong(self) -> None:
+        """Renew what is still there and ours."""
+        while (held := self._place.read()) and held.owner == self.owner:
+            if self._place.write(self._content(held), over=held.tag):
+                return
+        if held:
+            raise self._lost(f"had expired and is now held by {held}")
+        raise self._lost(
+            "was freed meanwhile: by a task of this run, which was refused and says why, or by another run that "
+            "had taken it over and has ended"
+        )
+
+    def _lost(self, how: str) -> LockError:
+        return LockError(
+            f"the lock {self.name} of {self.owner} {how}. Nothing more is done. "
+            "Raise --lock_minutes above the longest time that a task waits for its machine"
+        )
 
     def _renew_until(self, done: threading.Event) -> None:
         while not done.wait(self.lifetime_seconds / 4):
             try:
-                self.renew()
+                self._prolong()
             except Exception as error:  # whatever it is, the next turn may go well, before the lock expires;
                 _logger.warning("%s", error)  # else `holding` raises it at the end, before anything comes of the work
 

@@ -121,6 +121,16 @@ def test_a_run_whose_lock_was_taken_over_is_stopped_before_anything_comes_of_its
     assert lock_of(root, "RetrainFlow/3").acquire() is not None
 
 
+def test_a_lock_that_is_freed_while_a_task_holds_it_stays_free(root: str) -> None:
+    """Another task of the run was refused, or another run took the lock over and has ended."""
+    task, other = (lock_of(root, "RetrainFlow/1", lifetime=1.0) for _ in range(2))
+    message = "the lock retrain of RetrainFlow/1 was freed meanwhile: by a task of this run, .* has ended"
+    with pytest.raises(LockError, match=message), task.holding():
+        other.release()
+        time.sleep(0.6)  # the thread renews every quarter of a second
+    assert lock_of(root, "RetrainFlow/2").acquire() is None
+
+
 def test_of_two_that_find_nothing_there_at_once_one_gets_it(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one's write must fail, though it has read that the lock was free."""
     first, second = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
