@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.errors import FastElectraError, LockError
+from fast_electra_core.errors import FastElectraError, LockError, StoreError, TrackingError
 from steps import tracking
 from steps.config import resolve_retrain
 from steps.lock import Lock
@@ -35,6 +35,7 @@ def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
 
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: as planning.begin_pretrain; the lock is free then, too.
+        LockError: another run has taken it over meanwhile.
     """
     config = resolve_retrain(given)
     tracking.check_server(config.tracking_uri, config.experiment)
@@ -44,7 +45,9 @@ def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
         plan = _nothing(config, f"another run is at work: {held}", flow=flow, run_id=run_id)
         return _begun(plan, given)
     try:
-        plan = _begun(_plan(config, flow=flow, run_id=run_id), given)
+        with lock.holding():
+            plan = _plan(config, flow=flow, run_id=run_id)
+        plan = _begun(plan, given)
     except BaseException:
         lock.release()
         raise
@@ -61,7 +64,8 @@ def part(
     **kwargs: _Arguments.kwargs,
 ) -> _Result | None:
     """work(plan, ...) under the run's lock, which is renewed meanwhile; None where nothing is to be trained, for there
-    are schedulers that go through every step all the same. Text or a model that is refused frees the lock.
+    are schedulers that go through every step all the same. Text or a model that is refused frees the lock; a server or
+    a store that is away does not: the next attempt, or a resume, goes on.
 
     Raises:
         LockError: another run has taken it over.
@@ -73,7 +77,7 @@ def part(
         with lock.holding():
             return work(plan, *args, **kwargs)
     except FastElectraError as error:
-        if not isinstance(error, LockError):
+        if not isinstance(error, LockError | StoreError | TrackingError):
             lock.release()
         raise
 

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from conftest import write_text
 from flow_walker import Walk, load_flow
 
 from fast_electra_core.encoding import encode_documents
-from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, LockError
+from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError, LockError, StoreError, TrackingError
 from fast_electra_core.models import set_output_bias
 from fast_electra_core.tokenizer import train_tokenizer
 from steps import retrain, tracking
@@ -300,6 +301,40 @@ def test_a_run_that_dies_leaves_the_champion_and_keeps_the_lock_until_it_expires
         retrain.part(
             lambda plan: None, {"way": "continue", "pathspec": "RetrainFlow/december", "retrain": _config(year)}
         )
+    year.lock().release()
+
+
+def test_a_server_that_is_away_keeps_the_lock_for_the_next_attempt_and_a_refusal_frees_it(year: Place) -> None:
+    def fail(plan: dict[str, Any], error: Exception) -> None:
+        raise error
+
+    plan = {"way": "continue", "pathspec": "RetrainFlow/december", "retrain": _config(year)}
+    for away in (StoreError("S3 does not answer"), TrackingError("MLflow does not answer")):
+        with pytest.raises(type(away)):
+            retrain.part(fail, plan, away)
+        held = year.lock().acquire()
+        assert held is not None and held.owner == "RetrainFlow/december"
+    with pytest.raises(DataError):
+        retrain.part(fail, plan, DataError("no text"))
+    assert year.lock().acquire() is None
+    year.lock().release()
+
+
+def test_start_renews_the_lock_while_it_looks_at_the_text(year: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*_: Any, **__: Any) -> None:
+        time.sleep(0.7)
+        held = year.lock().acquire()
+        assert held is not None and held.owner == "RetrainFlow/long"
+        raise DataError("garbage, after a while")
+
+    def short_lived(config: Any, *, owner: str) -> Lock:
+        return Lock(Store(config.store), retrain.LOCK_NAME, owner=owner, lifetime_seconds=0.5)
+
+    monkeypatch.setattr(retrain, "_lock_of", short_lived)
+    monkeypatch.setattr(retrain, "_plan", look)
+    with pytest.raises(DataError, match="after a while"):
+        retrain.begin_retrain(year.given, flow="RetrainFlow", run_id="long")
+    assert year.lock().acquire() is None
     year.lock().release()
 
 
