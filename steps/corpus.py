@@ -39,13 +39,18 @@ def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabyte
     The address of a file, folder or glob becomes absolute, so that lineage can be followed from any folder.
 
     Raises:
-        DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach.
+        DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach; the store lies in it.
     """
     shard_bytes = max(1, int(shard_megabytes * 1e6))
     if corpus == "pydocs":
         found = _pydocs_files(store)
     elif corpus.startswith("hub:"):
         found = _hub_files(corpus, store=store, text_field=text_field, shard_bytes=shard_bytes)
+    elif _holds(corpus, store):
+        raise DataError(
+            f"corpus {corpus!r} holds the store {store.root!r}, whose files would be taken for text. Give the folder "
+            "or prefix of the text alone, or another --store"
+        )
     elif corpus.startswith("s3://"):
         found = list_objects(corpus)
     else:
@@ -104,6 +109,14 @@ def hub_candidates(address: str) -> list[tuple[str, str | None]]:
     if len(parts) == 2:
         return [("/".join(parts), None), (parts[0], parts[1])]
     return [("/".join(parts[:2]), parts[2])]
+
+
+def _holds(corpus: str, store: Store) -> bool:
+    """Whether a folder or prefix is one of text and of what runs leave in the store."""
+    if store.is_s3:
+        return f"{store.root}/".startswith(f"{corpus.rstrip('/')}/")
+    root, folder = Path(corpus).expanduser().resolve(), store.folder.resolve()
+    return folder.is_relative_to(root) and not is_hidden(folder.relative_to(root))
 
 
 def _local_files(corpus: str) -> list[TextFile]:

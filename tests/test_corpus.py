@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def test_a_folder_is_read_recursively_without_hidden_and_unknown_files(folder: P
     assert texts(corpus, store) == ["alpha", "beta", "gamma"]
     assert (corpus.num_files, corpus.num_ignored) == (3, 2)  # ignored: notes.pdf, empty.txt
     assert corpus.num_bytes == 6 + 17 + (folder / "deep/er/c.txt.gz").stat().st_size
+
+
+@pytest.mark.parametrize("place", [".", "deep/store"])
+def test_a_folder_that_holds_the_store_is_refused_unless_the_store_is_hidden_there(folder: Path, place: str) -> None:
+    message = f"corpus '{folder}' holds the store '{folder / place}', whose files would be taken for text. Give the fol"
+    with pytest.raises(DataError, match=re.escape(message)):
+        resolve(folder, Store(str(folder / place)))
+    assert resolve(folder, Store(str(folder / ".fast_electra"))).num_files == 3
+    assert resolve(folder / "deep", Store(str(folder / "deeper"))).num_files == 2
 
 
 def test_links_to_folders_are_followed_and_no_folder_is_read_twice(folder: Path, store: Store, tmp_path: Path) -> None:

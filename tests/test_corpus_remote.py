@@ -166,6 +166,17 @@ def test_an_s3_object_a_whole_bucket_and_a_partial_name_are_addresses(s3: Any, s
     assert [resolve(name, store).num_files for name in names] == [1, 2, 3, 2]
 
 
+@pytest.mark.parametrize("corpus", ["s3://bucket", "s3://bucket/", "s3://bucket/my", "s3://bucket/my/store"])
+def test_a_prefix_that_holds_the_store_is_refused(corpus: str, s3: Any) -> None:
+    for key in ("my/text/a.txt", "my/store2/b.txt"):
+        s3.put_object(Bucket="bucket", Key=key, Body=b"text\n")
+    mine = Store("s3://bucket/my/store")
+    with pytest.raises(DataError, match=f"corpus '{corpus}' holds the store 's3://bucket/my/store', whose files would"):
+        resolve(corpus, mine)
+    for beside in ("s3://bucket/my/text", "s3://bucket/my/store2"):
+        assert resolve(beside, mine).num_files == 1
+
+
 def test_the_s3_digest_follows_content_not_prefix(s3: Any, store: Store) -> None:
     put(s3, **{"one/a.txt": "alpha", "two/a.txt": "alpha", "three/a.txt": "other"})
     digests = [resolve(f"s3://bucket/{name}", store).digest for name in ("one", "two", "three")]
