@@ -27,14 +27,14 @@ def names(files: list[TextFile]) -> list[str]:
 
 def test_each_file_is_sorted_by_what_became_of_it() -> None:
     changes = compare_corpus(
-        [here("same.txt", "s"), here("new.txt", "n"), here("rewritten.txt", "r2"), here("copy.txt", "s")],
-        seen(same="s", rewritten="r1", lost="l"),
+        [here("same.txt", "s"), here("new.txt", "z"), here("rewritten.txt", "r2"), here("copy.txt", "s")],
+        seen(same="s", rewritten="r1", lost="l", an_old="o", later="t", before="b"),
     )
     assert names(changes.kept) == ["same.txt"]
     assert names(changes.new) == ["new.txt"]
     assert names(changes.changed) == ["rewritten.txt"]
     assert names(changes.duplicates) == ["copy.txt"]
-    assert changes.gone == ["lost.txt"]
+    assert changes.gone == ["an_old.txt", "before.txt", "later.txt", "lost.txt"]
     assert names(changes.unseen) == ["new.txt", "rewritten.txt"]
 
 
@@ -42,6 +42,12 @@ def test_a_renamed_file_is_not_new() -> None:
     changes = compare_corpus([here("b.txt", "x")], seen(a="x"))
     assert changes.unseen == []
     assert names(changes.duplicates) == ["b.txt"] and changes.gone == ["a.txt"]
+
+
+def test_two_files_of_one_content_that_were_both_seen_are_both_kept() -> None:
+    """As a model from PretrainFlow has, which trains on every file."""
+    changes = compare_corpus([here("a.txt", "x"), here("b.txt", "x")], seen(a="x", b="x"))
+    assert names(changes.kept) == ["a.txt", "b.txt"] and changes.duplicates == changes.unseen == []
 
 
 def test_of_two_new_files_with_one_content_one_is_trained_on() -> None:

@@ -131,6 +131,16 @@ def test_a_lock_that_is_freed_while_a_task_holds_it_stays_free(root: str) -> Non
     assert lock_of(root, "RetrainFlow/2").acquire() is None
 
 
+def test_a_run_whose_lock_is_taken_over_while_it_works_is_stopped_at_its_end_and_leaves_it(root: str) -> None:
+    task = lock_of(root, "RetrainFlow/1", lifetime=1.0)
+    with pytest.raises(LockError, match="had expired and is now held by RetrainFlow/2"), task.holding():
+        task.release()
+        assert lock_of(root, "RetrainFlow/2", lifetime=60).acquire() is None
+        time.sleep(0.6)  # the thread renews every quarter of a second
+    held = lock_of(root, "RetrainFlow/3").acquire()
+    assert held is not None and held.owner == "RetrainFlow/2"
+
+
 def test_of_two_that_find_nothing_there_at_once_one_gets_it(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one's write must fail, though it has read that the lock was free."""
     first, second = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")

@@ -37,6 +37,11 @@ def test_any_window_holds_the_replayed_share_but_for_one_sequence(fraction: floa
     assert abs(int((index.sequence >= 5).sum()) - exact) < 1
 
 
+def test_a_share_that_a_float_only_comes_near_to_is_met_exactly() -> None:
+    """0.57 * 10,000 is 5,699.999999999999 in floats."""
+    assert sum(sequence >= 5 for _, sequence in order(10_000, 0.57)) == 5_700
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(fraction=FRACTIONS, num_new=st.integers(1, 9), num_old=st.integers(1, 9), seed=st.integers(0, 2**60 - 1))
 def test_new_and_old_text_are_each_gone_through_once_per_epoch(

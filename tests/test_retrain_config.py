@@ -19,18 +19,24 @@ def test_the_run_that_continues_starts_from_the_champion_alone_and_draws_otherwi
     first, second = (config.continued(champion="models:/m/3", generation=number) for number in (1, 2))
     assert (first.initial_model, first.warm_start, first.num_steps) == ("models:/m/3", "none", 7)
     assert (first.seed, second.seed) == (6, 7)
+    assert config_of(seed=2**60 - 1).continued(champion="m", generation=1).seed == 0  # the greatest that there is
     assert config_of(num_steps=100).continued(champion="m", generation=1).num_steps == 100
 
 
 def test_a_restarted_curriculum_begins_again_and_a_continued_one_stays_where_it_has_ended() -> None:
-    given = {"schedule": "exponential", "temperature_start": 2.0, "temperature_decay": 0.5, "top_k": 9}
+    along = {"auxiliary_dropout": 0.1, "unigram_share": 0.2, "top_k": 9, "top_p": 0.9}
+    given = {"schedule": "exponential", "temperature_start": 2.0, "temperature_decay": 0.5, **along}
     restarted = config_of(**given).continued(champion="m", generation=1)
     assert (restarted.schedule, restarted.temperature_start, restarted.top_k) == ("exponential", 2.0, 9)
     continued = config_of(**given, curriculum="continued").continued(champion="m", generation=1)
     # T(1) = 1 + (2 - 1) exp(-1 / 0.5)
-    assert (continued.schedule, continued.top_k) == ("constant", None)
+    assert continued.schedule == "constant"
+    ended = {"auxiliary_dropout": 0.0, "unigram_share": 0.0, "top_k": None, "top_p": 1.0}
+    assert {name: getattr(continued, name) for name in along} == ended
     assert continued.temperature_start == pytest.approx(1.1353352832366127)
     assert continued.temperature_end == 1.0
+    colder = config_of(**given, temperature_end=0.5, curriculum="continued").continued(champion="m", generation=1)
+    assert colder.temperature_start == pytest.approx(0.7030029248549191)  # 0.5 + (2 - 0.5) exp(-1 / 0.5)
 
 
 def test_presets_are_those_of_pretraining() -> None:
