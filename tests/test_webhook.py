@@ -1,5 +1,7 @@
 """Claims about steps/webhook.py and the exit hooks, on a real HTTP server: what is posted, how often, never where."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -111,3 +113,20 @@ def test_without_a_url_nothing_is_sent_and_nothing_said(
     retrain_hook.tell_success(DONE)
     retrain_hook.tell_failure(None)
     assert receiver.got == [] and capsys.readouterr().out == ""
+
+
+def test_an_answer_that_is_not_http_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "PAUSES", ())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        said = webhook.post(f"http://127.0.0.1:{server.getsockname()[1]}/T0KEN", {})
+        thread.join()
+    assert said == "not told: no answer (BadStatusLine), after 1 attempt"
