@@ -17,6 +17,7 @@ from fast_electra_core.errors import DataError
 from steps import tracking
 from steps.score_sheet import Sheet, scoring_config
 from steps.store import Store
+from steps.task_models import PRETRAINED_TAG
 
 _logger = logging.getLogger(__name__)
 _FLIPPED = 2
@@ -46,7 +47,11 @@ def replay(folder: Path, version: Mapping[str, Any], sheet: Sheet | None, store:
         return False, problem
     scored = {task: each for task, each in sheet["tasks"].items() if each["values"]}
     linked = {task: version["tags"][f"task.{task}"] for task in scored if f"task.{task}" in version["tags"]}
-    kept = {task: name for task, name in linked.items() if _is_of_sheet(f"models:/{name}", scored[task])}
+    tuned = tracking.find_versions(PRETRAINED_TAG, f"{version['name']}/{version['version']}") if linked else []
+    there = {f"{each['name']}/{each['version']}" for each in tuned}  # a link may be to one that has been deleted
+    kept = {
+        task: name for task, name in linked.items() if name in there and _is_of_sheet(f"models:/{name}", scored[task])
+    }
     if kept:
         task = min(kept, key=lambda name: scored[name]["num_dev"])
         return _rescore(task, f"models:/{kept[task]}", version["tags"]["weights.digest"], sheet, store)
