@@ -3,6 +3,7 @@
 One text, written when a version is registered: README.md of its files, and so of what `fast-electra export` hands out.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,6 +18,7 @@ Plain = Mapping[str, Any]
 FEW_SEEDS = 5
 _GATES, _LINEAGE = "## Gates", "## Made from"
 _NO_LICENCE = "The licence of its text is not stated; whoever hands the model on must know it."
+_LAST_LIMIT = "Not examined for bias, for harmful content, or on text unlike its own."
 _DESCRIPTION_LENGTH = 4500  # characters; databases hold 5000
 _ELSEWHERE = {
     "store", "tracking_uri", "experiment", "preset", "corpus", "auxiliary", "glue", "model", "initial_model",
@@ -96,9 +98,13 @@ def with_gates(card: str, gates: Sequence[tuple[str, str, str]]) -> str:
 
 
 def with_licence(card: str, licence: str) -> str:
-    """The card of a model whose text had no stated licence, with it."""
-    stated = card.replace("| licence of the text | not stated |", f"| licence of the text | {_cell(licence)} |")
-    return stated.replace(f"- {_NO_LICENCE}\n", "")
+    """The card, or the description, with that licence of the text, in place of what it said of it."""
+    rows = {"licence of the text": _licence({LICENCE_TAG: licence}) or "not stated", LICENCE_TAG: licence}
+    for key, value in rows.items():
+        row = f"| {key} | {_cell(value)} |".replace("\\", r"\\")
+        card = re.sub(rf"^\| {re.escape(key)} \|.*$", row, card, flags=re.MULTILINE)
+    card = card.replace(f"- {_NO_LICENCE}\n", "")
+    return card.replace(_LAST_LIMIT, f"{_NO_LICENCE}\n- {_LAST_LIMIT}") if licence == UNSTATED else card
 
 
 def _next_section(text: str) -> str:
@@ -202,7 +208,7 @@ def _limits(facts: Facts) -> list[str]:
         found.append("The code that made it had changes that no commit has.")
     if "corpus.digest" in tags and not _licence(tags):
         found.append(_NO_LICENCE)
-    found.append("Not examined for bias, for harmful content, or on text unlike its own.")
+    found.append(_LAST_LIMIT)
     return ["## Limits", "", *(f"- {each}" for each in found)]
 
 

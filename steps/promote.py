@@ -103,16 +103,14 @@ def _promote_auxiliary(version: dict[str, Any], arguments: argparse.Namespace) -
 
 
 def _with_licence(version: Mapping[str, Any], licence: str) -> dict[str, Any]:
-    from fast_electra_core.promotion import UNSTATED
     from steps import tracking
     from steps.model_card import with_licence
     from steps.trace import LICENCE_TAG
 
     tracking.set_version_tags(version["name"], version["version"], {LICENCE_TAG: licence})
-    if licence != UNSTATED:
-        tracking.amend_texts(
-            version, card=lambda text: with_licence(text, licence), description=lambda text: with_licence(text, licence)
-        )
+    tracking.amend_texts(
+        version, card=lambda text: with_licence(text, licence), description=lambda text: with_licence(text, licence)
+    )
     return {**version, "tags": {**version["tags"], LICENCE_TAG: licence}}
 
 

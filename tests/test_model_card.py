@@ -5,7 +5,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from steps.model_card import Facts, description, model_card, rows_of
+from steps.model_card import Facts, description, model_card, rows_of, with_licence
 
 TAGS = {
     "corpus.address": "/home/somebody/text/wiki_en",
@@ -133,6 +133,16 @@ def test_limits_that_do_not_hold_are_not_named() -> None:
     assert "| licence of the text | cc-by-sa-4.0 |" in card
     for words in ("not stated", "seeds: differences", "no commit", "flatters", "sample tasks"):
         assert words not in card
+
+
+@pytest.mark.parametrize("before", ["", "unstated", "cc-by-sa-4.0"])
+@pytest.mark.parametrize("after", ["unstated", "MIT | \\1"])
+def test_a_licence_that_is_stated_later_stands_where_the_first_one_would(before: str, after: str) -> None:
+    old, new = (facts_of(tags=TAGS | ({"corpus.licence": licence} if licence else {})) for licence in (before, after))
+    row = "| corpus.licence |"  # of a version that had none, the tag was none of those that it was made with
+    lines = [line for line in model_card("fast-electra", new).splitlines() if before or not line.startswith(row)]
+    assert with_licence(model_card("fast-electra", old), after).splitlines() == lines
+    assert with_licence(description(old), after) == description(new)
 
 
 @pytest.mark.parametrize(
