@@ -3,6 +3,7 @@
 As in steps.lifecycle, each is one attempt.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from steps.trace import (
 if TYPE_CHECKING:
     from steps.charts import Chart
     from steps.page import Section
+
+_logger = logging.getLogger(__name__)
 
 
 @attempt
@@ -127,7 +130,9 @@ def promote(plan: Plain, scores: Plain, version: Plain) -> Plain:
     if earlier is not None:
         return {**version, **earlier}
     gates = examine(info, scores["sheet"], waived=config.waived_gates(), store=store)
-    return {**version, **settle(info, gates, Rule(config.promote, config.promotion_margin))}
+    settled = settle(info, gates, Rule(config.promote, config.promotion_margin))
+    _logger.info("%s version %s: %s", version["name"], version["version"], settled["reason"])
+    return {**version, **settled}
 
 
 @attempt

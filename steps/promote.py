@@ -14,12 +14,15 @@ Exit code 0: it is champion; 1: it is not; 2: something is to be mended. `fast-e
 import argparse
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.errors import ConfigError
+from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.promotion import check_waivers
 from steps.command import add_tracking_uri
+
+if TYPE_CHECKING:
+    from steps.score_sheet import Sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     version = tracking.model_version_info(arguments.address)
     if version["name"] == AUXILIARY_NAME and not arguments.force:
         return _promote_auxiliary(version, arguments)
+    sheet = None if arguments.force else promotion.sheet_of(version)
+    if sheet:
+        for task in [each.partition(":")[2] for each in given if ":" in each]:
+            check_choice("the task of majority in waive_gates", task, sheet["tasks"])
     if arguments.corpus_licence:
         version = _with_licence(version, arguments.corpus_licence)
-    settled = promotion.force(version) if arguments.force else _examined(version, given, margin)
+    settled = promotion.force(version) if arguments.force else _examined(version, sheet, given, margin)
     for gate in settled["gates"]:
         print(f"{gate['name']:<10} {gate['status']:<7} {gate['reason']}")
     print(f"{settled['name']} version {settled['version']}: {settled['reason']}")
@@ -114,7 +121,7 @@ def _with_licence(version: Mapping[str, Any], licence: str) -> dict[str, Any]:
     return {**version, "tags": {**version["tags"], LICENCE_TAG: licence}}
 
 
-def _examined(version: dict[str, Any], given: list[str], margin: float) -> dict[str, Any]:
+def _examined(version: dict[str, Any], sheet: "Sheet | None", given: list[str], margin: float) -> dict[str, Any]:
     from steps import promotion, tracking
     from steps.gates import examine
     from steps.store import Store
@@ -125,5 +132,5 @@ def _examined(version: dict[str, Any], given: list[str], margin: float) -> dict[
         tags = {promotion.WAIVED_TAG: ",".join(waived)}
         tracking.set_version_tags(version["name"], version["version"], tags)
     with tempfile.TemporaryDirectory() as folder:
-        gates = examine(version, promotion.sheet_of(version), waived=waived, store=Store(folder))
+        gates = examine(version, sheet, waived=waived, store=Store(folder))
     return promotion.settle(version, gates, promotion.Rule("if_better", margin))

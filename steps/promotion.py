@@ -204,7 +204,8 @@ def _contend(version: Plain, rule: Rule) -> str:
     while True:
         seen = tracking.throne(name)
         if seen.champion == number:
-            return f"{tracking.CHAMPION}: it is already"
+            before = version["tags"].get(REASON_TAG, "")
+            return before if before.startswith(f"{tracking.CHAMPION}") else f"{tracking.CHAMPION}: it is already"
         if seen.champion is None:
             wins, why = True, "there was none"
         else:
@@ -225,7 +226,6 @@ def _settled(version: Plain, reason: str, gates: Sequence[Gate]) -> Plain:
     name, number = version["name"], str(version["version"])
     tracking.set_version_tags(name, number, {REASON_TAG: reason})
     task_models.follow(name)
-    _logger.info("%s version %s: %s", name, number, reason)
     now = tracking.model_version_info(f"models:/{name}/{number}")
     return {**version, **now, "reason": reason, "gates": [gate._asdict() for gate in gates]}
 

@@ -94,6 +94,8 @@ def test_a_better_version_takes_the_championship_and_the_reason_has_the_numbers(
         "champion: against version 1: mean difference +0.0433 (90 % interval +0.0336 to +0.0531), p = 0.0029, "
         "n = 3 seeds over rte"
     )
+    again = settled(tracking.model_version_info(f"models:/{NAME}/2"))
+    assert again["reason"] == tag(found) == found["reason"]  # why it is champion, not that it is already
 
 
 def test_a_version_leads_to_the_champion_that_it_was_judged_against_and_its_scores(registry: Registry) -> None:
@@ -221,6 +223,8 @@ def test_a_champion_that_was_cut_off_before_its_reason_was_written_is_not_entere
     client().delete_model_version_tag(NAME, "1", "promotion.reason")
     found = settled(version)
     assert found["reason"] == "champion: it is already"
+    tracking.set_version_tags(NAME, "1", {"promotion.reason": "challenger: promote never"})  # its alias was set by hand
+    assert settled(tracking.model_version_info(f"models:/{NAME}/1"))["reason"] == "champion: it is already"
     assert [entry.version for entry in champions.throne(NAME).entries] == ["1"]
 
 
@@ -236,7 +240,7 @@ def rollback(registry: Registry, *words: str) -> int:
 
 
 def test_force_makes_champion_whatever_the_gates_say_and_keeps_that(
-    registry: Registry, capsys: pytest.CaptureFixture[str]
+    registry: Registry, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     settled(registry.version(OLD))
     settled(registry.version(LIKE_OLD), gates=[Gate("licence", "fail", "not stated")])
@@ -245,6 +249,7 @@ def test_force_makes_champion_whatever_the_gates_say_and_keeps_that(
     said = "champion: by force, against the gates licence, after version 1"
     assert tag({"version": "2"}) == said
     assert f"fast-electra version 2: {said}" in capsys.readouterr().out
+    assert said not in caplog.text  # once is enough
 
 
 def test_promote_looks_at_the_gates_again_with_what_was_missing(
@@ -266,11 +271,15 @@ def test_promote_looks_at_the_gates_again_with_what_was_missing(
 
 
 def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
-    registry.version(OLD)
+    before = registry.version(OLD)
     for words, message in [
         (("models:/fast-electra/9",), "fast-electra has no version 9; its aliases: none; its versions: 1"),
         (("models:/fast-electra@x",), "fast-electra has no alias 'x'"),
         (("models:/fast-electra/1", "--waive_gates", "licences"), "waive_gates must be one of finite, majority"),
+        (
+            ("models:/fast-electra/1", "--waive_gates", "replay,majority:nope", "--corpus_licence", "MIT"),
+            "the task of majority in waive_gates must be one of rte; got 'nope'",
+        ),
         (("models:/fast-electra/1", "--promotion_margin", "-1"), "promotion_margin must be >= 0, got -1"),
         (("models:/fast-electra/1", "--promotion_margin", "nan"), "promotion_margin must be >= 0, got nan"),
         (("models:/fast-electra/1", "--force", "--waive_gates", "majority"), "waive_gates has no effect with --force"),
@@ -282,6 +291,7 @@ def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: 
     ]:
         assert promote(registry, *words) == 2
         assert message in capsys.readouterr().err
+    assert tracking.model_version_info(f"models:/{NAME}/1") == before
 
 
 def test_rollback_goes_back_one_champion_at_a_time_and_promotion_goes_on_from_there(registry: Registry) -> None:
