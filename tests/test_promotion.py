@@ -261,6 +261,7 @@ def test_promote_looks_at_the_gates_again_with_what_was_missing(
     assert "majority   fail    rte 0.400, not above 0.500" in shown
     assert "licence    fail    the licence of the text is not stated" in shown
     assert "lineage    pass" in shown
+    assert "replay     waived  not replayed (waive_gates)" in shown  # it may take long
     words = ("--waive_gates", "majority:rte", "--corpus_licence", "CC BY-SA 4.0")
     assert promote(registry, f"models:/{NAME}/1", *words) == 0  # the waiver of replay was kept
     shown = capsys.readouterr().out
