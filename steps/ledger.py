@@ -197,10 +197,8 @@ def _price(models: _Models, config: TrainingConfig, *, work: MethodWork, size: R
     flops = plan_flops(main, auxiliaries, work=work, size=size)
     once = replace(size, num_corruptions=1)
     if flops.joint_total is None and models.joint:
-        detector, generator = (
-            cost_of(model, **kept, recomputes=recomputes)  # type: ignore[arg-type]
-            for model, recomputes in zip(models.joint, (again, False), strict=True)
-        )
+        detector = cost_of(models.joint[0], **kept, recomputes=again)  # type: ignore[arg-type]
+        generator = cost_of(models.joint[1], **kept)  # type: ignore[arg-type]
         flops = flops._replace(joint_total=plan_flops(detector, [generator], work=_JOINT, size=once).total)
     memory = plan_memory(main, auxiliaries, work=work, size=size)
     alone, alone_once = (plan_memory(main, [], work=work, size=each) for each in (size, once))

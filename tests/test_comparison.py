@@ -47,14 +47,20 @@ def test_a_spread_by_hand() -> None:
     assert found is not None
     assert found[:3] == (3, pytest.approx(0.3), 0.2)
     assert found.std == pytest.approx(0.07**0.5)  # ((.2)^2 + (.1)^2 + (.3)^2) / 2
+    assert found.best == 0.6
     assert spread([0.1]) == (1, 0.1, 0.1, None, 0.1)
 
 
 def run_of(arm: str, turn: int, *, failure: str = "", **task_scores: float) -> dict[str, Any]:
     return {
         "arm": arm, "reference": "a", "turn": turn, "scores": task_scores, "failure": failure,
-        "is_majority": turn == 1, "numbers": {} if failure else {"seconds": 10.0 * turn},
+        "is_majority": turn == 1, "numbers": {} if failure else numbers_of(arm, turn),
     }  # fmt: skip
+
+
+def numbers_of(arm: str, turn: int) -> dict[str, float]:
+    """a: 0, 10 and 40 seconds; b: 100, 110 and 140. Memory was measured in turn 2 alone."""
+    return {"seconds": 10.0 * turn**2 + (100 if arm == "b" else 0), **({"memory": 5.0} if turn == 2 else {})}
 
 
 def test_a_comparison_by_hand() -> None:
@@ -78,4 +84,10 @@ def test_a_comparison_by_hand() -> None:
     assert b["margins"]["average"].mean == pytest.approx(0.15)  # turn 0 alone has both
     assert (b["margins"]["rte"].n, b["margins"]["rte"].mean) == (2, pytest.approx(-0.05))
     assert a["margins"] == {"rte": None, "sst2": None, "average": None}
-    assert (a["numbers"], b["numbers"]) == ({"seconds": 10.0}, {"seconds": 10.0})
+    assert (a["numbers"], b["numbers"]) == ({"seconds": 10.0, "memory": 5.0}, {"seconds": 120.0, "memory": 5.0})
+
+
+def test_a_single_task_has_no_average_and_an_arm_whose_reference_did_not_run_no_margin() -> None:
+    (row,) = compare([run_of("b", 0, rte=0.6)])
+    assert list(row["scores"]) == ["rte"]
+    assert row["margins"] == {"rte": None}

@@ -124,15 +124,36 @@ def test_a_tag_that_is_no_amount_is_refused(text: str, store: Store) -> None:
         plan_pretraining(tiny(), candidate(**{"training.total_flops": text}), store)
 
 
-def test_an_auxiliarys_training_is_planned_from_its_config_and_tokenizer(store: Store) -> None:
-    config = resolve_auxiliary({"preset": "tiny"})
+@pytest.mark.parametrize("fraction", [0.15, 0.3])
+def test_an_auxiliarys_training_is_planned_from_its_config_and_tokenizer(fraction: float, store: Store) -> None:
+    config = resolve_auxiliary({"preset": "tiny", "mask_fraction": fraction})
     vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
     cost = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None)
     layer = 8 * 32 * 32 + 4 * 32 * 64 + 4 * 32 * 32
-    per_token = 3 * (layer + 0.15 * (2 * 32 * 32 + 2 * 32 * vocab_size))
+    per_token = 3 * (layer + fraction * (2 * 32 * 32 + 2 * 32 * vocab_size))
     assert cost["flops"]["total"] == pytest.approx(TOKENS * per_token)
     assert cost["flops"]["joint_total"] is None
     assert cost["address"] is None
+
+
+def test_an_auxiliarys_training_is_planned_for_the_device_and_the_processes_that_it_has(store: Store) -> None:
+    config = resolve_auxiliary({"preset": "tiny", "dropout": 0.1})
+    on_gpu, on_cpu = (
+        plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None, circumstances=Circumstances(0.0, device, 2))
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu["num_processes"] == on_cpu["num_processes"] == 2
+    assert on_gpu["memory"]["activations"] < on_cpu["memory"]["activations"]
+
+
+def test_a_student_has_its_teachers_tokens(store: Store, tmp_path: Path) -> None:
+    """Of which there may be more than its tokenizer knows: rows of 32 and a bias."""
+    ElectraConfig(vocab_size=1000, hidden_size=8, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    store.put_folder(tmp_path, "models/teacher")
+    config, teacher = resolve_auxiliary({"preset": "tiny"}), {**candidate(), "key": "models/teacher"}
+    alone, taught = (plan_auxiliary(config, store, tokenizer_key=KEY, teacher=each) for each in (None, teacher))
+    vocab_size = ElectraConfig.from_pretrained(store.get_folder(KEY)).vocab_size
+    assert taught["parameters"]["main"] - alone["parameters"]["main"] == (1000 - vocab_size) * 33
 
 
 def test_a_teacher_costs_its_forward_passes_and_is_charged_for_its_own_training(
@@ -140,10 +161,12 @@ def test_a_teacher_costs_its_forward_passes_and_is_charged_for_its_own_training(
 ) -> None:
     config = resolve_auxiliary({"preset": "tiny"})
     alone = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=None)
-    taught = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=candidate(**{"training.total_flops": "3e6"}))
+    tags = {"training.total_flops": "3e6", "training.money": "0.5"}
+    taught = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=candidate(**tags))
     flops, before = taught["flops"], alone["flops"]
     assert flops["total"] == pytest.approx(before["total"] + TOKENS * frozen_flops)
     assert (flops["charged"], flops["joint_total"]) == (flops["total"] + 3e6, None)
+    assert (alone["own_training_money"], taught["own_training_money"]) == (0.0, 0.5)
     assert (taught["beside"], taught["address"]) == ("teacher", "toy")
     assert taught["memory"]["auxiliary"] > 0 and taught["memory"]["auxiliary_if_joint"] is None
     unknown = plan_auxiliary(config, store, tokenizer_key=KEY, teacher=candidate())
@@ -178,6 +201,8 @@ def test_an_ensemble_costs_what_its_members_cost_and_all_their_training(store: S
     cost = plan_pretraining(tiny(), {**tagged[0], "address": "toy,toy", "members": tagged}, store)
     assert cost["flops"]["per_token"] == pytest.approx(3 * MAIN + 2 * frozen_flops)
     assert cost["flops"]["charged"] == cost["flops"]["total"] + 7e6
+    joint = plan_pretraining(tiny(method="electra"), candidate(), store)["memory"]["auxiliary"]
+    assert cost["memory"]["auxiliary_if_joint"] == joint  # that run has one generator
     unknown = plan_pretraining(tiny(), {**tagged[0], "members": [tagged[0], candidate()]}, store)
     assert unknown["flops"]["charged"] is None
 
@@ -192,12 +217,19 @@ def test_a_run_with_a_consistency_term_is_set_beside_a_joint_run_without(
 
 
 def test_the_memory_of_a_joint_run_is_that_of_a_run_without_a_consistency_term(store: Store) -> None:
-    """The second pass is this run's, and none of a generator's doing."""
-    once, twice = (
-        plan_pretraining(tiny(consistency_weight=weight), candidate(), store)["memory"]["auxiliary_if_joint"]
-        for weight in (0.0, 1.0)
-    )
-    assert once == twice > 0
+    """The second pass is this run's, and none of a generator's doing, nor of the frozen auxiliary's, which adds its
+    weights."""
+    once, twice = (plan_pretraining(tiny(consistency_weight=weight), candidate(), store) for weight in (0.0, 1.0))
+    assert once["memory"]["auxiliary_if_joint"] == twice["memory"]["auxiliary_if_joint"] > 0
+    assert once["memory"]["auxiliary"] == twice["memory"]["auxiliary"] == 4 * once["parameters"]["auxiliary"]
+
+
+def test_a_step_of_several_passes_holds_gradients_beside_the_activations_of_one(store: Store) -> None:
+    """In a step of one pass they come as activations go."""
+    whole, halves = (plan_pretraining(tiny(micro_batch_size=size), candidate(), store)["memory"] for size in (None, 4))
+    assert halves["activations"] == whole["activations"] / 2
+    assert whole["peak"] == whole["weights"] + whole["optimizer_state"] + whole["activations"]
+    assert halves["peak"] == halves["weights"] + halves["optimizer_state"] + halves["gradients"] + halves["activations"]
 
 
 @pytest.mark.parametrize("method", ["fast_electra", "electra", "electra_gdes", "uniform", "unigram", "bigram", "mlm"])
@@ -229,8 +261,9 @@ def test_a_generator_that_shares_its_embeddings_adds_only_its_own_parameters(sto
 
 def test_electras_own_count_is_there_where_it_is_defined(store: Store) -> None:
     """Half of the count's backward pass lacks; look-ups and single numbers come on top."""
-    flops = plan_pretraining(tiny(), candidate(), store)["flops"]
-    assert flops["by_google"] > TOKENS * 2 * MAIN
+    flops, more = (plan_pretraining(tiny(mask_fraction=each), candidate(), store)["flops"] for each in (0.15, 0.3))
+    assert TOKENS * 2 * MAIN < flops["by_google"] < TOKENS * 3 * MAIN
+    assert more["by_google"] - flops["by_google"] > more["total"] - flops["total"] > 0
     assert plan_pretraining(tiny(architecture="modernbert"), candidate(), store)["flops"]["by_google"] is None
 
 

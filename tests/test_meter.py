@@ -17,13 +17,17 @@ for _ in range(2):
     work = b"x" * (96 << 20)
     del work
 print(meter.peak_bytes())
+later = MemoryMeter("cpu")
+work = b"x" * (96 << 20)
+print(later.peak_bytes())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a reading may be too low")
 def test_the_peak_of_a_work_is_measured_although_its_memory_is_free_again() -> None:
     done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True)
-    assert 95 * MEGABYTE < int(done.stdout) < 104 * MEGABYTE
+    for measured in map(int, done.stdout.split()):  # what was held and free again before does not hide the later work
+        assert 95 * MEGABYTE < measured < 104 * MEGABYTE
 
 
 def test_where_the_current_memory_cannot_be_read_the_highest_so_far_stands_for_it(
