@@ -1,5 +1,6 @@
 """Claims about steps/promotion.py and the commands promote and rollback, on one real SQLite registry."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ import pytest
 from conftest import new_database
 from registry_toys import NAME, Registry, client, sheet_of
 
-from steps import promotion, tracking
+from fast_electra_core.config import ScoringConfig
+from steps import gates, promotion, tracking
+from steps import promote as command
 from steps.command import main
 from steps.gates import Gate
 from steps.promotion import Rule
+from steps.score_sheet import difference, evaluation_command, key_of, score_sheet, scoring_config
 from steps.tracking import champions
 
 GATES = [Gate("finite", "pass", "every weight is finite"), Gate("majority", "waived", "rte 0.480 (waive_gates)")]
@@ -154,40 +158,104 @@ def test_scores_that_were_made_otherwise_are_not_compared_until_an_evaluation_ma
     [
         ({"cola": {0: 0.5, 1: 0.5}}, {}, "scored on rte, that one on cola"),
         ({"rte": {0: 0.5, 1: 0.5}}, {"finetune_epochs": 2.0}, "finetune_epochs is None, for that one 2.0"),
+        ({"rte": {0: 0.5, 10: 0.5, 9: 0.5}}, {}, "rte has seeds 0, 1, for that one 0, 9, 10"),
     ],
 )
 def test_what_differs_between_two_scorings_is_named(
     theirs: dict[str, dict[int, float]], protocol: dict[str, Any], why: str
 ) -> None:
-    from steps.score_sheet import difference
+    ours, others = sheet_of({"rte": {0: 0.5, 1: 0.5}}), sheet_of(theirs, **protocol)
+    assert difference(ours, others) == why
+    assert key_of(ours) != key_of(others)
 
-    assert difference(sheet_of({"rte": {0: 0.5, 1: 0.5}}), sheet_of(theirs, **protocol)) == why
 
-
-def test_a_task_that_is_scored_by_another_metric_is_named() -> None:
-    from steps.score_sheet import difference, key_of
-
+@pytest.mark.parametrize(
+    ("fact", "value", "why"),
+    [
+        ("metric", "macro_f1", "rte is scored by accuracy, for that one by macro_f1"),
+        ("digest", "another", "the data of rte is not the same (digest digest of rte, for that one another)"),
+    ],
+)
+def test_a_task_that_is_scored_by_another_metric_or_on_other_data_is_named(fact: str, value: str, why: str) -> None:
     ours, theirs = (sheet_of({"rte": {0: 0.5, 1: 0.5}}) for _ in range(2))
-    theirs["tasks"]["rte"]["metric"] = "macro_f1"
+    theirs["tasks"]["rte"][fact] = value
     assert key_of(ours) != key_of(theirs)
-    assert difference(ours, theirs) == "rte is scored by accuracy, for that one by macro_f1"
+    assert difference(ours, theirs) == why
+
+
+def test_every_setting_of_scoring_is_compared_but_those_that_change_no_score() -> None:
+    where = {"preset", "store", "tracking_uri", "experiment", "glue", "on_bad_text"}  # the data's digest is compared
+    which = {"tasks", "seeds", "test_predictions", "untrained_baseline", "keep_task_models"}  # so are tasks and seeds
+    settings = {each.name for each in dataclasses.fields(ScoringConfig)} - where - which
+    assert set(sheet_of(OLD)["protocol"]) == settings
+
+
+def test_a_sheet_has_each_tasks_main_metric_whatever_else_was_measured() -> None:
+    config = ScoringConfig(tasks="mrpc", seeds=1).to_dict()
+    rows = [
+        {
+            "task": "mrpc", "metric": metric, "is_main": metric == "f1", "majority": 0.5,
+            "pretrained": {"values": {"0": value}, "learning_rate": 1e-3},
+        }
+        for metric, value in (("precision", 0.1), ("f1", 0.8), ("accuracy", 0.7))
+    ]  # fmt: skip
+    found = score_sheet(config, {"mrpc": {"digest": "d", "dev": {"dev": 100}}}, rows)["tasks"]["mrpc"]
+    assert (found["metric"], found["values"]) == ("f1", {"0": 0.8})
+
+
+def test_neither_the_order_of_tasks_nor_the_scores_keep_two_from_being_compared() -> None:
+    ours = sheet_of({"rte": {0: 0.5, 1: 0.5}, "cola": {0: 0.5, 1: 0.5}})
+    theirs = sheet_of({"cola": {1: 0.6, 0: 0.7}, "rte": {0: 0.4, 1: 0.8}})
+    assert key_of(ours) == key_of(theirs)
+    assert difference(ours, theirs) == ""
 
 
 def test_the_command_that_makes_scores_comparable_is_taken_by_evaluate_flow() -> None:
     import shlex
 
     from steps.config import resolve_evaluate
-    from steps.score_sheet import evaluation_command, scoring_config
 
     protocol = {"finetune_epochs": 2.0, "finetune_recipe": "modernbert", "best_epoch": True, "finetune_max_length": 64}
-    sheet = sheet_of(OLD, on_bad_text="skip", **protocol)
+    sheet = sheet_of(OLD, on_bad_text="skip", glue="my glue", **protocol)
     words = shlex.split(evaluation_command(sheet, "models:/m/1"))[3:]
     given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     kinds = {"finetune_epochs": float, "finetune_max_length": int, "seeds": int, "best_epoch": bool}
     resolved = resolve_evaluate({name: kinds.get(name, str)(value) for name, value in given.items()})
     wanted = scoring_config(sheet)
-    for name in ("tasks", "seeds", "on_bad_text", *sheet["protocol"]):
+    for name in ("glue", "tasks", "seeds", "on_bad_text", *sheet["protocol"]):
         assert getattr(resolved, name) == getattr(wanted, name), name
+
+
+def test_a_versions_own_scores_come_before_those_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, evaluated, theirs, others = (sheet_of({"rte": {0: value, 1: 0.5}}) for value in (0.1, 0.2, 0.3, 0.4))
+    runs = {"r2": own, "r1": evaluated, "r4": theirs, "r3": others}
+    monkeypatch.setattr(promotion, "_read", runs.get)
+    tags = {"mlflow.parent_run_id": "r2", "scores.a": "r1", "scores.b": "r2"}
+    version, champion = {"tags": tags}, {"tags": {"scores.a": "r3", "scores.b": "r4"}}
+    assert promotion.sheet_of(version) is own
+    assert promotion._shared_sheets(version, champion) == (own, theirs)
+    del runs["r2"]  # its run was deleted
+    assert promotion.sheet_of(version) is evaluated
+    assert promotion._shared_sheets(version, champion) == (evaluated, others)
+    runs.clear()
+    assert promotion.sheet_of(version) is promotion._shared_sheets(version, champion) is None
+
+
+def test_where_a_side_has_no_scores_it_says_which_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    sheet = sheet_of({"rte": {0: 0.6, 1: 0.5}})
+    monkeypatch.setattr(promotion, "_read", {"r": sheet}.get)
+    none, scored = ({"name": "m", "version": number, "tags": {}} for number in "12")
+    scored["tags"] = {f"scores.{key_of(sheet)}": "r"}
+    assert promotion.compare(none, scored, 0.005) == (
+        False,
+        "not comparable with version 2: this version has no scores; score both by flows/evaluate_flow.py, then: "
+        "fast-electra promote models:/m/1",
+    )
+    assert promotion.compare(scored, none, 0.005) == (
+        False,
+        "not comparable with version 1: that one has no scores. To compare: python flows/evaluate_flow.py run --model "
+        "models:/m/1 --tasks rte --seeds 2; then: fast-electra promote models:/m/2",
+    )
 
 
 def test_gates_are_in_the_model_card_and_the_description_once(registry: Registry) -> None:
@@ -209,7 +277,7 @@ def test_gates_are_in_the_model_card_and_the_description_once(registry: Registry
 def test_a_decision_is_found_again_by_a_retried_step(registry: Registry) -> None:
     version = registry.version(OLD)
     assert promotion.decided(version) is None
-    first = settled(version)
+    first = settled(version, gates=[*GATES, Gate("replay", "pass", "models:/m/1 scored again: rte: 0.6")])
     again = promotion.decided(tracking.model_version_info(f"models:/{NAME}/1"))
     assert again is not None
     assert {name: again[name] for name in ("aliases", "reason", "gates")} == {
@@ -250,6 +318,20 @@ def test_force_makes_champion_whatever_the_gates_say_and_keeps_that(
     assert tag({"version": "2"}) == said
     assert f"fast-electra version 2: {said}" in capsys.readouterr().out
     assert said not in caplog.text  # once is enough
+    again = promotion.force(tracking.model_version_info(f"models:/{NAME}/2"))  # it comes after none
+    assert again["reason"] == "champion: by force, against the gates licence"
+
+
+def test_promote_asks_with_the_margin_given_and_the_waivers_of_run_and_command_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(tracking, "set_version_tags", lambda name, number, tags: asked.update(tags))
+    monkeypatch.setattr(gates, "examine", lambda *_, waived, store: asked.update(waived=waived) or [])
+    monkeypatch.setattr(promotion, "settle", lambda version, gates, rule: {"rule": rule})
+    version = {"name": "m", "version": "1", "tags": {"gates.waived": "replay,finite"}}
+    assert command._examined(version, None, ["majority", "replay"], 0.25) == {"rule": ("if_better", 0.25)}
+    assert asked == {"waived": ["replay", "finite", "majority"], "gates.waived": "replay,finite,majority"}
 
 
 def test_promote_looks_at_the_gates_again_with_what_was_missing(
@@ -295,11 +377,14 @@ def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: 
     assert tracking.model_version_info(f"models:/{NAME}/1") == before
 
 
-def test_rollback_goes_back_one_champion_at_a_time_and_promotion_goes_on_from_there(registry: Registry) -> None:
+def test_rollback_goes_back_one_champion_at_a_time_and_promotion_goes_on_from_there(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     for _ in range(3):
         version = registry.version(OLD)
         promotion.force(version)
     assert rollback(registry) == 0
+    assert capsys.readouterr().out == "fast-electra: version 2 is champion again, version 3 is not\n"
     assert tracking.aliases(NAME)["champion"] == "2"
     assert tag({"version": "3"}) == "rolled back: version 2 is champion again"
     assert tag({"version": "2"}) == "champion again: version 3 was rolled back"
@@ -346,6 +431,30 @@ def test_a_champion_that_was_set_by_hand_is_taken_as_it_is_and_can_be_gone_back_
         ("1", "promoted"), ("2", "found"), ("3", "promoted"),
     ]  # fmt: skip
     assert promotion.rollback(NAME) == ("3", "2")
+    client().delete_registered_model_alias(NAME, "champion")
+    assert champions.throne(NAME).champion is None
+
+
+@pytest.mark.parametrize(
+    ("history", "before"),
+    [
+        ("", None),
+        ("1p", None),
+        ("1p 2p", "1"),
+        ("1p 2p 3p 2r", "1"),
+        ("1p 2p 3p 2r 1r", None),
+        ("1p 2p 1r 3p", "1"),
+        ("1p 2p 1p", "2"),  # promoted again, not gone back to
+        ("1p 2p 1p 3p 1r", "2"),
+        ("1p 1p", None),
+        ("1p -f 1f", None),
+        ("1p 2p -f 3p", "2"),
+    ],
+)
+def test_before_a_champion_was_the_last_one_that_was_not_rolled_back(history: str, before: str | None) -> None:
+    how = {"p": "promoted", "r": "restored", "f": "found"}
+    entries = [champions.Entry(None if line[0] == "-" else line[0], how[line[1]], "") for line in history.split()]
+    assert champions.Throne("m", "ledger", tuple(entries)).before() == before
 
 
 def test_scores_that_are_gone_are_said_to_be_gone_with_the_command_that_makes_them_again(registry: Registry) -> None:

@@ -478,6 +478,7 @@ def test_an_auxiliary_without_finite_weights_is_not_promoted_but_by_force(
     assert promote(config) == 1
     assert "version 1: not promoted: weights are not finite" in capsys.readouterr().out
     assert promote(config, "--force") == 0
+    assert promote(config) == 0  # champion it is, if not by this
     assert tracking.aliases("fast-electra-auxiliary") == {"champion": "1"}
 
 
