@@ -89,7 +89,7 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
     for turn in range(config.pretrain_seeds):
         for arm in arms:
             settings = config.of_arm(arm, turn=turn).to_dict() | {"num_steps": num_steps[arm.name]}
-            if turn or arm.base != reference_of(arms, arm).base or arm.point != arms[0].point:
+            if turn or arm != reference_of(arms, arms[0]):
                 settings["untrained_baseline"] = False  # the same for every arm and every turn, to the last bit
             run: Plain = {"arm": arm.name, "base": arm.base, "point": arm.point, "turn": turn, "config": settings}
             run |= {"reference": reference_of(arms, arm).name, "frozen": frozen_of[arm.name]}

@@ -152,6 +152,16 @@ def test_at_equal_flops_the_cheaper_arm_trains_longer(folder: Path, monkeypatch:
     }
 
 
+def test_the_untrained_encoder_is_there_where_the_first_arm_lies_on_a_grid_that_electra_does_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    plan = begin(folder, arms="fast_electra; electra", arm_grid="temperature_start=1.5,2")
+    (frozen,) = plan["candidates"]
+    runs = [run for group in compare.list_runs(plan, [frozen], frozen) for run in group]
+    assert [(run["arm"], run["turn"]) for run in runs if run["config"]["untrained_baseline"]] == [("electra", 0)]
+
+
 def test_an_arm_is_trained_on_one_machine(folder: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"num_nodes must be 1 in CompareFlow, got 2: .* PretrainFlow trains on several"
