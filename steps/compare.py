@@ -94,7 +94,7 @@ def list_runs(plan: Plain, candidates: Sequence[Plain], frozen: Plain) -> list[l
             run: Plain = {"arm": arm.name, "base": arm.base, "point": arm.point, "turn": turn, "config": settings}
             run |= {"reference": reference_of(arms, arm).name, "frozen": frozen_of[arm.name]}
             runs.append(run | {"mlflow_run_id": _open_arm(plan, arm, settings)})
-    tokens = config.batch_size * config.sequence_length * sum(run["config"]["num_steps"] for run in runs)
+    tokens = config.sequence_length * sum(run["config"]["num_steps"] * run["config"]["batch_size"] for run in runs)
     flops = config.pretrain_seeds * sum(price[name] * num_steps[name] for name in price)
     _logger.info(
         "%d arms × %d seeds = %d runs of %s steps, %.3g tokens, %.3g FLOPs in all; each is fine-tuned on %s × %d seeds",

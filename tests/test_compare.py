@@ -1,6 +1,7 @@
 """A comparison: its runs, one arm's run, and the page of them all, without the flow around them."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,18 @@ def test_a_run_that_is_done_is_not_done_again(compared: Compared, monkeypatch: p
 
 
 ARMS = "electra; fast_electra; flat: schedule=constant; deep: num_layers=3; mlm"
+
+
+def test_the_tokens_that_are_said_are_those_of_each_arms_own_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(folder)
+    caplog.set_level(logging.INFO)
+    plan = begin(folder, arms="electra; wide: batch_size=32")
+    (frozen,) = plan["candidates"]
+    compare.list_runs(plan, [frozen], frozen)
+    both_seeds = 2 * 4 * 32 * (8 + 32)  # of 4 steps of 32 tokens a sequence, in batches of 8 and of 32
+    assert f"4 runs of 4 steps, {both_seeds:.3g} tokens" in caplog.text
 
 
 def test_at_equal_flops_the_cheaper_arm_trains_longer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
