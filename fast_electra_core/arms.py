@@ -106,7 +106,7 @@ class CompareConfig(PretrainConfig):
             raise ConfigError(f"a comparison needs at least 2 arms, got {', '.join(arm.name for arm in arms)}")
         for arm in arms:
             settings = self.of_arm(arm)
-            for knob in arm.values:
+            for knob in (*arm.values, *(["initial_model"] if self.initial_model else ())):
                 _named(arm, check_is_read, knob, settings.method)
             if self.equal == "flops" and "num_steps" in arm.values:
                 raise ConfigError(f"arm {arm.name}: num_steps follows from equal=flops; leave one of the two out")
@@ -225,7 +225,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 # What all arms share, else they could not be compared: where things are, the text as it is cut, how scores are made.
 _SHARED = {field.name for field in fields(ScoringConfig)} | {"seed", "corpus", "text_field", "heldout_fraction"}
-_SHARED |= {"initial_model"}
+_SHARED |= {"initial_model", "max_auxiliary_fraction"}  # one auxiliary is chosen for all arms that name none
 _SHARED |= {"corpus_licence", "promote", "promotion_margin", "waive_gates"}  # a comparison registers nothing
 _SHARED |= {
     "shard_megabytes",

@@ -35,14 +35,21 @@ def check_arms(plan: Plain) -> None:
     Raises:
         ConfigError: one cannot; it names the arm.
     """
+    from fast_electra_core.initial_model import initial_shape
     from fast_electra_core.models import check_warm_start
     from steps.auxiliary import check_vocabulary, load_masked_lm, outline
     from steps.tokenizer import check_masking
 
     config, store = CompareConfig.from_dict(plan["comparison"]), Store(plan["config"]["store"])
+    initial = plan["initial_model"]
     for arm in list_arms(config):
         settings = config.of_arm(arm)
         check_masking(settings.masking, store.get_folder(plan["tokenizer_key"]))
+        try:
+            if initial:
+                initial_shape(store.get_folder(initial["key"]), settings)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: initial_model {initial['address']} does not fit: {error}") from error
         try:
             check_vocabulary(settings, _candidates_of(arm, plan["candidates"]))
         except ConfigError as error:

@@ -96,6 +96,8 @@ def test_the_runs_of_an_arm_differ_in_the_seed_alone_and_arms_share_the_seeds() 
         ({"arms": "a: temperature_start; electra"}, "written KNOB=VALUE, got 'temperature_start'"),
         ({"arms": "a: temprature_start=2; electra"}, "must be one of .*Did you mean 'temperature_start'"),
         ({"arms": "a: seed=2; electra"}, "setting of an arm must be one of .*got 'seed'"),
+        ({"arms": "a: max_auxiliary_fraction=0.1; electra"}, "one of .*got 'max_auxiliary_fraction'"),
+        ({"arms": "electra; mlm", "initial_model": "m"}, "arm mlm: initial_model has no effect with method mlm"),
         ({"arms": "a: promote=never; electra"}, "setting of an arm must be one of .*got 'promote'"),
         ({"arms": "a: num_layers=2.5; electra"}, "num_layers must be int, got '2.5'"),
         ({"arms": "electra: temperature_start=3; mlm"}, "arm electra: temperature_start has no effect with "),

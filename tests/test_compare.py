@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import write_text
-from toys import save_auxiliary
+from toys import electra_config, save_auxiliary
+from transformers import ElectraForPreTraining
 
 from fast_electra_core.arms import CompareConfig
 from fast_electra_core.errors import ConfigError
+from fast_electra_core.tokenizer import load_tokenizer
 from steps import compare, comparison_page, lifecycle, planning
 from steps.auxiliary import load_masked_lm
 
@@ -187,6 +189,18 @@ def test_an_arm_that_cannot_be_trained_is_refused_by_name_before_anything_costs(
         begin(folder, arms="electra; wide: hidden_size=64, warm_start=layers")
     with pytest.raises(ConfigError, match="arm other: its auxiliary must be one of those in --auxiliary"):
         begin(folder, arms="electra; other: auxiliary=elsewhere")
+
+
+def test_an_arm_that_the_initial_model_does_not_fit_is_refused_by_name_before_anything_costs(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder / "auxiliary")
+    sizes = {"embedding_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    shape = electra_config(len(tokenizer), num_attention_heads=2, max_position_embeddings=512, **sizes)
+    ElectraForPreTraining(shape).save_pretrained(folder / "before")
+    tokenizer.save_pretrained(folder / "before")
+    with pytest.raises(
+        ConfigError, match=r"arm deep: initial_model .*before does not fit: num_layers is 2 in it and 3"
+    ):
+        begin(folder, initial_model=str(folder / "before"), arms="electra; deep: num_layers=3")
 
 
 def test_the_page_of_a_grid_has_a_chart_along_it() -> None:
