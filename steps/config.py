@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from fast_electra_core.arms import CompareConfig
+from fast_electra_core.arms import CompareConfig, list_arms
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig, RunConfig
 from fast_electra_core.errors import ConfigError
-from fast_electra_core.method_knobs import check_is_read
+from fast_electra_core.method_knobs import check_is_read, is_read
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
 from fast_electra_core.retraining import RetrainConfig
 from steps.metaflow_settings import setting
@@ -62,7 +62,17 @@ def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
             f"comparison has no effect beside arms, which stand in place of all arms of {given['comparison']!r} and of "
             "its grid; leave one of the two out. --arm_grid multiplies arms of your own"
         )
-    return CompareConfig(**_merge(given, CompareConfig))
+    config = CompareConfig(**_merge(given, CompareConfig))
+    arms = list_arms(config)
+    if given.get("method") is not None and all("method" in arm.values for arm in arms):
+        raise ConfigError("method has no effect where every arm names its own. Leave --method out")
+    methods = dict.fromkeys(config.of_arm(arm).method for arm in arms)
+    for name, value in given.items():
+        if value is not None and not any(is_read(name, method) for method in methods):
+            raise ConfigError(
+                f"{name} has no effect with the methods of the arms: {', '.join(methods)}. Leave --{name} out"
+            )
+    return config
 
 
 def resolve_retrain(given: Mapping[str, Any]) -> RetrainConfig:

@@ -578,3 +578,13 @@ def test_a_comparison_beside_arms_of_ones_own_is_refused_as_nothing_of_it_would_
         ConfigError, match="comparison has no effect beside arms, which stand in place of all arms of 'st"
     ):
         resolve_compare({"arms": "electra; mlm", "comparison": "stability"})
+
+
+def test_a_comparison_refuses_what_no_arm_reads() -> None:
+    message = "schedule has no effect with the methods of the arms: electra, mlm. Leave --schedule out"
+    with pytest.raises(ConfigError, match=message):
+        resolve_compare({"arms": "electra; mlm", "schedule": "cosine"})
+    with pytest.raises(ConfigError, match=r"method has no effect where every arm names its own\. Leave --method out"):
+        resolve_compare({"arms": "electra; mlm", "method": "uniform"})
+    assert resolve_compare({"arms": "electra; fast_electra", "schedule": "cosine"}).schedule == "cosine"
+    assert resolve_compare({"arms": "a: num_layers=2; mlm", "method": "uniform"}).method == "uniform"
