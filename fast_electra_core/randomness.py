@@ -32,7 +32,6 @@ class Stream(IntEnum):
     SELECT = 1
     SAMPLE = 2
     KEEP = 3
-    FLIP = 4
     SPAN = 5
     RING = 6
     AGAIN = 7

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 STORE_SCHEME = "store://"
 """Pieces in the store are named by key: its folder may be elsewhere on the machine that reads them."""
-_CHUNK_BYTES = 1 << 20
 _PYDOCS_FORMAT = 1  # raise it when fast_electra_core.pydocs changes what it writes
 
 

@@ -16,12 +16,8 @@ from steps.store import cache_folder, s3_client
 _logger = logging.getLogger(__name__)
 
 
-def load_task(
-    glue: str, task: str, *, on_bad_row: str = "error", with_test: bool = False, cache: Path | None = None
-) -> TaskData:
+def load_task(glue: str, task: str, *, on_bad_row: str = "error", with_test: bool = False) -> TaskData:
     """The task's examples from `sample`, a folder or s3:// prefix with a sub-folder per task, or `hub:NAME`.
-
-    cache: the folder that downloads from S3 are kept in; None: FAST_ELECTRA_CACHE, or the temporary folder.
 
     Raises:
         DataError: something is missing, broken or cannot be reached; the message says what.
@@ -30,7 +26,7 @@ def load_task(
         return sample_task(task)
     if glue.startswith("hub:"):
         return read_hub_task(glue.removeprefix("hub:"), task, with_test=with_test)
-    root = _download_task(glue, task, cache) if glue.startswith("s3://") else Path(glue).expanduser()
+    root = _download_task(glue, task) if glue.startswith("s3://") else Path(glue).expanduser()
     return read_task(root, task, on_bad_row=on_bad_row, with_test=with_test)
 
 
@@ -59,7 +55,7 @@ def bad_row_choice(config: ScoringConfig) -> str:
     return "skip" if config.on_bad_text == "skip" else "error"
 
 
-def _download_task(address: str, task: str, cache: Path | None) -> Path:
+def _download_task(address: str, task: str) -> Path:
     """A local folder with the task's files as they are in S3 now: named by their ETags, so never stale."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -82,8 +78,7 @@ def _download_task(address: str, task: str, cache: Path | None) -> Path:
             )
         files = {key: entry for key, entry in found.items() if key.startswith(f"{folder}/") and not key.endswith("/")}
         identity = repr((address, sorted((key, entry["ETag"]) for key, entry in files.items())))
-        root = cache if cache is not None else cache_folder() / "glue"
-        root = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        root = cache_folder() / "glue" / hashlib.sha256(identity.encode()).hexdigest()[:16]
         for key, entry in files.items():
             path = (root / key).resolve()
             if not path.is_relative_to(root.resolve()):

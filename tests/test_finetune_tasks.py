@@ -60,12 +60,12 @@ def test_a_task_is_read_from_s3_as_it_is_now(s3: Any) -> None:
     assert check_tasks(config_of(glue="s3://bucket/sets/glue"))["sst2"]["train"] == 1
 
 
-def test_what_is_missing_in_s3_is_said(s3: Any, tmp_path: Path) -> None:
+def test_what_is_missing_in_s3_is_said(s3: Any) -> None:
     s3.put_object(Bucket="bucket", Key="half/RTE/train.tsv", Body=b"sentence1\tsentence2\tlabel\n")
     with pytest.raises(DataError, match="half has no folder CoLA or cola for task cola; folders there: RTE"):
         load_task("s3://bucket/half", "cola")
     with pytest.raises(DataError, match=r"task rte needs dev.tsv in .*; files there: train.tsv"):
-        load_task("s3://bucket/half", "rte", cache=tmp_path)
+        load_task("s3://bucket/half", "rte")
     with pytest.raises(DataError, match="s3://no-such-bucket cannot be read"):
         load_task("s3://no-such-bucket", "cola")
     with pytest.raises(DataError, match="glue must be s3://BUCKET/PREFIX, got 's3://'"):
@@ -82,12 +82,12 @@ def test_what_datasets_saved_is_read_from_s3_with_its_folders(s3: Any, tmp_path:
         if path.is_file():
             key = f"arrow/sst2/{path.relative_to(tmp_path / 'saved').as_posix()}"
             s3.put_object(Bucket="bucket", Key=key, Body=path.read_bytes())
-    found = load_task("s3://bucket/arrow", "sst2", cache=tmp_path / "cache")
+    found = load_task("s3://bucket/arrow", "sst2")
     assert found.train == [Example("a good code", None, 1)]
 
 
 def test_an_object_that_leads_out_of_its_folder_is_refused(s3: Any, tmp_path: Path) -> None:
     s3.put_object(Bucket="bucket", Key="glue/RTE/../../escaped", Body=b"")
     with pytest.raises(DataError, match=r"escaped' leads out of its folder and is refused"):
-        load_task("s3://bucket/glue", "rte", cache=tmp_path / "cache")
+        load_task("s3://bucket/glue", "rte")
     assert not list(tmp_path.rglob("escaped"))

@@ -389,7 +389,7 @@ def test_a_download_that_breaks_off_again_and_again_is_said(
     with pytest.raises(DataError, match="s3://bucket/there/RTE cannot be read: Max Retries Exceeded"):
         download_prefix("s3://bucket/there/RTE", tmp_path / "m", suffixes=(".json",))
     with pytest.raises(DataError, match="s3://bucket/there cannot be read: Max Retries Exceeded"):
-        load_task("s3://bucket/there", "rte", cache=tmp_path)
+        load_task("s3://bucket/there", "rte")
 
 
 def test_download_prefix_says_that_a_profile_is_not_there(
