@@ -26,7 +26,7 @@ OUTPUTS = {
         "type": ["object", {}],
         "value": {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_DISABLE_TELEMETRY": "true"},
     },
-    "region": {"sensitive": False, "type": "string", "value": "eu-central-1"},
+    "cluster_name": {"sensitive": False, "type": "string", "value": "fast-electra"},
 }
 CONFIG = {**OUTPUTS["metaflow_config"]["value"], "MLFLOW_TRACKING_URI": "http://mlflow:5000"}  # type: ignore[dict-item]
 

@@ -51,11 +51,6 @@ output "kubernetes_settings" {
   } : "${name}=${value}"], [""]))
 }
 
-output "region" {
-  description = "AWS region."
-  value       = var.region
-}
-
 output "cluster_name" {
   description = "For `aws eks update-kubeconfig --name`."
   value       = module.cluster.name
@@ -72,15 +67,9 @@ output "data_bucket" {
 }
 
 output "database" {
-  description = "MLflow's database: host, user, and the name of the secret that holds the password (never the password)."
+  description = "MLflow's database: its host, and the name of the secret that holds the password (never the password)."
   value = {
     host      = module.tracking.database_host
-    user      = "mlflow"
     secret_id = module.tracking.database_secret_id
   }
-}
-
-output "batch_job_queues" {
-  description = "Job queues; steps that need a GPU name the one called gpu."
-  value       = module.batch.job_queues
 }
