@@ -154,6 +154,12 @@ def new_database(folder: Path) -> str:
     return uri
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a file's own."""
+    return new_database(tmp_path_factory.mktemp("database"))
+
+
 @contextlib.contextmanager
 def answering(answer: Callable[[str], tuple[int, str]]) -> Iterator[str]:
     """The address of an HTTP server on the loopback interface that answers a GET of a path by status and body."""

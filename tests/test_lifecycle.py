@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import new_database
 
 from fast_electra_core.errors import ConfigError, Interrupted, TrackingError
 from steps import delivery, lifecycle, planning, scoring, tracking
@@ -24,11 +23,6 @@ WORK = {
     and not name.startswith("_")
     and "plan" in inspect.signature(function).parameters
 }
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import answering, new_database
+from conftest import answering
 
 from fast_electra_core.errors import TrackingError
 from steps import tracking
@@ -21,11 +21,6 @@ def client() -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(connection.connected_uri())
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return new_database(tmp_path_factory.mktemp("database"))
 
 
 def test_check_server_creates_database_experiment_and_artifact_folder_beside_it(tmp_path: Path) -> None:

@@ -5,15 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import new_database
 
 from steps import tracking
 from steps.tracking import connection
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture

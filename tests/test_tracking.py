@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import new_database
 from mlflow_server import MlflowServer, lose_first_answer
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
@@ -37,11 +36,6 @@ def client() -> Any:
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:
     return [(item.step, item.value) for item in client().get_metric_history(run_id, key)]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return new_database(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture
