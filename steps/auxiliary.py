@@ -218,7 +218,6 @@ def _price(model: PreTrainedModel, discriminator: PreTrainedModel, config: Pretr
         "num_parameters": count_parameters(model),
         "flops_per_token": flops,
         "discriminator_flops_per_token": main_flops,
-        "discriminator_parameters": count_parameters(discriminator),
         "flops_fraction": flops / main_flops,
     }
 

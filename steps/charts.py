@@ -140,14 +140,14 @@ def panels(rows: Sequence[Row], num_steps: int, names: Mapping[str, Mapping[str,
     return Chart(title.capitalize(), _WIDE, 1.0 + 1.15 * (len(shown) + 0.6), paint)
 
 
-def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]] | None = None) -> Chart:
+def bars(summary: Sequence[Row], others: Mapping[str, Mapping[str, Row]]) -> Chart:
     """Bars of a task beside each other (rows of scores.summarise), with the 95 % intervals of means over seeds.
 
     others: name of another encoder -> task -> its statistics (scores.statistics_of), drawn beside the pre-trained one.
     """
     found: dict[str, tuple[str, list[Any]]] = {
         "pre-trained": (_BLUE, [row.get("pretrained") for row in summary]),
-        **{name: (_RED, [of_tasks.get(row["task"]) for row in summary]) for name, of_tasks in (others or {}).items()},
+        **{name: (_RED, [of_tasks.get(row["task"]) for row in summary]) for name, of_tasks in others.items()},
         "untrained": ("#a9c3d6", [row.get("untrained") for row in summary]),
         "majority class": ("#d5dade", [{"mean": row["majority"]} for row in summary]),
     }

@@ -245,7 +245,7 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
 
 
 @attempt
-def close_evaluate(plan: Plain, scores: Plain, task_models: Sequence[Plain] = ()) -> str:
+def close_evaluate(plan: Plain, scores: Plain, task_models: Sequence[Plain]) -> str:
     """End the MLflow run of an evaluation; returns the closing words."""
     from steps import report
     from steps.closing_table import closing_table
