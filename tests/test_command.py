@@ -48,9 +48,12 @@ def test_what_the_user_has_to_mend_is_one_line_and_exit_code_2(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
+ON_THE_REGISTRY = pytest.mark.parametrize(
     "words", [["lineage", "models:/m@x"], ["export", "models:/m@x", "folder"], ["promote", "models:/m/1"], ["rollback"]]
 )
+
+
+@ON_THE_REGISTRY
 def test_in_a_folder_in_which_no_flow_ran_nothing_is_made(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,9 +64,7 @@ def test_in_a_folder_in_which_no_flow_ran_nothing_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "words", [["lineage", "models:/m@x"], ["export", "models:/m@x", "folder"], ["promote", "models:/m/1"], ["rollback"]]
-)
+@ON_THE_REGISTRY
 def test_a_server_that_does_not_answer_is_said_in_one_line_within_seconds(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
