@@ -32,8 +32,8 @@ from steps.preflight import check_cluster, check_mlflow, check_s3, read_profile,
 
 PLACES = {"argo-workflows": "kubernetes", "step-functions": "batch"}
 """Where the schedulers start their tasks."""
-# By itself every task on Argo tells Argo Events that it has ended, five minutes long where a network policy lets nothing
-# through to there, with its GPU. No flow here waits for that; --create=--auto-emit-argo-events has it back.
+# By itself every task on Argo tells Argo Events that it has ended: for five minutes, with its GPU, where a network
+# policy lets nothing through to there. No flow here waits for that; --create=--auto-emit-argo-events has it back.
 _UNASKED = {"argo-workflows": ["--no-auto-emit-argo-events"]}
 
 

@@ -64,7 +64,10 @@ def _make(source: Source, makings: _Makings) -> None:
     record = _record(source)
     flow = record["pathspec"].partition("/")[0]
     if flow not in _FLOWS:
-        raise TrackingError(f"{source.name} was made by {flow}; only {', '.join(_FLOWS)} can be written out again")
+        raise TrackingError(
+            f"{source.name} was made by {flow}; only runs of {', '.join(_FLOWS)} can be written out. From which text, "
+            f"models and parameters it was made: fast-electra lineage models:/{source.name}"
+        )
     given = {**record["given"], **_origins(source, record, makings)}
     parameters = {name: value for name, value in given.items() if name not in _OURS}
     words = [word for name, value in parameters.items() for word in (f"--{name}", _value(name, value, record))]

@@ -13,7 +13,7 @@ from toys import electra_config
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.tokenizer import tokenizer_digest, train_tokenizer
-from steps import tracking
+from steps import reproduce, tracking
 from steps.command import main
 from steps.corpus import resolve_corpus
 from steps.lineage_checks import DIFFERS, Check
@@ -324,6 +324,16 @@ def test_a_version_that_does_not_say_how_it_was_made_cannot_be_written_out(
     tracking.set_version_tags(MODEL_NAME, "1", {"mlflow.parent_run_id": ""})
     assert main(["lineage", CHAMPION, "--reproduce", "--tracking_uri", made["config"]["tracking_uri"]]) == 2
     assert "fast-electra/1 does not say how to make it again" in capsys.readouterr().err
+
+
+def test_a_version_of_a_flow_that_is_not_written_out_says_where_to_look(
+    made: Made, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(reproduce._FLOWS, "PretrainFlow")
+    assert main(["lineage", CHAMPION, "--reproduce", "--tracking_uri", made["config"]["tracking_uri"]]) == 2
+    refusal = capsys.readouterr().err
+    assert "fast-electra/1 was made by PretrainFlow; only runs of AuxiliaryFlow, EvaluateFlow can" in refusal
+    assert refusal.endswith("fast-electra lineage models:/fast-electra/1\n")
 
 
 # Bad input
