@@ -23,6 +23,7 @@ from planted import PLANTED
 
 import fast_electra_core
 import steps
+from steps.store import Store
 
 # Before torch is imported, here and in what tests start: toy sizes are many times slower on several threads where other
 # processes want the cores too.
@@ -132,6 +133,11 @@ def brought_from_s3(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(s3_text._Object, "_get", noted)
     return brought
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
 
 
 @functools.cache

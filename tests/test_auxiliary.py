@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import write_text
 from safetensors.torch import load_file, save_file
+from toys import change_tensors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -72,11 +73,6 @@ def copy(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "candidate"))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def fetch(store: Store, *folders: Path | str, **changes: Any) -> list[dict[str, Any]]:
     given = {**MAIN, "auxiliary": ",".join(map(str, folders)), **changes}
     return fetch_candidates(resolve_pretrain(given), store)
@@ -86,12 +82,6 @@ def change_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # What is refused
@@ -120,7 +110,7 @@ def cut_short(folder: Path) -> None:
 
 
 def without_an_embedding(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors.pop("electra.embeddings.word_embeddings.weight"))
+    change_tensors(folder, lambda tensors: tensors.pop("electra.embeddings.word_embeddings.weight"))
 
 
 def of_another_width(folder: Path) -> None:
@@ -296,7 +286,7 @@ def test_the_digest_is_of_the_weights_and_not_of_how_files_cut_them(copy: Path, 
     for number, name in enumerate(tensors):
         save_file({name: tensors[name]}, cut / f"part-{number}.safetensors")
     assert weights_digest(cut) == whole
-    change_weights(copy, lambda tensors: tensors["generator_lm_head.bias"][3].add_(1e-7))
+    change_tensors(copy, lambda tensors: tensors["generator_lm_head.bias"][3].add_(1e-7))
     assert weights_digest(copy) != whole
 
 
@@ -312,7 +302,7 @@ def better(text: Path, good: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(words)
     assert len(words) == 49
-    change_weights(folder, lambda tensors: tensors["generator_lm_head.bias"].index_fill_(0, torch.tensor(ids), 9.0))
+    change_tensors(folder, lambda tensors: tensors["generator_lm_head.bias"].index_fill_(0, torch.tensor(ids), 9.0))
     return folder
 
 
@@ -328,7 +318,7 @@ def dear(text: Path, better: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         num_hidden_layers=3,
     )
     bias = load_file(better / "model.safetensors")["generator_lm_head.bias"]
-    change_weights(folder, lambda tensors: tensors["generator_lm_head.bias"].copy_(bias + 1.0))
+    change_tensors(folder, lambda tensors: tensors["generator_lm_head.bias"].copy_(bias + 1.0))
     return folder
 
 
@@ -426,7 +416,7 @@ def test_scoring_leaves_every_weight_as_it_was(better: Path, score: Scorer, stor
 def test_a_weight_that_moves_by_a_bit_is_noticed(better: Path, score: Scorer, store: Store) -> None:
     (scored,) = score(better)
     folder = store.get_folder(scored["key"])
-    change_weights(folder, lambda tensors: tensors["generator_lm_head.bias"][:1].nextafter_(torch.tensor(1e9)))
+    change_tensors(folder, lambda tensors: tensors["generator_lm_head.bias"][:1].nextafter_(torch.tensor(1e9)))
     with pytest.raises(
         AuxiliaryError, match=r"has moved: its weights' digest was [0-9a-f]{16}, now it is [0-9a-f]{16}"
     ):

@@ -18,11 +18,6 @@ from steps.tokenization import documents_of
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "texts"
     (path / "deep" / "er").mkdir(parents=True)

@@ -33,11 +33,6 @@ from steps.store import Store
 from steps.tokenization import documents_of
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def resolve(address: object, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
     return resolve_corpus(str(address), store=store, text_field="text", shard_megabytes=shard_megabytes)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import new_database
-from safetensors.torch import load_file, save_file
-from toys import save_auxiliary
+from safetensors.torch import load_file
+from toys import change_tensors, save_auxiliary
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core.classifier import build_classifier
@@ -118,9 +118,7 @@ def test_a_model_without_its_tokenizer_is_refused(model: Path) -> None:
 
 
 def test_a_model_without_some_of_its_weights_is_refused(model: Path) -> None:
-    weights = load_file(model / "model.safetensors")
-    del weights["electra.encoder.layer.0.attention.self.query.weight"]
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(model, lambda tensors: tensors.pop("electra.encoder.layer.0.attention.self.query.weight"))
     with pytest.raises(CheckpointError, match=r"lacks encoder weights electra\.encoder\.layer\.0\.attention"):
         fetch(model)
 

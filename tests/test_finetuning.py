@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from toys import save_detector
+from safetensors.torch import load_file
+from toys import change_tensors, save_detector
 from transformers import BertConfig, BertForMaskedLM
 
 from fast_electra_core import finetuning, task_batches
@@ -133,9 +133,7 @@ def test_the_head_follows_from_the_seed_and_the_global_generator_is_left_alone(e
 
 def copy_with(encoder: Path, folder: Path, change: Any) -> Path:
     shutil.copytree(encoder, folder, dirs_exist_ok=True)
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(folder, change)
     return folder
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from toys import dataset_of, save_auxiliary
+from safetensors.torch import load_file
+from toys import change_tensors, dataset_of, save_auxiliary
 from transformers import (
     BertConfig,
     BertModel,
@@ -92,12 +92,6 @@ def start(folder: Path, *, seed: int = 0, **changes: Any) -> Start:
 
 def ids() -> torch.Tensor:
     return torch.randint(5, VOCAB_SIZE, (3, 64), generator=torch.Generator().manual_seed(0))
-
-
-def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import new_database
+from registry_toys import client
 from toys import electra_config
 
 from fast_electra_core.config import PretrainConfig
@@ -106,12 +107,6 @@ def made(tmp_path: Path, models: dict[str, Path], uri: str, monkeypatch: pytest.
     tracking.connect(uri)
     for model in client().search_registered_models():
         client().delete_registered_model(model.name)
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
 
 
 def lineage(made: Made, capsys: pytest.CaptureFixture[str], *options: str, address: str = CHAMPION) -> tuple[int, str]:

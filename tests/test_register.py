@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from conftest import new_database
 from mlflow_server import lose_first_answer
+from registry_toys import client
+from toys import change_tensors
 
 from fast_electra_core.errors import AuxiliaryError, TrackingError
 from fast_electra_core.method_knobs import METHODS
 from steps import register, tracking
 from steps.command import main
 from steps.gates import LINEAGE_TAGS, SCHEDULE_TAGS
-from steps.tracking import champions, connection, registry
+from steps.tracking import champions, registry
 
 VOCABULARY = [
     "[PAD]",
@@ -87,12 +89,6 @@ def discriminator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def masked_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("masked_lm"), "ElectraForMaskedLM")
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
 
 
 def new_run(config: dict[str, Any]) -> str:
@@ -330,12 +326,8 @@ def test_a_registered_main_model_has_no_alias_yet(config: dict[str, Any], run_id
 
 
 def break_one_weight(folder: Path, destination: Path) -> Path:
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(folder, destination)
-    weights = load_file(destination / "model.safetensors")
-    next(iter(weights.values())).view(-1)[0] = float("inf")
-    save_file(weights, destination / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(destination, lambda tensors: next(iter(tensors.values())).view(-1)[:1].fill_(float("inf")))
     return destination
 
 

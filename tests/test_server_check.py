@@ -7,20 +7,14 @@ import socket
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import answering
+from registry_toys import client
 
 from fast_electra_core.errors import TrackingError
 from steps import tracking
-from steps.tracking import connection, server_check
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
+from steps.tracking import server_check
 
 
 def test_check_server_creates_database_experiment_and_artifact_folder_beside_it(tmp_path: Path) -> None:

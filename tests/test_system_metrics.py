@@ -5,20 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry_toys import client
 
 from steps import tracking
-from steps.tracking import connection
 
 
 @pytest.fixture
 def run_id(database: str) -> str:
     return tracking.start_parent(database, "tests", name="flow", tags={}, params={})
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
 
 
 def test_the_machine_s_load_is_logged_under_mlflow_s_names(run_id: str, tmp_path: Path) -> None:

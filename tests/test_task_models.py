@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import new_database
+from registry_toys import client
 from scipy.stats import spearmanr
 from toys import electra_config
 from transformers import (
@@ -58,12 +59,6 @@ class Scored(NamedTuple):
     store: Store
     left_by_finetuning: set[str]
     """Keys of the models that were there before the scores were gathered."""
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
 
 
 def begin(folder: Path, uri: str, **changes: Any) -> dict[str, Any]:

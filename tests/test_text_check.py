@@ -22,11 +22,6 @@ from steps.tokenization import documents_of
 GOOD = b"kara moden\n\n"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def resolve(path: Path | str, store: Store, *, shard_megabytes: float = 1.0) -> Corpus:
     return resolve_corpus(str(path), store=store, text_field="text", shard_megabytes=shard_megabytes)
 

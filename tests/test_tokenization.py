@@ -43,11 +43,6 @@ CONFIG = {
 }
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def shards_of(path: Path | str, store: Store, *, shard_megabytes: float = 1.0) -> list[dict[str, Any]]:
     return resolve_corpus(str(path), store=store, text_field="text", shard_megabytes=shard_megabytes).shards
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow_server import MlflowServer, lose_first_answer
+from registry_toys import client
 from toys import MASK, dataset_of, electra_config
 from transformers import ElectraForMaskedLM
 
@@ -26,12 +27,6 @@ from steps.tracking import metrics as tracking_metrics
 from steps.training_run import TrainingRun, train_in_run
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-def client() -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(connection.connected_uri())
 
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:

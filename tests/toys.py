@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel
 
 from fast_electra_core.corruption import Corruption
@@ -74,6 +75,13 @@ def save_auxiliary(folder: Path, documents: Iterable[str]) -> Path:
     tokenizer.save_pretrained(folder)
     ElectraForMaskedLM(electra_config(len(tokenizer), max_position_embeddings=512)).save_pretrained(folder)
     return folder
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """The weights in the folder are what change makes of them, in place."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def save_detector(folder: Path, **shape: Any) -> Path:
