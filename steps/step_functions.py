@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import ConfigError
@@ -17,6 +17,8 @@ _NEEDED = (
 _TRACKING = "MLFLOW_TRACKING_URI"
 _LOGGED_IN = "are you logged in, in the right region, and allowed to do this?"
 _LARGEST = 1024 * 1024  # bytes of a definition, AWS's limit
+_LARGEST_OVERRIDES = 8192  # of a job; ECS says so only when the job is to start
+_SHORTEN = "METAFLOW_SFN_COMPRESS_STATE_MACHINE=True puts the commands into S3"
 _LONGEST_NAME = 64  # of a rule; Metaflow shortens longer ones by a hash
 
 
@@ -70,12 +72,25 @@ def check_reaches_mlflow(profile: Mapping[str, Any], given: str | None) -> Check
 
 
 def check_size(machine: Mapping[str, Any]) -> Check:
-    """Does AWS take a definition of this size?"""
-    size = len(json.dumps(machine))
-    if size <= _LARGEST:
-        return Check("state machine", "ok", f"{size} bytes")
-    remedy = "METAFLOW_SFN_COMPRESS_STATE_MACHINE=True puts the commands into S3"
-    return Check("state machine", "failed", f"{size} bytes, AWS takes {_LARGEST}", remedy)
+    """Does AWS take a definition of this size, and ECS what each of its jobs changes of its container?"""
+    size, what = len(json.dumps(machine)), "state machine"
+    if size > _LARGEST:
+        return Check(what, "failed", f"{size} bytes, AWS takes {_LARGEST}", _SHORTEN)
+    changes = {name: len(json.dumps(each)) for name, each in _overrides(machine)}
+    name = max(changes, key=lambda name: changes[name], default="")
+    if changes and changes[name] > _LARGEST_OVERRIDES:
+        said = f"command and environment of {name} have {changes[name]} bytes, ECS takes {_LARGEST_OVERRIDES}"
+        return Check(what, "failed", said, f"shorten the profile's `environment`; {_SHORTEN}")
+    return Check(what, "ok", f"{size} bytes")
+
+
+def _overrides(machine: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What each job changes of its container, by step, in maps, too."""
+    for name, state in machine["States"].items():
+        if state["Type"] == "Map":
+            yield from _overrides(state["Iterator"])
+        elif "ContainerOverrides" in state.get("Parameters", {}):
+            yield name, state["Parameters"]["ContainerOverrides"]
 
 
 def present(name: str) -> Present:

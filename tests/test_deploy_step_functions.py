@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -110,6 +111,25 @@ def test_a_refused_schedule_leaves_no_state_machine_behind(
     assert "no rules today" in shown and "the state machine TinyFlow is removed" in shown
     assert aws("stepfunctions").list_state_machines()["stateMachines"] == []
     assert aws("events").list_rules()["Rules"] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "said"),
+    [
+        (1_100_000, 0, "bytes, AWS takes 1048576"),
+        (8000, 0, "ok"),
+        (8000, 200, r"command and environment of tokenize have 82\d\d bytes, ECS takes 8192"),
+    ],
+)
+def test_a_machine_and_jobs_that_are_larger_than_aws_takes_are_refused(
+    command: int, environment: int, said: str
+) -> None:
+    job = {"Command": ["x" * command], "Environment": [{"Name": "A", "Value": "x" * environment}]}
+    inside = {"tokenize": {"Type": "Task", "Parameters": {"ContainerOverrides": job}}}
+    states = {"ask": {"Type": "Task", "Parameters": {}}, "map": {"Type": "Map", "Iterator": {"States": inside}}}
+    check = step_functions.check_size({"States": states})
+    assert check.state == ("ok" if said == "ok" else "failed")
+    assert said == "ok" or re.search(said, check.found)
 
 
 def test_what_cannot_be_looked_at_is_said_and_nothing_is_made(
