@@ -1,21 +1,23 @@
 """Argo Workflows at work: runs a workflow template that the double of a cluster has, each container as a pod of it.
 
 What it does is what Argo documents of those parts that Metaflow uses: directed acyclic graphs (`depends`, `when`,
-`withParam`, the first failure ends it), exit handlers of steps, retries, parameters, and the hooks of a workflow. Of
-expressions it knows Metaflow's two kinds. Whatever else comes is an error, and no guess.
+`withParam`, the first failure ends it), JobSets as resources, exit handlers of steps, retries, parameters, hooks of a
+workflow. Of expressions it knows Metaflow's four kinds. Whatever else comes is an error, and no guess.
 """
 
 import base64
 import json
 import re
+import time
 import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from argo_schemas import without_nulls
-from kubernetes_api import NAMESPACE, Cluster
+from kubernetes_api import JOBSETS, NAMESPACE, Cluster
 from kubernetes_pods import Pod, now
 
 REDIRECT = '''
@@ -38,6 +40,9 @@ _CHOICE = re.compile(
     r"\{\{=\(tasks\['([^']+)'\]\.status == 'Succeeded' \? tasks\['\1'\]\.outputs\.parameters\['([^']+)'\] : nil\)"
     r" == '([^']+)'\}\}"
 )
+_ONE_LESS = re.compile(r"\{\{=sprig\.int\(sprig\.sub\(sprig\.int\(inputs\.parameters\['([^']+)'\]\),1\)\)\}\}")
+_NUMBER = re.compile(r"\{\{=asInt\(inputs\.parameters\.(\w+)\)\}\}")
+_LABEL = re.compile(r"\{\.metadata\.labels\.(\w+)\}")
 _OF_A_TASK = re.compile(r"([\w-]+)\.(Succeeded|Failed|Errored|Skipped|Omitted)")
 
 
@@ -115,6 +120,8 @@ class Workflow:
             return Node("Succeeded", {})
         if "container" in template:
             return self._run_container(template, scope)
+        if "resource" in template:
+            return self._run_resource(template, scope)
         raise NotImplementedError(f"{name} needs Argo's agent, which nothing here stands for: {sorted(template)}")
 
     def _run_graph(self, template: Mapping[str, Any], scope: dict[str, str]) -> Node:
@@ -175,6 +182,22 @@ class Workflow:
                 )
         return Node("Failed", {})
 
+    def _run_resource(self, template: Mapping[str, Any], scope: Mapping[str, str]) -> Node:
+        """The JobSet of its manifest, and those that try again; until one says of itself how it has ended."""
+        resource = template["resource"]
+        assert resource["action"] == "create" and resource["successCondition"] == "status.terminalState == Completed"
+        for attempt in range(int(template.get("retryStrategy", {}).get("limit", 0)) + 1):
+            manifest = self._filled(self._filled(resource["manifest"], scope), {"retries": str(attempt)})
+            body = yaml.safe_load(manifest)
+            jobset = self._cluster.answer("POST", f"/apis/{JOBSETS}/v1alpha2/namespaces/{NAMESPACE}/jobsets", {}, body)
+            while not (state := jobset["status"].get("terminalState")):
+                time.sleep(0.2)
+            if state == "Completed":
+                paths = {each["name"]: each["valueFrom"]["jsonPath"] for each in template["outputs"]["parameters"]}
+                labels = jobset["metadata"]["labels"]
+                return Node("Succeeded", {name: labels[_LABEL.fullmatch(path)[1]] for name, path in paths.items()})  # type: ignore[index]
+        return Node("Failed", {})
+
     def _start(self, template: Mapping[str, Any]) -> ArgoPod:
         spec = {
             "containers": [template["container"]], "restartPolicy": "Never",
@@ -211,5 +234,7 @@ class Workflow:
         text = _BASE64.sub(
             lambda found: base64.b64encode(scope[f"{found[1]}.parameters.{found[2]}"].encode()).decode(), text
         )
+        text = _ONE_LESS.sub(lambda found: str(int(scope[f"inputs.parameters.{found[1]}"]) - 1), text)
+        text = _NUMBER.sub(lambda found: str(int(scope[f"inputs.parameters.{found[1]}"])), text)
         assert "{{=" not in text, text[text.index("{{=") :][:200]
         return _PLACE.sub(lambda found: written(scope[found[1]]) if found[1] in scope else found[0], text)

@@ -182,10 +182,11 @@ class Cluster(Argo, Looks):
                 })  # fmt: skip
             jobset["status"]["replicatedJobsStatus"] = counts
             if any(count["failed"] for count in counts):
-                jobset["status"]["conditions"] = [{"type": "Failed", "status": "True"}]
+                jobset["status"] |= {"conditions": [{"type": "Failed", "status": "True"}], "terminalState": "Failed"}
                 self._kill("jobset.sigs.k8s.io/jobset-name", name)
             elif not any(count["active"] for count in counts):
-                jobset["status"]["conditions"] = [{"type": "Completed", "status": "True"}]
+                done = {"conditions": [{"type": "Completed", "status": "True"}], "terminalState": "Completed"}
+                jobset["status"] |= done
 
     def _get_jobsets(self, *, name: str, **_: Any) -> Any:
         return found(self.jobsets, name, "jobsets.jobset.x-k8s.io")

@@ -1,7 +1,9 @@
 """RetrainFlow as Argo Workflows runs it, deployed by `fast-electra deploy`: pods that are processes, data in S3, an
 MLflow server, a webhook."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import boto3
@@ -28,6 +30,9 @@ GIVEN: dict[str, Any] = {
     "auxiliary": f"s3://{BUCKET}/auxiliary", "max_auxiliary_fraction": 2.0, "tasks": "rte", "seeds": 1,
     "finetune_max_examples": 16, "untrained_baseline": False, "waive_gates": "majority,replay",
 }  # fmt: skip
+
+
+OF_A_MAIN_MODEL = GIVEN.keys() - {"min_new_tokens"}
 
 
 class OnArgo(NamedTuple):
@@ -126,6 +131,22 @@ def test_a_first_model_becomes_champion_though_a_machine_is_lost_and_then_nothin
     status, workflow = on_argo.run()
     assert (status, steps_of(workflow)) == ("Succeeded", ["start", "choose", "end"])
     assert told(on_argo)["outcome"]["reason"] == "no file holds text that the champion has not seen"
+
+
+@pytest.mark.long
+def test_two_pods_of_a_jobset_train_one_model(on_argo: OnArgo, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("pair.json").write_text(json.dumps({**{name: GIVEN[name] for name in OF_A_MAIN_MODEL}, "num_nodes": 2}))
+    profile = str(ROOT / "infra" / "profiles" / "kubernetes.json")
+    command = ["deploy", str(ROOT / "flows" / "pretrain_flow.py"), "--to", "argo-workflows"]
+    assert main([*command, "--profile", profile, "--defaults", "pair.json"]) == 0
+    capfd.readouterr()
+    workflow = Workflow(on_argo.cluster, "pretrainflow")
+    assert workflow.run() == "Succeeded"
+    assert "pretrain" not in steps_of(workflow) and steps_of(workflow)[-1] == "end"
+    (jobset,) = on_argo.cluster.jobsets.values()
+    pods = [pod for pod in on_argo.cluster.pods.values() if "jobset.sigs.k8s.io/jobset-name" in pod.labels]
+    assert len(pods) == 2 and jobset["status"]["terminalState"] == "Completed"
+    assert "registered" in workflow.pods[-1].log.read_text()
 
 
 def test_the_webhooks_address_is_in_no_log_and_nothing_that_is_kept(on_argo: OnArgo) -> None:
