@@ -103,16 +103,15 @@ def _record(source: Source) -> dict[str, Any]:
 def _origins(source: Source, record: Mapping[str, Any], makings: _Makings) -> dict[str, str]:
     """The parameters that name models, as they are called in the new registry; what was made first is made first here.
 
-    Of the candidates for the auxiliary only the chosen ones are named: the others have no part in the weights.
+    Of the candidates for the auxiliary only the chosen ones are named, for the others have no part in the weights; all
+    where the version does not say which, as a task model does not: the flow chooses the same ones again.
     """
     tags, found = source.tags, {}
     if record["candidates"]:
-        digests = {_registered(each): each for each in record["candidates"]}
-        chosen = [each for name in tags.get("auxiliary.version", "").split(",") if (each := digests.get(name))]
-        outside = [each for each in record["candidates"] if each["registry"] is None]
-        if not chosen:
-            chosen = [each for each in outside if each["digest"] == tags.get("auxiliary.digest")] or outside
-        found["auxiliary"] = ",".join(_address(each, record, makings) for each in chosen)
+        offered = {(_registered(each) or "not registered", each["address"]): each for each in record["candidates"]}
+        names = (tags.get(f"auxiliary.{name}", "").split(",") for name in ("version", "address"))
+        chosen = [offered[pair] for pair in zip(*names, strict=False) if pair in offered]
+        found["auxiliary"] = ",".join(_address(each, record, makings) for each in chosen or record["candidates"])
     for role, parameter in (("initial_model", "initial_model"), ("teacher", "distill_from"), ("model", "model")):
         if record.get(role):
             found[parameter] = _address(record[role], record, makings)

@@ -253,13 +253,18 @@ def test_without_checks_no_file_is_read(made: Made, capsys: pytest.CaptureFixtur
     assert "nothing was checked" in shown and "file b.txt" in shown
 
 
-def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxiliary_as_it_will_be_called(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def by_auxiliary_flow(made: Made) -> None:
+    """The auxiliary was made by a run of its own."""
     record = {**record_of({**made, "pathspec": "AuxiliaryFlow/11"}, {"corpus": "text"}), "candidates": []}
     parent = tracking.start_parent(made["config"]["tracking_uri"], "tests", name="AuxiliaryFlow/11", tags={}, params={})
     tracking.log_dict(parent, record, LINEAGE_FILE)
     tracking.set_version_tags(AUXILIARY_NAME, "1", {"mlflow.parent_run_id": parent})
+
+
+def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxiliary_as_it_will_be_called(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_auxiliary_flow(made)
     code, shown = lineage(made, capsys, "--reproduce")
     assert code == 0
     first, second = [shlex.split(line) for line in shown.splitlines() if line.startswith("python flows/")]
@@ -271,6 +276,30 @@ def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxilia
     assert second == ["python", "flows/pretrain_flow.py", "run", *given, *ours]
     sha = made["code"]["code.git_sha"].removesuffix("-dirty")
     assert f"git worktree add --detach ../fast-electra-{sha[:10]} {sha}" in shown
+
+
+@pytest.mark.parametrize("name", [MODEL_NAME, f"{MODEL_NAME}-rte"])
+def test_the_reproduction_names_every_member_of_an_ensemble_and_no_other_candidate_of_a_main_model(
+    name: str, made: Made, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task model made along has no tags of the auxiliary: all that were to choose from are named, to choose again."""
+    by_auxiliary_flow(made)
+    outside, unused = ({"address": address, "digest": address, "registry": None} for address in ("hub:x", "unused"))
+    members = [outside, made["candidates"][0]]
+    record = record_of({**made, "candidates": [made["candidates"][0], unused, outside]}, {"ensemble_size": 2})
+    tracking.log_dict(made["mlflow_run_id"], record, LINEAGE_FILE)
+    expected = f"{AUXILIARY},{tmp_path}/unused,hub:x"
+    if name == MODEL_NAME:
+        tags = auxiliary_tags({"digest": "of both", "address": f"hub:x,{AUXILIARY}", "members": members})
+        tracking.set_version_tags(name, "1", tags)
+        expected = f"hub:x,{AUXILIARY}"
+    else:
+        tags = {"mlflow.parent_run_id": made["mlflow_run_id"], **made["code"]}
+        register(made, name, models["ElectraForPreTraining"], tags, "feature-extraction")
+    code, shown = lineage(made, capsys, "--reproduce", address=f"models:/{name}/1")
+    assert code == 0
+    words = next(shlex.split(line) for line in shown.splitlines() if "flows/pretrain_flow.py" in line)
+    assert words[words.index("--auxiliary") + 1] == expected
 
 
 def test_the_reproduction_of_a_later_task_model_is_not_taken_for_the_one_that_pre_training_makes_along(
