@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,8 +32,8 @@ from fast_electra_core.glue import Example, TaskData
 from fast_electra_core.models import build_discriminator, encoder_config
 from fast_electra_core.recipes import FinetuneSettings
 from fast_electra_core.sample_tasks import sample_task
-from fast_electra_core.task_batches import ExampleEncoder, length_batches
-from fast_electra_core.tokenizer import load_tokenizer
+from fast_electra_core.task_batches import EncodedExamples, ExampleEncoder, length_batches
+from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
 from steps.finetune import run
 from steps.store import Store
 from steps.tasks import check_tasks
@@ -104,6 +105,13 @@ def test_batches_of_all_lengths_are_mixed_in_time() -> None:
     batches = length_batches(lengths, batch_size=32, rng=random.Random(0))
     assert sorted(min(batch) for batch in batches) == list(range(0, 320, 32))
     assert [min(batch) for batch in batches] != sorted(min(batch) for batch in batches)
+
+
+def test_examples_that_stand_together_in_the_file_are_drawn_apart() -> None:
+    """Files are often sorted by label; here every length is the same, so that none of the order comes of that."""
+    batches = length_batches([7] * 3200, batch_size=32, rng=random.Random(0))
+    halves = [sum(index < 1600 for index in batch) for batch in batches]
+    assert all(0 < first_half < 32 for first_half in halves)
 
 
 def test_the_encoders_weights_are_really_loaded(encoder: Path) -> None:
@@ -449,6 +457,23 @@ def test_what_was_tokenized_is_read_again_and_nothing_changes(
     assert len(list(tmp_path.iterdir())) == 1
     ExampleEncoder(model, tokenizer, 16, cache=tmp_path)(examples)
     assert len(list(tmp_path.iterdir())) == 2  # another length is another file
+    ExampleEncoder(model, train_tokenizer(iter(["other words"] * 20), vocab_size=300), 64, cache=tmp_path)(examples)
+    assert len(list(tmp_path.iterdir())) == 3  # so is another tokenizer
+    for pair in (("ka", "mora"), ("kamo", "ra")):
+        cached_pair = ExampleEncoder(model, tokenizer, 64, cache=tmp_path)([Example(*pair, 0)])
+        assert cached_pair.columns["input_ids"].tolist() == tokenizer(*pair)["input_ids"]
+
+
+def test_the_shorter_sequence_of_a_batch_is_filled_up_with_the_tokenizers_padding(encoder: Path) -> None:
+    """Which is 1 in a RoBERTa: its positions are told by it."""
+    encode = ExampleEncoder(build_classifier(encoder, num_labels=2, seed=0), load_tokenizer(encoder), 64)
+    encode.tokenizer.pad_token = "[MASK]"
+    starts, ids = np.array([0, 3, 4, 6]), np.arange(11, 17, dtype=np.int32)
+    columns = {"input_ids": ids, "token_type_ids": np.ones(6, np.int32)}
+    batch = encode.batch(EncodedExamples(columns, starts, [0, 0, 0]), [2, 0])
+    assert batch["input_ids"].tolist() == [[15, 16, encode.tokenizer.mask_token_id], [11, 12, 13]]
+    assert batch["token_type_ids"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 def test_what_is_tokenized_in_parts_is_what_is_tokenized_at_once(

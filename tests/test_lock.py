@@ -75,7 +75,10 @@ def test_a_second_run_is_told_who_holds_the_lock_and_gets_it_once_it_is_released
         str(held),
     )
     second.release()  # what is another's stays
-    assert second.acquire() is not None
+    started = time.monotonic()
+    assert second.acquire(wait_seconds=0.2) is not None
+    assert 0.2 <= time.monotonic() - started < lock_module._POLL_SECONDS
+    assert lock_of(f"{root}/of-another", "RetrainFlow/2").acquire() is None
     first.release()
     assert second.acquire() is None
 
@@ -164,6 +167,19 @@ def test_of_two_that_find_the_same_stale_lock_one_takes_it_over(root: str, monke
     assert first.acquire() is None
     held = second.acquire()
     assert held is not None and held.owner == "RetrainFlow/1"
+
+
+def test_what_another_one_has_taken_over_meanwhile_is_not_released(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at whose the lock is and its removal it became another's."""
+    slow, quick = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
+    assert slow.acquire() is None
+    ours, read = slow._place.read(), slow._place.read
+    slow.release()
+    assert quick.acquire() is None
+    answers = iter([lambda: ours])
+    monkeypatch.setattr(slow._place, "read", lambda: next(answers, read)())
+    slow.release()
+    assert lock_of(root, "RetrainFlow/3").acquire() is not None
 
 
 def test_of_five_processes_at_once_one_gets_the_lock_of_a_folder(tmp_path: Path) -> None:

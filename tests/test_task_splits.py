@@ -193,7 +193,7 @@ MSR_ROWS = "1\t10\t11\ta\tb\r\n0\t20\t21\tc\td\r\n1\t30\t31\te\tf\r\n"
 def write_msr(root: Path, ids: str = "dev_ids.tsv") -> None:
     write(root / "MRPC/msr_paraphrase_train.txt", f"{MSR_HEADER}\r\n{MSR_ROWS}")
     write(root / "MRPC/msr_paraphrase_test.txt", f"{MSR_HEADER}\r\n1\t40\t41\tg\th\r\n")
-    write(root / "MRPC" / ids, "20\t21\n")
+    write(root / "MRPC" / ids, "\ufeff20\t21\n")  # with a byte order mark
 
 
 @pytest.mark.parametrize("ids", ["dev_ids.tsv", "mrpc_dev_ids.tsv"])
