@@ -1,0 +1,62 @@
+"""What a retraining makes of plain values: which auxiliary serves, what was tried before, what tasks scored."""
+
+import copy
+from typing import Any
+
+import pytest
+from registry_toys import sheet_of
+
+from fast_electra_core.retraining import RetrainConfig
+from steps import forgetting, promotion, retrain_news, tracking
+from steps.retrain_auxiliary import keep_or_replace
+
+
+def candidate(drift: float, *, kept: bool = False, reason: str = "") -> dict[str, Any]:
+    losses = {"old_masked_loss": 2.0, "masked_loss": 2.0 + drift}
+    return {"drift": drift, "is_kept": kept, "ok": not reason, "reason": reason, **losses}
+
+
+@pytest.mark.parametrize(
+    ("scored", "changes", "ok"),
+    [
+        ([candidate(0.5, kept=True), candidate(0.0)], {}, [True, False]),  # better ones are not needed
+        ([candidate(0.6, kept=True), candidate(0.5), candidate(0.6)], {}, [False, True, False]),
+        ([candidate(0.1, kept=True, reason="too dear"), candidate(0.2)], {}, [False, True]),
+        ([candidate(9.0, kept=True), candidate(0.0)], {"method": "unigram"}, [True, False]),
+        ([candidate(0.1, kept=True), candidate(0.2)], {"ensemble_size": 2, "auxiliary": "a,b"}, [True, True]),
+        ([candidate(0.1, kept=True), candidate(0.6, kept=True), candidate(0.2)],
+         {"ensemble_size": 2, "auxiliary": "a,b"}, [True, False, True]),
+    ],
+)  # fmt: skip
+def test_the_champions_auxiliary_is_kept_if_it_is_whole_may_be_chosen_and_keeps_the_bound(
+    scored: list[dict[str, Any]], changes: dict[str, Any], ok: list[bool]
+) -> None:
+    config = RetrainConfig(max_auxiliary_drift=0.5, **changes)
+    plan = {"old_shard_keys": ["a"], "retrain": config.to_dict()}
+    found = keep_or_replace(plan, copy.deepcopy(scored))
+    assert [each["ok"] for each in found] == ok
+    assert [bool(each["reason"]) for each in found] == [not each for each in ok]
+    assert keep_or_replace({**plan, "old_shard_keys": []}, scored) == scored  # a first model: there is nothing to keep
+
+
+def test_a_run_that_died_before_it_decided_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags: dict[str, dict[str, str]] = {"7": {}, "8": {}}
+    listed = [{"name": "fast-electra", "version": number} for number in tags]
+    monkeypatch.setattr(tracking, "find_versions", lambda *_: listed)
+    info = {f"models:/fast-electra/{number}": {"version": number, "tags": tags[number]} for number in tags}
+    monkeypatch.setattr(tracking, "model_version_info", info.__getitem__)
+    assert retrain_news.earlier_trial("x") is None
+    tags["8"][promotion.REASON_TAG] = "challenger: promote never"
+    found = retrain_news.earlier_trial("x")
+    assert found is not None and found["version"] == "8"
+
+
+@pytest.mark.parametrize(("seeds", "before"), [((0, 1), 0.625), ((0,), None)])
+def test_tasks_before_are_the_champions_means_where_it_was_scored_alike(
+    seeds: tuple[int, ...], before: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {0: 0.5, 1: 0.75}
+    theirs = sheet_of({"rte": {seed: scores[seed] for seed in seeds}})
+    monkeypatch.setattr(promotion, "sheet_of", lambda version: theirs)
+    (row,) = forgetting.tasks({}, sheet_of({"rte": {0: 0.25, 1: 0.5}}))
+    assert row == {"task": "rte", "metric": "accuracy", "before": before, "after": 0.375}
