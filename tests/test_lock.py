@@ -256,15 +256,17 @@ def test_an_answer_of_s3_that_breaks_off_costs_a_warning_and_not_the_lock(
     assert "cannot be read or written: 5 read, but total bytes expected is 200" in caplog.text
 
 
-def test_the_file_says_who_where_and_since_when(tmp_path: Path) -> None:
+def test_the_file_says_who_where_and_since_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = lock_of(str(tmp_path), "RetrainFlow/1")
     assert lock.acquire() is None
     first = json.loads((tmp_path / "locks" / "retrain.json").read_text())
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2099, 1, 1, 0, 0, 0, 3, 1, 0)))
     lock.renew()
     second = json.loads((tmp_path / "locks" / "retrain.json").read_text())
     assert first["owner"] == "RetrainFlow/1" and first["machine"] == os.uname().nodename
     assert first["lifetime_seconds"] == LIFETIME
-    assert first["since"] == second["since"] and first["steady_ns"] < second["steady_ns"]
+    assert first["since"] == second["since"] != second["renewed"] == "2099-01-01 00:00:00 UTC"
+    assert first["steady_ns"] < second["steady_ns"]
 
 
 HOUR = 3600.0

@@ -17,7 +17,7 @@ from steps import retrain_hook, webhook
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setattr(webhook, "PAUSES", (0.01, 0.01, 0.01))
     made = Receiver()
-    monkeypatch.setenv(webhook.WEBHOOK, made.url)
+    monkeypatch.setenv(webhook.WEBHOOK, f"{made.url}\n")  # as a Secret out of a file has it
     yield made
     made.close()
 
@@ -70,11 +70,15 @@ def test_without_metadata_the_end_is_told_without_details(receiver: Receiver, mo
     ],
 )
 def test_only_what_may_pass_is_tried_again_and_not_for_ever(
-    receiver: Receiver, statuses: list[int], attempts: int, words: str
+    receiver: Receiver, statuses: list[int], attempts: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(webhook, "PAUSES", (0.01, 0.02, 0.04))
+    pauses: list[float] = []
+    monkeypatch.setattr(webhook.time, "sleep", pauses.append)
     receiver.statuses = statuses
     assert webhook.post(receiver.url, {}) == words
     assert len(receiver.got) == attempts
+    assert pauses == [0.01, 0.02, 0.04][: attempts - 1]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -115,18 +119,25 @@ def test_without_a_url_nothing_is_sent_and_nothing_said(
     assert receiver.got == [] and capsys.readouterr().out == ""
 
 
-def test_an_answer_that_is_not_http_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("said", "what"), [(b"220 mail.example ESMTP\r\n", "BadStatusLine"), (b"", "TimeoutError")])
+def test_an_answer_that_is_not_http_or_does_not_come_is_no_answer(
+    said: bytes, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(webhook, "PAUSES", ())
+    monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
-                connection.sendall(b"220 mail.example ESMTP\r\n")
+                connection.sendall(said)
+                has_ended.wait(5)
 
+        has_ended = threading.Event()
         thread = threading.Thread(target=answer)
         thread.start()
-        said = webhook.post(f"http://127.0.0.1:{server.getsockname()[1]}/T0KEN", {})
+        words = webhook.post(f"http://127.0.0.1:{server.getsockname()[1]}/T0KEN", {})
+        has_ended.set()
         thread.join()
-    assert said == "not told: no answer (BadStatusLine), after 1 attempt"
+    assert words == f"not told: no answer ({what}), after 1 attempt"
