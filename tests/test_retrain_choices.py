@@ -1,14 +1,17 @@
-"""What a retraining makes of plain values: which auxiliary serves, what was tried before, what tasks scored."""
+"""What a retraining makes of plain values: which auxiliary serves, what was tried, what tasks scored, the lock."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from registry_toys import sheet_of
 
 from fast_electra_core.retraining import RetrainConfig
-from steps import forgetting, promotion, retrain_news, tracking
+from steps import forgetting, promotion, retrain, retrain_news, tracking
+from steps.lock import Lock
 from steps.retrain_auxiliary import keep_or_replace
+from steps.store import Store
 
 
 def candidate(drift: float, *, kept: bool = False, reason: str = "") -> dict[str, Any]:
@@ -60,3 +63,19 @@ def test_tasks_before_are_the_champions_means_where_it_was_scored_alike(
     monkeypatch.setattr(promotion, "sheet_of", lambda version: theirs)
     (row,) = forgetting.tasks({}, sheet_of({"rte": {0: 0.25, 1: 0.5}}))
     assert row == {"task": "rte", "metric": "accuracy", "before": before, "after": 0.375}
+
+
+def test_a_lock_lives_for_its_minutes_and_is_waited_for_as_long_as_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RetrainConfig(store=str(tmp_path / "store"), lock_minutes=0.05, wait_for_lock_seconds=0.5)
+    lock = retrain._lock_of(config, owner="RetrainFlow/1")
+    assert (lock.lifetime_seconds, lock.owner) == (3.0, "RetrainFlow/1")
+    assert Lock(Store(config.store), retrain.LOCK_NAME, owner="another/run", lifetime_seconds=0.2).acquire() is None
+    monkeypatch.setattr(retrain, "resolve_retrain", lambda given: config)
+    monkeypatch.setattr(tracking, "check_server", lambda *_: None)
+    monkeypatch.setattr(retrain, "_plan", lambda *_, **__: {"way": "scratch"})
+    monkeypatch.setattr(retrain, "_begun", lambda plan, given: plan)
+    assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="1") == {"way": "scratch"}
+    held = Lock(Store(config.store), retrain.LOCK_NAME, owner="RetrainFlow/2", lifetime_seconds=1.0).acquire()
+    assert held is not None and held.owner == "RetrainFlow/1"
