@@ -138,7 +138,7 @@ def _address(model: Mapping[str, Any], record: Mapping[str, Any], makings: _Maki
 def _value(name: str, value: Any, record: Mapping[str, Any]) -> str:
     if name == "corpus":
         return str(record["corpus"]["address"])
-    if name in _PATHS:
+    if name in _PATHS and value:
         return ",".join(absolute(each.strip(), record["folder"]) for each in str(value).split(","))
     return str(value)
 

@@ -30,7 +30,7 @@ from steps.trace import auxiliary_tags, lineage_tags
 from steps.tracking import connection
 
 CHAMPION, AUXILIARY = f"models:/{MODEL_NAME}/1", f"models:/{AUXILIARY_NAME}/1"
-GIVEN = {"corpus": "text", "num_steps": 7, "tasks": "rte", "preset": "tiny", "batch_size": None}
+GIVEN = {"corpus": "text", "num_steps": 7, "tasks": "rte", "preset": "tiny", "batch_size": None, "distill_from": ""}
 Made = dict[str, Any]
 
 
@@ -272,7 +272,8 @@ def test_the_reproduction_names_what_was_given_by_absolute_paths_and_the_auxilia
     ours += ["--experiment", "reproduced"]
     text = ["--corpus", f"{tmp_path}/text"]
     assert first == ["python", "flows/auxiliary_flow.py", "run", *text, *ours]
-    given = [*text, "--num_steps", "7", "--tasks", "rte", "--preset", "tiny", "--auxiliary", AUXILIARY]
+    short = ["--num_steps", "7", "--tasks", "rte", "--preset", "tiny"]
+    given = [*text, *short, "--distill_from", "", "--auxiliary", AUXILIARY]
     assert second == ["python", "flows/pretrain_flow.py", "run", *given, *ours]
     sha = made["code"]["code.git_sha"].removesuffix("-dirty")
     assert f"git worktree add --detach ../fast-electra-{sha[:10]} {sha}" in shown
@@ -326,6 +327,7 @@ def test_the_reproduction_of_a_later_task_model_is_not_taken_for_the_one_that_pr
 def test_a_commit_that_is_none_is_written_into_no_script(
     sha: str, made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    by_auxiliary_flow(made)
     tracking.set_version_tags(MODEL_NAME, "1", {"code.git_sha": sha})
     assert main(["lineage", CHAMPION, "--reproduce", "--tracking_uri", made["config"]["tracking_uri"]]) == 2
     refusal = capsys.readouterr().err
