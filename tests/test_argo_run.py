@@ -1,6 +1,7 @@
 """RetrainFlow as Argo Workflows runs it, deployed by `fast-electra deploy`: pods that are processes, data in S3, an
 MLflow server, a webhook."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,15 @@ class OnArgo(NamedTuple):
         return workflow.run(), workflow
 
 
+@contextlib.contextmanager
+def started(server: MlflowServer) -> Iterator[None]:
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="module")
 def on_argo(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnArgo]:
     folder = tmp_path_factory.mktemp("argo")
@@ -59,8 +69,10 @@ def on_argo(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "packages").mkdir()
     (folder / "packages" / "sitecustomize.py").write_text(REDIRECT)
     server, webhook = MlflowServer(folder), Receiver()
-    server.start()
     with (
+        contextlib.closing(s3),
+        contextlib.closing(webhook),
+        started(server),
         pytest.MonkeyPatch.context() as patch,
         ready_cluster(folder, patch, s3=s3_endpoint, mlflow=server.uri) as cluster,
     ):
@@ -75,9 +87,6 @@ def on_argo(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         command = ["deploy", str(ROOT / "flows" / "retrain_flow.py"), "--to", "argo-workflows"]
         assert main([*command, "--profile", profile, "--defaults", "weekly.json"]) == 0
         yield OnArgo(cluster, s3, server, webhook)
-    server.stop()
-    webhook.close()
-    s3.close()
 
 
 def steps_of(workflow: Workflow) -> list[str]:
