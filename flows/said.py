@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from metaflow.exception import MetaflowException
 
 from fast_electra_core.errors import ConfigError
+from steps.console import for_metaflow
 
 
 @contextlib.contextmanager
@@ -14,5 +15,4 @@ def said_by_metaflow() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        # Of an asterisk, which stands in every cron, Metaflow makes bold type: it would be missing.
-        raise MetaflowException(str(error).replace("*", "\N{ASTERISK OPERATOR}")) from error
+        raise MetaflowException(for_metaflow(str(error))) from error

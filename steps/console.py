@@ -18,7 +18,7 @@ from typing import Self, TextIO
 
 from tqdm import tqdm
 
-from fast_electra_core.errors import FastElectraError
+from fast_electra_core.errors import FastElectraError, Interrupted
 
 LINE_EVERY_SECONDS = 30.0
 _logger = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ def _open_terminal() -> TextIO | None:
 
 @contextlib.contextmanager
 def console() -> Iterator[None]:
-    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError shows its message alone."""
+    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError, and a training that was asked to
+    stop, show their message alone."""
     # Other libraries' bars would be one line of noise each: Metaflow captures output line by line.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -112,7 +113,17 @@ def console() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
-    except FastElectraError:
+    except (FastElectraError, Interrupted) as error:
         # The message says what is wrong and what to do; where in our code it was noticed helps nobody.
         sys.tracebacklimit = 0
-        raise
+        error.args = (for_metaflow(str(error)),)
+        cause = error.__cause__
+        while isinstance(cause, FastElectraError):  # whose words are in those of the one that wraps it
+            cause = cause.__cause__
+        raise error from cause
+
+
+def for_metaflow(text: str) -> str:
+    """Text that Metaflow shows as it is meant: of an asterisk, which stands in every cron and glob, it makes bold type, so
+    that it would be missing."""
+    return text.replace("*", "\N{ASTERISK OPERATOR}")

@@ -104,7 +104,8 @@ def test_there_may_be_no_terminal(tmp_path: Path) -> None:
 
 def in_a_step(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     code = (
-        "import logging\nfrom steps.console import console\nfrom fast_electra_core.errors import DataError\n"
+        "import logging\nfrom steps.console import console\n"
+        "from fast_electra_core.errors import ConfigError, DataError, Interrupted\n"
         f"def work():\n    {body}\nwith console():\n    work()\n"
     )
     (tmp_path / "program.py").write_text(code)
@@ -117,6 +118,37 @@ def test_an_error_of_the_users_shows_its_message_alone(tmp_path: Path) -> None:
     done = in_a_step("raise DataError('the corpus is empty')", tmp_path)
     assert done.returncode == 1
     assert done.stderr == "fast_electra_core.errors.DataError: the corpus is empty\n"
+
+
+def test_asterisks_of_a_message_are_there_when_metaflow_has_made_bold_type_of_what_stands_between(
+    tmp_path: Path,
+) -> None:
+    done = in_a_step("raise DataError('no file matches **/*.txt')", tmp_path)
+    shown = "".join(done.stderr.split("*"))  # what Metaflow's echo does with a line
+    assert shown == "fast_electra_core.errors.DataError: no file matches ∗∗/∗.txt\n"
+
+
+def test_an_error_that_repeats_another_of_ours_is_shown_once_and_with_what_is_behind_both(tmp_path: Path) -> None:
+    body = """
+    try:
+        try:
+            open('/no/such')
+        except OSError as error:
+            raise ConfigError('no layers') from error
+    except ConfigError as error:
+        raise ConfigError(f'arm a: {error}') from error
+"""
+    shown = in_a_step(body, tmp_path).stderr.splitlines()
+    assert [line for line in shown if "Error" in line] == [
+        "FileNotFoundError: [Errno 2] No such file or directory: '/no/such'",
+        "fast_electra_core.errors.ConfigError: arm a: no layers",
+    ]
+
+
+def test_a_training_that_was_asked_to_stop_says_so_in_one_line(tmp_path: Path) -> None:
+    done = in_a_step("raise Interrupted('stopped after step 7')", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "fast_electra_core.errors.Interrupted: stopped after step 7\n"
 
 
 def test_an_error_of_ours_keeps_its_stack(tmp_path: Path) -> None:
