@@ -104,8 +104,8 @@ def _open_terminal() -> TextIO | None:
 
 @contextlib.contextmanager
 def console() -> Iterator[None]:
-    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError, and a training that was asked to
-    stop, show their message alone."""
+    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError shows its message alone, and so
+    does a training that was asked to stop."""
     # Other libraries' bars would be one line of noise each: Metaflow captures output line by line.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -124,6 +124,6 @@ def console() -> Iterator[None]:
 
 
 def for_metaflow(text: str) -> str:
-    """Text that Metaflow shows as it is meant: of an asterisk, which stands in every cron and glob, it makes bold type, so
-    that it would be missing."""
+    """Text for Metaflow to show: of asterisks, which stand in every cron and glob, it makes bold type, and they are
+    missing."""
     return text.replace("*", "\N{ASTERISK OPERATOR}")

@@ -12,8 +12,8 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from fast_electra_core.errors import DataError
@@ -32,29 +32,33 @@ STORE_SCHEME = "store://"
 _PYDOCS_FORMAT = 1  # raise it when fast_electra_core.pydocs changes what it writes
 
 
-def resolve_corpus(corpus: str, *, store: Store, text_field: str, shard_megabytes: float) -> Corpus:
+def resolve_corpus(
+    corpus: str, *, store: Store, text_field: str, shard_megabytes: float, artifacts: Path | None = None
+) -> Corpus:
     """List, digest and cut the text at an address. `pydocs` and `hub:` texts are put into the store once.
 
     The address of a file, folder or glob becomes absolute, so that lineage can be followed from any folder.
+    artifacts: MLflow's folder on this machine, which no more than the store is to be taken for text.
 
     Raises:
-        DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach; the store lies in it.
+        DataError: nothing there, no file of a known kind, no bytes; bucket or hub out of reach; the store in it.
     """
     shard_bytes = max(1, int(shard_megabytes * 1e6))
     if corpus == "pydocs":
         found = _pydocs_files(store)
     elif corpus.startswith("hub:"):
         found = _hub_files(corpus, store=store, text_field=text_field, shard_bytes=shard_bytes)
-    elif _holds(corpus, store):
-        raise DataError(
-            f"corpus {corpus!r} holds the store {store.root!r}, whose files would be taken for text. Give the folder "
-            "or prefix of the text alone, or another --store"
-        )
     elif corpus.startswith("s3://"):
         found = list_objects(corpus)
+        if store.is_s3:
+            _check_apart(corpus, [file.path for file in found], {"store": store.root})
     else:
-        found = _local_files(corpus)
+        root, paths = _local_paths(corpus)
         corpus = str(Path(corpus).expanduser().resolve())
+        ours = {"store": store.folder, "folder of MLflow's artifacts": artifacts}
+        places = {name: str(folder.resolve()) for name, folder in ours.items() if folder}
+        _check_apart(corpus, [str(path) for path in paths], places)
+        found = [_local_file(path, root=root) for path in paths]
     return corpus_of(corpus, found, shard_bytes=shard_bytes)
 
 
@@ -67,8 +71,11 @@ def list_files(address: str, *, kept_at: str | None, open_store: Callable[[], St
     """
     if kept_at is not None:
         found = _stored_files(open_store(), kept_at.removeprefix(STORE_SCHEME).rpartition("/")[0])
+    elif address.startswith("s3://"):
+        found = list_objects(address)
     else:
-        found = list_objects(address) if address.startswith("s3://") else _local_files(address)
+        root, paths = _local_paths(address)
+        found = [_local_file(path, root=root) for path in paths]
     return {file.name: file.digest for file in found if kind_of(file.name) and file.num_bytes}
 
 
@@ -110,32 +117,44 @@ def hub_candidates(address: str) -> list[tuple[str, str | None]]:
     return [("/".join(parts[:2]), parts[2])]
 
 
-def _holds(corpus: str, store: Store) -> bool:
-    """Whether a folder or prefix is one of text and of what runs leave in the store."""
-    if store.is_s3:
-        return f"{store.root}/".startswith(f"{corpus.rstrip('/')}/")
-    root, folder = Path(corpus).expanduser().resolve(), store.folder.resolve()
-    return folder.is_relative_to(root) and not is_hidden(folder.relative_to(root))
+def _check_apart(corpus: str, paths: Sequence[str], ours: Mapping[str, str]) -> None:
+    """What runs leave behind is not among the text, unless a place inside of theirs was named.
+
+    Raises:
+        DataError: a folder or prefix holds one of `ours`, {what it is: where}, or a pattern reaches into it.
+    """
+    folder = f"{corpus.rstrip('/')}/"
+    for what, place in ours.items():
+        inside = f"{place}/"
+        if folder.startswith(inside) and folder != inside:
+            continue
+        is_below = inside.startswith(folder) and not is_hidden(PurePath(inside.removeprefix(folder)))
+        if is_below or any(path.startswith(inside) for path in paths):
+            raise DataError(
+                f"corpus {corpus!r} holds the {what} {place!r}, whose files would be taken for text. Give the folder, "
+                "prefix or pattern of the text alone"
+            )
 
 
-def _local_files(corpus: str) -> list[TextFile]:
+def _local_paths(corpus: str) -> tuple[Path, list[Path]]:
+    """The files at an address, and the folder below which they have their names."""
     path = Path(corpus).expanduser().absolute()
     if path.is_file():
-        return [_local_file(path, root=path.parent)]
+        return path.parent, [path]
     if path.is_dir():
-        shown = [entry for entry in _files_below(path) if not is_hidden(entry.relative_to(path)) and entry.is_file()]
-        if not shown:
-            raise DataError(f"corpus folder {corpus!r} holds no files; known are {KNOWN_SUFFIXES}")
-        return [_local_file(entry, root=path) for entry in shown]
-    if glob.has_magic(corpus):
+        root = path.resolve()
+        paths, problem = _files_below(root), f"folder {corpus!r} holds no files; known are {KNOWN_SUFFIXES}"
+    elif glob.has_magic(corpus):
         depth = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
-        root = Path(*path.parts[:depth])
-        paths = list(root.glob("/".join(path.parts[depth:])))
-        shown = [entry for entry in paths if not is_hidden(entry.relative_to(root)) and entry.is_file()]
-        if not shown:
-            raise DataError(f"corpus pattern {corpus!r} matches no file; `**` stands for folders of any depth")
-        return [_local_file(entry, root=root) for entry in shown]
-    raise _missing(corpus, path)
+        root = Path(*path.parts[:depth]).resolve()
+        paths = root.glob("/".join(path.parts[depth:]))
+        problem = f"pattern {corpus!r} matches no file; `**` stands for folders of any depth"
+    else:
+        raise _missing(corpus, path)
+    shown = [entry for entry in paths if not is_hidden(entry.relative_to(root)) and entry.is_file()]
+    if not shown:
+        raise DataError(f"corpus {problem}")
+    return root, shown
 
 
 def _files_below(root: Path) -> Iterator[Path]:

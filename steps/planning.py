@@ -145,13 +145,27 @@ def begin_evaluate(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain
     return plan
 
 
-def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
+def find_corpus(config: TrainingConfig, store: Store) -> "Corpus":
+    """What lies at the config's corpus now.
+
+    Raises:
+        DataError: as resolve_corpus.
+    """
     from steps.corpus import resolve_corpus
+
+    return resolve_corpus(
+        config.corpus,
+        store=store,
+        text_field=config.text_field,
+        shard_megabytes=config.shard_megabytes,
+        artifacts=tracking.artifacts_folder(config.tracking_uri),
+    )
+
+
+def _readable_corpus(config: TrainingConfig, store: Store) -> "Corpus":
     from steps.text_check import check_text
 
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = find_corpus(config, store)
     if corpus.num_ignored:
         _logger.warning(
             "%d of the files in %s are left out: empty, or of a kind that is not known; known are %s",

@@ -13,7 +13,7 @@ from fast_electra_core.errors import FastElectraError, LockError, StoreError, Tr
 from steps import tracking
 from steps.config import resolve_retrain
 from steps.lock import Lock
-from steps.planning import open_run, open_training_run, plan_of, training_plan
+from steps.planning import find_corpus, open_run, open_training_run, plan_of, training_plan
 from steps.store import Store
 from steps.trace import Plain, attempt, connect, finish
 
@@ -94,14 +94,11 @@ def _lock_of(config: "RetrainConfig", *, owner: str) -> Lock:
 
 def _plan(config: "RetrainConfig", *, flow: str, run_id: str) -> Plain:
     from steps import retrain_auxiliary, retrain_news
-    from steps.corpus import resolve_corpus
     from steps.text_check import check_text
 
     store = Store(config.store)
     champion = retrain_news.find_champion(store)
-    corpus = resolve_corpus(
-        config.corpus, store=store, text_field=config.text_field, shard_megabytes=config.shard_megabytes
-    )
+    corpus = find_corpus(config, store)
     changes = retrain_news.changes_of(corpus, champion)
     found = {"changes": retrain_news.names_of(changes), "champion": _described(champion)}
     if not changes.unseen:

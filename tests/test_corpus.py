@@ -57,6 +57,41 @@ def test_a_folder_that_holds_the_store_is_refused_unless_the_store_is_hidden_the
     assert resolve(folder / "deep", Store(str(folder / "deeper"))).num_files == 2
 
 
+def test_a_folder_that_holds_the_artifacts_of_mlflow_is_refused(folder: Path, store: Store) -> None:
+    def resolved(corpus: Path) -> Corpus:
+        artifacts = folder / "deep" / "mlartifacts"
+        return resolve_corpus(str(corpus), store=store, text_field="text", shard_megabytes=1.0, artifacts=artifacts)
+
+    expected = (
+        f"corpus '{folder}' holds the folder of MLflow's artifacts '{folder}/deep/mlartifacts', whose files would"
+    )
+    with pytest.raises(DataError, match=re.escape(expected)):
+        resolved(folder)
+    assert resolved(folder / "a.txt").num_files == 1
+    assert resolved(folder / "deep" / "er").num_files == 1
+
+
+def test_a_pattern_is_refused_where_it_finds_what_is_in_the_store_and_not_where_it_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    store = Store(str(folder / "deep" / "store"))
+    assert resolve("**/*.txt", store).num_files == 1
+    (store.folder / "corpora" / "kept").mkdir(parents=True)
+    (store.folder / "corpora" / "kept" / "k.txt").write_text("kept\n")
+    with pytest.raises(DataError, match=re.escape(f"{folder}/**/*.txt' holds the store '{folder}/deep/store'")):
+        resolve("**/*.txt", store)
+    assert resolve("*.txt", store).num_files == 1
+    assert resolve("deep/er/*.gz", store).num_files == 1
+
+
+def test_text_that_was_put_into_the_store_may_be_named(store: Store) -> None:
+    (store.folder / "texts").mkdir()
+    (store.folder / "texts" / "t.txt").write_text("there\n")
+    for address in ("texts", "texts/t.txt", "texts/*.txt"):
+        assert resolve(store.folder / address, store).num_files == 1
+
+
 def test_links_to_folders_are_followed_and_no_folder_is_read_twice(folder: Path, store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "d.txt").write_text("delta\n")

@@ -161,14 +161,17 @@ def test_an_s3_object_a_whole_bucket_and_a_partial_name_are_addresses(s3: Any, s
     assert [resolve(name, store).num_files for name in names] == [1, 2, 3, 2]
 
 
-@pytest.mark.parametrize("corpus", ["s3://bucket", "s3://bucket/", "s3://bucket/my", "s3://bucket/my/store"])
+@pytest.mark.parametrize(
+    "corpus", ["s3://bucket", "s3://bucket/", "s3://bucket/my", "s3://bucket/my/store", "s3://bucket/my/sto"]
+)
 def test_a_prefix_that_holds_the_store_is_refused(corpus: str, s3: Any) -> None:
     for key in ("my/text/a.txt", "my/store2/b.txt"):
         s3.put_object(Bucket="bucket", Key=key, Body=b"text\n")
+    s3.put_object(Bucket="bucket", Key="my/store/runs/curve.jsonl", Body=b"{}\n")
     mine = Store("s3://bucket/my/store")
     with pytest.raises(DataError, match=f"corpus '{corpus}' holds the store 's3://bucket/my/store', whose files would"):
         resolve(corpus, mine)
-    for beside in ("s3://bucket/my/text", "s3://bucket/my/store2"):
+    for beside in ("s3://bucket/my/text", "s3://bucket/my/store2", "s3://bucket/my/store/runs"):
         assert resolve(beside, mine).num_files == 1
 
 

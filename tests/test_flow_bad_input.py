@@ -124,6 +124,11 @@ def test_a_corpus_without_text_is_refused(
         place.begin_pretrain(corpus=str(tmp_path / name))
 
 
+def test_the_folder_in_which_mlflow_keeps_its_artifacts_is_no_corpus(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"holds the folder of MLflow's artifacts '{place.folder}/mlartifacts'"):
+        place.begin_auxiliary(corpus=".", store=str(tmp_path))
+
+
 def test_a_tokenizer_is_not_trained_on_bytes_that_are_not_utf8(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"kara moden\n\nkara \xff moden")

@@ -6,7 +6,7 @@ resumed step does again leaves one run, one value per metric and step, and one m
 """
 
 from steps.tracking.champions import CHAMPION, Throne, claim, throne
-from steps.tracking.connection import connect, connected_uri
+from steps.tracking.connection import artifacts_folder, connect, connected_uri
 from steps.tracking.metrics import MetricsLogger, log_metrics
 from steps.tracking.model_files import files_digest
 from steps.tracking.registry import (
@@ -50,6 +50,7 @@ __all__ = [
     "Throne",
     "aliases",
     "amend_texts",
+    "artifacts_folder",
     "check_server",
     "child_run",
     "claim",

@@ -208,6 +208,16 @@ def absolute_uri(tracking_uri: str) -> str:
     return tracking_uri.rstrip("/")
 
 
+def artifacts_folder(tracking_uri: str) -> Path | None:
+    """Where MLflow's artifacts lie on this machine: beside an SQLite file; None of a server, which has its own place.
+
+    Raises:
+        TrackingError: as absolute_uri.
+    """
+    uri = absolute_uri(tracking_uri)
+    return sqlite_path(uri).parent / "mlartifacts" if uri.startswith("sqlite:") else None
+
+
 def sqlite_path(uri: str) -> Path:
     """The file that an SQLite URI names.
 

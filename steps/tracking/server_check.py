@@ -13,6 +13,7 @@ from pathlib import Path
 from fast_electra_core.errors import TrackingError
 from steps.tracking.connection import (
     absolute_uri,
+    artifacts_folder,
     ask,
     connect,
     connected_uri,
@@ -36,15 +37,15 @@ def check_server(tracking_uri: str, experiment: str) -> None:
         TrackingError: within seconds, when any of that is not so.
     """
     uri = absolute_uri(tracking_uri)
-    location: str | None = None
-    if uri.startswith("sqlite:"):
-        location = _check_sqlite(sqlite_path(uri))
+    artifacts = artifacts_folder(uri)
+    if artifacts:
+        _check_sqlite(sqlite_path(uri), artifacts)
     elif not uri.startswith("http"):
         _check_socket(uri)
-    lock = _lock_beside(sqlite_path(uri)) if location else contextlib.nullcontext()
+    lock = _lock_beside(sqlite_path(uri)) if artifacts else contextlib.nullcontext()
     connect(uri)  # outside of the limits: it sets those that hold from here on
     with _without_patience(), lock:
-        _create_experiment(experiment, location)
+        _create_experiment(experiment, str(artifacts) if artifacts else None)
         if uri.startswith("http"):
             _check_release(uri)
 
@@ -99,9 +100,8 @@ def _check_answer() -> None:
         ) from error
 
 
-def _check_sqlite(path: Path) -> str:
-    """The database file can be written to; returns the folder for artifacts beside it, made if missing."""
-    artifacts = path.parent / "mlartifacts"
+def _check_sqlite(path: Path, artifacts: Path) -> None:
+    """The database file can be written to; the folder for artifacts is made if missing."""
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
@@ -112,7 +112,6 @@ def _check_sqlite(path: Path) -> str:
             f"cannot write to the MLflow database {path} ({error}); choose another file: "
             "--tracking_uri sqlite:////FOLDER/mlflow.db"
         ) from error
-    return str(artifacts)
 
 
 @contextlib.contextmanager
