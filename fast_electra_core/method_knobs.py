@@ -12,6 +12,7 @@ _FROZEN = ("fast_electra",)
 _APART = ("electra_decoupled", "electra_gdes")
 _WITH_A_MASKED_LM = tuple(method for method in METHODS if method not in MODEL_FREE)
 _DETECTING = tuple(method for method in METHODS if method != "mlm")
+_WITH_A_GENERATOR = tuple(method for method in _WITH_A_MASKED_LM if method in _DETECTING)
 _READERS: Mapping[str, tuple[str, ...]] = {
     "schedule": _FROZEN,
     "temperature_start": _FROZEN,
@@ -24,7 +25,7 @@ _READERS: Mapping[str, tuple[str, ...]] = {
     "ensemble_size": _FROZEN,
     "soft_target_share": _FROZEN,
     "consistency_weight": FIXED,
-    "max_auxiliary_fraction": _WITH_A_MASKED_LM,
+    "max_auxiliary_fraction": _WITH_A_GENERATOR,
     "keep_fraction": _WITH_A_MASKED_LM,
     "rtd_weight": _DETECTING,
     "initial_model": _DETECTING,

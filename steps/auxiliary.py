@@ -16,7 +16,7 @@ from fast_electra_core.documents import check_attention
 from fast_electra_core.electra import check_shared_embeddings
 from fast_electra_core.errors import AuxiliaryError, ConfigError, DataError
 from fast_electra_core.evaluation import score_masked_lm, unigram_counts
-from fast_electra_core.method_knobs import MODEL_FREE
+from fast_electra_core.method_knobs import is_read
 from fast_electra_core.model_cost import forward_flops_per_token
 from fast_electra_core.models import (
     MASKED_LM_HEADS,
@@ -61,7 +61,7 @@ def fetch_candidates(config: PretrainConfig, store: Store) -> list[dict[str, Any
 def _check_prices(config: PretrainConfig, candidates: Sequence[Mapping[str, Any]]) -> None:
     """Some of them, ensemble_size together, may be chosen."""
     least = sum(sorted(candidate["flops_fraction"] for candidate in candidates)[: config.ensemble_size])
-    if least <= config.max_auxiliary_fraction or config.method in MODEL_FREE:
+    if least <= config.max_auxiliary_fraction or not is_read("max_auxiliary_fraction", config.method):
         return
     prices = "; ".join(f"{candidate['address']}: {candidate['flops_fraction']:.2f}" for candidate in candidates)
     together = f", {config.ensemble_size} of them together" if config.ensemble_size > 1 else ""
@@ -75,8 +75,8 @@ def _check_prices(config: PretrainConfig, candidates: Sequence[Mapping[str, Any]
 def too_dear(candidate: Mapping[str, Any], config: PretrainConfig) -> str:
     """Why its price rules the candidate out; empty where it does not."""
     fraction = candidate["flops_fraction"]
-    if fraction <= config.max_auxiliary_fraction or config.method in MODEL_FREE:  # there it has no work
-        return ""
+    if fraction <= config.max_auxiliary_fraction or not is_read("max_auxiliary_fraction", config.method):
+        return ""  # there it has no work
     return (
         f"too dear: {fraction:.2f} of the main model's forward FLOPs, at most {config.max_auxiliary_fraction:g} "
         "(max_auxiliary_fraction)"

@@ -68,6 +68,8 @@ def resolve_compare(given: Mapping[str, Any]) -> CompareConfig:
         raise ConfigError("method has no effect where every arm names its own. Leave --method out")
     methods = dict.fromkeys(config.of_arm(arm).method for arm in arms)
     for name, value in given.items():
+        if name == "max_auxiliary_fraction":  # one auxiliary is chosen for all arms, whatever their methods
+            continue
         if value is not None and not any(is_read(name, method) for method in methods):
             raise ConfigError(
                 f"{name} has no effect with the methods of the arms: {', '.join(methods)}. Leave --{name} out"

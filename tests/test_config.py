@@ -353,6 +353,7 @@ def test_masked_language_modelling_has_nothing_to_corrupt_ahead() -> None:
         ("temperature_end", 1.0, {"fast_electra"}),
         ("rtd_weight", 50.0, {*FIXED, "electra", "electra_decoupled", "electra_gdes"}),
         ("generator_learning_rate", 1e-4, {"electra_decoupled", "electra_gdes"}),
+        ("max_auxiliary_fraction", 0.5, {"fast_electra", "electra", "electra_decoupled", "electra_gdes"}),
     ],
 )
 def test_a_knob_that_the_method_does_not_read_is_refused_with_both_names(
@@ -578,6 +579,11 @@ def test_a_comparison_beside_arms_of_ones_own_is_refused_as_nothing_of_it_would_
         ConfigError, match="comparison has no effect beside arms, which stand in place of all arms of 'st"
     ):
         resolve_compare({"arms": "electra; mlm", "comparison": "stability"})
+
+
+def test_a_comparison_has_one_auxiliary_which_may_be_given_its_price_whatever_the_arms_are() -> None:
+    config = resolve_compare({"arms": "uniform; bigram", "max_auxiliary_fraction": 2.0})
+    assert config.max_auxiliary_fraction == 2.0
 
 
 def test_a_comparison_refuses_what_no_arm_reads() -> None:

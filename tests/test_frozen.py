@@ -14,6 +14,7 @@ from toys import electra_config
 from transformers import ElectraForMaskedLM
 
 from fast_electra_core.batches import make_batch
+from fast_electra_core.config import PretrainConfig
 from fast_electra_core.curriculum import Smoothing
 from fast_electra_core.data import TokenDataset
 from fast_electra_core.errors import AuxiliaryError, ConfigError
@@ -202,9 +203,10 @@ def test_a_truncation_to_the_whole_vocabulary_is_refused_in_start(place: Place) 
         fetch_candidates(place.configured(top_k=size), place.store)
 
 
-@pytest.mark.parametrize("method", ["uniform", "unigram", "bigram"])
+@pytest.mark.parametrize("method", ["uniform", "unigram", "bigram", "mlm"])
 def test_an_auxiliary_that_has_no_work_is_never_too_dear(method: str, place: Place) -> None:
     config = place.configured(method=method).to_dict() | {"max_auxiliary_fraction": 1e-9}
+    assert fetch_candidates(PretrainConfig(**config), place.store)
     scored = score_candidate(place.candidates[0], config, shard_keys=place.shard_keys, store=place.store)
     assert scored["ok"]
     config["method"] = "fast_electra"
