@@ -205,7 +205,7 @@ def _contend(version: Plain, rule: Rule) -> str:
         seen = tracking.throne(name)
         if seen.champion == number:
             before = version["tags"].get(REASON_TAG, "")
-            return before if before.startswith(f"{tracking.CHAMPION}") else f"{tracking.CHAMPION}: it is already"
+            return before if before.startswith(tracking.CHAMPION) else f"{tracking.CHAMPION}: it is already"
         if seen.champion is None:
             wins, why = True, "there was none"
         else:

@@ -30,13 +30,16 @@ def summarise(manifests: Sequence[dict[str, Any]], config: dict[str, Any]) -> di
         )
     if text["num_sequences"] < config["batch_size"]:
         raise DataError(
-            f"the corpus holds {text['num_train_tokens']:,} tokens for training, which is {text['num_sequences']} "
-            f"sequences of {config['sequence_length']}: smaller than one batch of {config['batch_size']}. Give more "
+            f"the corpus holds {text['num_train_tokens']:,} tokens for training (held out: "
+            f"{text['num_heldout_tokens']:,}), which is {text['num_sequences']} sequences of "
+            f"{config['sequence_length']}: smaller than one batch of {config['batch_size']}. Give more "
             "text, or a smaller --batch_size or --sequence_length"
         )
     if text["num_heldout_tokens"] < body:
         raise DataError(
             f"only {text['num_heldout_tokens']} tokens are held out (heldout_fraction {config['heldout_fraction']}), "
-            f"less than one sequence of {config['sequence_length']}. Raise --heldout_fraction or give more text"
+            f"less than one sequence of {config['sequence_length']}. Documents are held out whole, and of "
+            f"{text['num_documents']:,} chance took too few: raise --heldout_fraction, or give text in more documents "
+            "(in .txt, blank lines lie between them)"
         )
     return text
