@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from fast_electra_core.config import PretrainConfig, ScoringConfig
+from fast_electra_core.config import PretrainConfig, ScoringConfig, check_at_least
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.fields import describe_fields
 from fast_electra_core.method_knobs import METHODS, check_is_read, is_read
@@ -97,8 +97,7 @@ class CompareConfig(PretrainConfig):
         super().__post_init__()
         check_choice("comparison", self.comparison, COMPARISONS)
         check_choice("equal", self.equal, EQUALS)
-        if self.pretrain_seeds < 1:
-            raise ConfigError(f"pretrain_seeds must be >= 1, got {self.pretrain_seeds}")
+        check_at_least("pretrain_seeds", self.pretrain_seeds, 1)
         if self.corruption != "online":
             raise ConfigError(f"corruption must be online in a comparison, got {self.corruption}; leave it out")
         arms = list_arms(self)

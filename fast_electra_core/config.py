@@ -206,9 +206,9 @@ class TrainingConfig(RunConfig):
             )
         _check_interval("heldout_fraction", self.heldout_fraction, 0.0, 0.5, "(]")
         _check_positive("shard_megabytes", self.shard_megabytes)
-        _check_at_least("sequence_length", self.sequence_length, 8)
+        check_at_least("sequence_length", self.sequence_length, 8)
         for name in ("hidden_size", "embedding_size", "num_heads", "intermediate_size"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         _check_interval("num_layers", self.num_layers, 1, 1000, "[]")  # `start` builds them all, if without weights
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"hidden_size must be a multiple of num_heads ({self.num_heads}), got {self.hidden_size}")
@@ -223,15 +223,15 @@ class TrainingConfig(RunConfig):
         check_choice("masking", self.masking, MASKINGS)
         _check_interval("keep_fraction", self.keep_fraction, 0.0, 1.0, "[)")
         for name in ("num_steps", "batch_size", "checkpoint_every_steps", "log_every_steps", "keep_checkpoints"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         if self.micro_batch_size is not None:
-            _check_at_least("micro_batch_size", self.micro_batch_size, 1)
+            check_at_least("micro_batch_size", self.micro_batch_size, 1)
             if self.batch_size % self.micro_batch_size:
                 raise ConfigError(
                     f"batch_size must be divisible by micro_batch_size ({self.micro_batch_size}), got {self.batch_size}"
                 )
         if self.milestone_every_steps is not None:
-            _check_at_least("milestone_every_steps", self.milestone_every_steps, 1)
+            check_at_least("milestone_every_steps", self.milestone_every_steps, 1)
             if self.milestone_every_steps % self.checkpoint_every_steps:
                 raise ConfigError(
                     f"milestone_every_steps must be a multiple of checkpoint_every_steps "
@@ -240,13 +240,13 @@ class TrainingConfig(RunConfig):
         if self.processes_per_node is not None:
             _check_interval("processes_per_node", self.processes_per_node, 1, self.batch_size, "[]")
         self._check_sharding()
-        _check_at_least("group_timeout_seconds", self.group_timeout_seconds, 1)
+        check_at_least("group_timeout_seconds", self.group_timeout_seconds, 1)
         _check_positive("learning_rate", self.learning_rate)
         _check_interval("warmup_fraction", self.warmup_fraction, 0.0, 1.0, "[)")
-        _check_at_least("weight_decay", self.weight_decay, 0.0)
+        check_at_least("weight_decay", self.weight_decay, 0.0)
         _check_positive("max_gradient_norm", self.max_gradient_norm)
         _check_interval("seed", self.seed, 0, 2**60, "[)")
-        _check_at_least("max_skipped_steps", self.max_skipped_steps, 0)
+        check_at_least("max_skipped_steps", self.max_skipped_steps, 0)
         if self.price_per_hour is not None:
             _check_positive("price_per_hour", self.price_per_hour)
         for name in ("corpus", "text_field"):
@@ -374,7 +374,7 @@ class ScoringConfig(RunConfig):
             raise ConfigError(f"{DIAGNOSTIC} is answered by the models trained on mnli; add mnli to tasks")
         if self.mnli_transfer and "mnli" not in tasks:
             raise ConfigError(f"mnli_transfer needs mnli among the tasks, got {self.tasks!r}")
-        _check_at_least("seeds", self.seeds, 1)
+        check_at_least("seeds", self.seeds, 1)
         check_choice("finetune_recipe", self.finetune_recipe, RECIPES)
         for name in ("finetune_learning_rate", "finetune_epochs"):
             if getattr(self, name) is not None:
@@ -383,7 +383,7 @@ class ScoringConfig(RunConfig):
             raise ConfigError("finetune_grid and finetune_learning_rate exclude each other; leave one of them out")
         for name in ("finetune_batch_size", "finetune_max_examples"):
             if getattr(self, name) is not None:
-                _check_at_least(name, getattr(self, name), 1)
+                check_at_least(name, getattr(self, name), 1)
         _check_interval("finetune_max_length", self.finetune_max_length, 8, 512, "[]")
         if self.layer_decay is not None:
             _check_interval("layer_decay", self.layer_decay, 0.0, 1.0, "(]")
@@ -494,7 +494,7 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("promote", self.promote, PROMOTIONS)
-        _check_at_least("promotion_margin", self.promotion_margin, 0.0)
+        check_at_least("promotion_margin", self.promotion_margin, 0.0)
         check_waivers(self.waived_gates())
         check_choice("method", self.method, METHODS)
         check_choice("corruption", self.corruption, CORRUPTIONS)
@@ -527,7 +527,7 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
                 "--temperature_end"
             )
         _check_positive("max_auxiliary_fraction", self.max_auxiliary_fraction)
-        _check_at_least("auxiliary_shared_by", self.auxiliary_shared_by, 1)
+        check_at_least("auxiliary_shared_by", self.auxiliary_shared_by, 1)
         if not self.auxiliary_list():
             raise ConfigError("auxiliary must name at least one candidate")
         if not 1 <= self.ensemble_size <= len(self.auxiliary_list()):
@@ -541,9 +541,9 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
         for name in ("auxiliary_dropout", "unigram_share", "soft_target_share"):
             _check_interval(name, getattr(self, name), 0.0, 1.0, "[)" if name == "auxiliary_dropout" else "[]")
         if self.top_k is not None:
-            _check_at_least("top_k", self.top_k, 1)
+            check_at_least("top_k", self.top_k, 1)
         _check_interval("top_p", self.top_p, 0.0, 1.0, "(]")
-        _check_at_least("consistency_weight", self.consistency_weight, 0.0)
+        check_at_least("consistency_weight", self.consistency_weight, 0.0)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in OFF_BY_DEFAULT:
             if getattr(self, name) != defaults[name]:
@@ -595,7 +595,8 @@ def _check_positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be > 0, got {value}")
 
 
-def _check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raise ConfigError if value is below least; both are named."""
     if value < least:
         raise ConfigError(f"{name} must be >= {least}, got {value}")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from fast_electra_core.config import PretrainConfig
+from fast_electra_core.config import PretrainConfig, check_at_least
 from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.method_knobs import FIXED, is_read
 from fast_electra_core.schedules import temperature_at
@@ -48,10 +48,9 @@ class RetrainConfig(PretrainConfig):
         for name, least in (
             ("min_new_tokens", 1), ("max_auxiliary_drift", 0), ("lock_minutes", 0.05), ("wait_for_lock_seconds", 0),
         ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        if self.continue_steps is not None and self.continue_steps < 1:
-            raise ConfigError(f"continue_steps must be >= 1, got {self.continue_steps}")
+            check_at_least(name, getattr(self, name), least)
+        if self.continue_steps is not None:
+            check_at_least("continue_steps", self.continue_steps, 1)
         parts = self.replay_fraction * REPLAY_PARTS
         if not 0 <= self.replay_fraction < 1 or abs(parts - round(parts)) > 1e-6:
             raise ConfigError(f"replay_fraction must be a multiple of 0.0001 in [0, 1), got {self.replay_fraction}")

@@ -219,6 +219,8 @@ def lines(
             axes.set_xscale("log" if min(at) > 0 else "linear")
             axes.minorticks_off()
             axes.set_xticks(at, [f"{each:g}" for each in at])
+        if x == "progress":
+            axes.set_xlim(0, 1)
         axes.set(xlabel=x, ylabel=y)
         figure.legend(loc="outside right upper")
 

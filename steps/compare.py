@@ -205,7 +205,7 @@ def _summary(trained: Plain, finetuned: Sequence[Plain]) -> Plain:
     flops = trained["cost"]["flops"]
     numbers |= {"total_flops": flops["total"]}
     numbers |= {} if flops["charged"] is None else {"charged_flops": flops["charged"]}
-    degenerate = sum(bool(each.get("degenerate")) for each in finetuned)
+    degenerate = sum(bool(each.get("degenerate")) for each in finetuned if not each["untrained"])
     notes = [f"left out: {failure_text(each)}" for each in failures(finetuned)]
     notes += [f"{degenerate} fine-tunings predict one class only"] if degenerate else []
     scores = trained["scores"]

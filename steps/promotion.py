@@ -88,7 +88,10 @@ def _crown(name: str, number: str) -> str | None:
     """The version is champion; returns the number of the one before, its own where it was champion already."""
     while True:
         seen = tracking.throne(name)
-        if seen.champion == number or tracking.claim(seen, number, "promoted"):
+        if seen.champion == number:
+            return number
+        if tracking.claim(seen, number, "promoted"):
+            _followed(name, seen.champion, number)
             return seen.champion
 
 
@@ -217,9 +220,19 @@ def _contend(version: Plain, rule: Rule) -> str:
         if not wins:
             return f"{CHALLENGER}: {lost}{why}"
         if tracking.claim(seen, number, "promoted"):
+            _followed(name, seen.champion, number)
             return f"{tracking.CHAMPION}: {lost}{why}"
         lost = f"another run made its model champion at the same moment ({why}); decided again: "
         _logger.warning("version %s of %s: %s", number, name, lost)
+
+
+def _followed(name: str, before: str | None, number: str) -> None:
+    """The champion before says of itself that it is no longer, beside why it was."""
+    if before is None:
+        return
+    tags = tracking.model_version_info(f"models:/{name}/{before}")["tags"]
+    why = tags.get(REASON_TAG, "set by hand").removeprefix(f"{tracking.CHAMPION}: ")
+    tracking.set_version_tags(name, before, {REASON_TAG: f"{tracking.CHAMPION} until version {number}: {why}"})
 
 
 def _settled(version: Plain, reason: str, gates: Sequence[Gate]) -> Plain:

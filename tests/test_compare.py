@@ -203,6 +203,16 @@ def test_an_arm_that_the_initial_model_does_not_fit_is_refused_by_name_before_an
         begin(folder, initial_model=str(folder / "before"), arms="electra; deep: num_layers=3")
 
 
+def test_an_arms_note_counts_its_own_fine_tunings_that_predict_one_class_not_those_of_the_untrained_encoder() -> None:
+    tuned = {"task": "rte", "scores": {"accuracy": 0.5}, "majority": {"accuracy": 0.5}, "main_metric": "accuracy"}
+    tuned |= {"seed": 0, "learning_rate": 1e-4, "epochs": 1.0}
+    trained = {"scores": {}, "seconds": 1.0, "peak_memory_megabytes": 1.0, "curve": []}
+    trained |= {"cost": {"flops": {"total": 1.0, "charged": None}}}
+    both = [{**tuned, "untrained": untrained, "degenerate": True} for untrained in (False, True)]
+    assert compare._summary(trained, both)["notes"] == ["1 fine-tunings predict one class only"]
+    assert compare._summary(trained, both[1:])["notes"] == []
+
+
 def test_the_page_of_a_grid_has_a_chart_along_it() -> None:
     def run(base: str, rate: float) -> dict[str, Any]:
         arm = f"{base} learning_rate={rate:g}"

@@ -8,7 +8,7 @@ import pytest
 
 from fast_electra_core.comparison import compare
 from steps import comparison_page
-from steps.charts import Chart
+from steps.charts import Chart, lines
 from steps.compare import _as_plain, _nothing
 from steps.config import resolve_compare
 
@@ -56,6 +56,12 @@ def test_a_point_of_the_grid_that_diverged_is_a_gap_in_its_line() -> None:
     (line,) = axes.get_lines()  # of mlm nothing is known
     assert list(line.get_xdata()) == [1, 2, 4]
     assert [math.isnan(score) for score in line.get_ydata()] == [False, True, False]
+
+
+def test_a_curve_over_training_spans_all_of_it_also_where_it_is_one_point() -> None:
+    chart = lines({"electra": [(1.0, 0.7)]}, "AUC", x="progress", y="AUC")
+    assert chart is not None
+    assert chart.figure().axes[0].get_xlim() == (0, 1)
 
 
 def test_an_arm_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:

@@ -98,6 +98,7 @@ def test_a_better_version_takes_the_championship_and_the_reason_has_the_numbers(
         "champion: against version 1: mean difference +0.0433 (90 % interval +0.0336 to +0.0531), p = 0.0029, "
         "n = 3 seeds over rte"
     )
+    assert tag({"version": "1"}) == "champion until version 2: there was none"
     again = settled(tracking.model_version_info(f"models:/{NAME}/2"))
     assert again["reason"] == tag(found) == found["reason"]  # why it is champion, not that it is already
 
@@ -316,6 +317,7 @@ def test_force_makes_champion_whatever_the_gates_say_and_keeps_that(
     assert tracking.aliases(NAME)["champion"] == "2"
     said = "champion: by force, against the gates licence, after version 1"
     assert tag({"version": "2"}) == said
+    assert tag({"version": "1"}) == "champion until version 2: there was none"
     assert f"fast-electra version 2: {said}" in capsys.readouterr().out
     assert said not in caplog.text  # once is enough
     again = promotion.force(tracking.model_version_info(f"models:/{NAME}/2"))  # it comes after none

@@ -149,7 +149,7 @@ def test_the_champions_history_of_the_year(year: Place) -> None:
     reasons = {
         number: tracking.model_version_info(f"models:/{NAME}/{number}")["tags"]["promotion.reason"] for number in "1234"
     }
-    assert reasons["1"] == "champion: there was none"
+    assert reasons["1"] == "champion until version 2: there was none"
     assert reasons["2"].startswith("champion: promote always; against version 1: ")
     assert reasons["3"] == "challenger: promote never"
     assert reasons["4"].startswith("challenger: against version 2: ") and "at least +1" in reasons["4"]
