@@ -41,7 +41,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
         from steps import console, retrain
 
         with console.console():
-            self.plan = retrain.begin_retrain(given_to(self), flow=current.flow_name, run_id=current.run_id)
+            self.plan = retrain.begin_retrain(
+                given_to(self), flow=current.flow_name, run_id=current.run_id, resumes=current.origin_run_id
+            )
             link_run(self.plan)
         self.way = "nothing" if self.plan["way"] == "nothing" else "train"
         self.made = None

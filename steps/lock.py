@@ -71,10 +71,13 @@ class _Place(Protocol):
 class Lock:
     """The lock of a name in a store, as one owner sees it."""
 
-    def __init__(self, store: Store, name: str, *, owner: str, lifetime_seconds: float) -> None:
-        """owner: of a run; the machine is added to it in what others read."""
+    def __init__(
+        self, store: Store, name: str, *, owner: str, lifetime_seconds: float, resumes: str | None = None
+    ) -> None:
+        """owner: of a run; the machine is added to it in what others read. resumes: the run that it goes on with, whose
+        lock it takes over: that one has ended, or is to."""
         self._place: _Place = _InS3(store, name) if store.is_s3 else _InFolder(store, name)
-        self.owner, self.lifetime_seconds = owner, lifetime_seconds
+        self.owner, self.lifetime_seconds, self._resumes = owner, lifetime_seconds, resumes
         self.name = name
 
     def acquire(self, *, wait_seconds: float = 0.0) -> Held | None:
@@ -82,7 +85,7 @@ class Lock:
         deadline = time.monotonic() + wait_seconds
         while True:
             held = self._place.read()
-            if held is None or held.owner == self.owner or held.is_stale:
+            if held is None or held.owner in (self.owner, self._resumes) or held.is_stale:
                 if held and held.owner != self.owner:
                     _logger.warning("the lock %s is taken over: it was held by %s", self.name, held)
                 if self._place.write(self._content(held), over=held.tag if held else None):

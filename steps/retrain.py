@@ -29,9 +29,9 @@ _Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
 
 
-def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
+def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str, resumes: str | None = None) -> Plain:
     """Take the lock, look what is new, check all that there is to do, and open the MLflow run. Where there is nothing
-    to do the run is over already, and the lock free.
+    to do the run is over already, and the lock free. resumes: the id of the run that this one is a `resume` of.
 
     Raises:
         ConfigError, DataError, AuxiliaryError, TrackingError: as planning.begin_pretrain; the lock is free then, too.
@@ -39,10 +39,11 @@ def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str) -> Plain:
     """
     config = resolve_retrain(given)
     tracking.check_server(config.tracking_uri, config.experiment)
-    lock = _lock_of(config, owner=f"{flow}/{run_id}")
+    lock = _lock_of(config, owner=f"{flow}/{run_id}", resumes=f"{flow}/{resumes}" if resumes else None)
     held = lock.acquire(wait_seconds=config.wait_for_lock_seconds)
     if held is not None:
-        plan = _nothing(config, f"another run is at work: {held}", flow=flow, run_id=run_id)
+        how = f"if it was killed, `resume --origin-run-id {held.owner.rpartition('/')[2]}` goes on with it at once"
+        plan = _nothing(config, f"another run is at work: {held}; {how}", flow=flow, run_id=run_id)
         return _begun(plan, given)
     try:
         with lock.holding():
@@ -88,8 +89,9 @@ def _lock_of_plan(plan: Plain) -> Lock:
     return _lock_of(RetrainConfig.from_dict(plan["retrain"]), owner=plan["pathspec"])
 
 
-def _lock_of(config: "RetrainConfig", *, owner: str) -> Lock:
-    return Lock(Store(config.store), LOCK_NAME, owner=owner, lifetime_seconds=60 * config.lock_minutes)
+def _lock_of(config: "RetrainConfig", *, owner: str, resumes: str | None = None) -> Lock:
+    lifetime_seconds = 60 * config.lock_minutes
+    return Lock(Store(config.store), LOCK_NAME, owner=owner, lifetime_seconds=lifetime_seconds, resumes=resumes)
 
 
 def _plan(config: "RetrainConfig", *, flow: str, run_id: str) -> Plain:

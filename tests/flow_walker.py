@@ -64,6 +64,7 @@ class Walk:
         self._current = SimpleNamespace(
             flow_name=flow.__name__,
             run_id=run_id,
+            origin_run_id=None,
             pathspec=f"{flow.__name__}/{run_id}/step/1",
             parameter_names=[*given, *_CONFIGS],
             card=self.pages,

@@ -91,6 +91,21 @@ def test_any_step_of_the_run_that_holds_it_may_take_it_again(root: str) -> None:
         assert lock_of(root, "RetrainFlow/2").acquire() is not None
 
 
+def test_a_run_that_resumes_another_takes_its_lock_and_no_others(root: str) -> None:
+    killed, another = lock_of(root, "RetrainFlow/1"), lock_of(root, "RetrainFlow/2")
+    resumed = Lock(Store(root), "retrain", owner="RetrainFlow/3", lifetime_seconds=LIFETIME, resumes="RetrainFlow/1")
+    assert killed.acquire() is None
+    assert resumed.acquire() is None
+    held = another.acquire()
+    assert held is not None and held.owner == "RetrainFlow/3"
+    with pytest.raises(LockError, match="is now held by RetrainFlow/3"):  # were it alive after all
+        killed.renew()
+    resumed.release()
+    assert another.acquire() is None
+    held = resumed.acquire()
+    assert held is not None and held.owner == "RetrainFlow/2"
+
+
 def test_a_run_that_works_longer_than_the_lock_lives_keeps_it_and_one_that_waits_gets_it_after(root: str) -> None:
     worker = Worker(root, "RetrainFlow/1", seconds=2.5 * LIFETIME)
     assert worker.first_word() == "ours"

@@ -327,7 +327,7 @@ def test_start_renews_the_lock_while_it_looks_at_the_text(year: Place, monkeypat
         assert held is not None and held.owner == "RetrainFlow/long"
         raise DataError("garbage, after a while")
 
-    def short_lived(config: Any, *, owner: str) -> Lock:
+    def short_lived(config: Any, *, owner: str, **_: Any) -> Lock:
         return Lock(Store(config.store), retrain.LOCK_NAME, owner=owner, lifetime_seconds=0.5)
 
     monkeypatch.setattr(retrain, "_lock_of", short_lived)

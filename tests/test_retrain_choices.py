@@ -65,6 +65,24 @@ def test_tasks_before_are_the_champions_means_where_it_was_scored_alike(
     assert row == {"task": "rte", "metric": "accuracy", "before": before, "after": 0.375}
 
 
+def begins_by(config: RetrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that gets the lock has something to do, which is not looked for."""
+    monkeypatch.setattr(retrain, "resolve_retrain", lambda given: config)
+    monkeypatch.setattr(tracking, "check_server", lambda *_: None)
+    monkeypatch.setattr(retrain, "_plan", lambda *_, **__: {"way": "scratch"})
+    monkeypatch.setattr(retrain, "_begun", lambda plan, given: plan)
+
+
+def test_a_run_that_was_killed_in_its_first_step_is_resumed_by_one_that_has_another_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins_by(RetrainConfig(store=str(tmp_path / "store"), lock_minutes=60), monkeypatch)
+    assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="1") == {"way": "scratch"}
+    waiting = retrain.begin_retrain({}, flow="RetrainFlow", run_id="2")["reason"]
+    assert "RetrainFlow/1 since" in waiting and "if it was killed, `resume --origin-run-id 1` goes" in waiting
+    assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="3", resumes="1") == {"way": "scratch"}
+
+
 def test_a_lock_lives_for_its_minutes_and_is_waited_for_as_long_as_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,10 +90,7 @@ def test_a_lock_lives_for_its_minutes_and_is_waited_for_as_long_as_was_asked(
     lock = retrain._lock_of(config, owner="RetrainFlow/1")
     assert (lock.lifetime_seconds, lock.owner) == (3.0, "RetrainFlow/1")
     assert Lock(Store(config.store), retrain.LOCK_NAME, owner="another/run", lifetime_seconds=0.2).acquire() is None
-    monkeypatch.setattr(retrain, "resolve_retrain", lambda given: config)
-    monkeypatch.setattr(tracking, "check_server", lambda *_: None)
-    monkeypatch.setattr(retrain, "_plan", lambda *_, **__: {"way": "scratch"})
-    monkeypatch.setattr(retrain, "_begun", lambda plan, given: plan)
+    begins_by(config, monkeypatch)
     assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="1") == {"way": "scratch"}
     held = Lock(Store(config.store), retrain.LOCK_NAME, owner="RetrainFlow/2", lifetime_seconds=1.0).acquire()
     assert held is not None and held.owner == "RetrainFlow/1"
