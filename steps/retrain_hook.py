@@ -48,8 +48,10 @@ def _details(run: Any, status: str) -> tuple[Mapping[str, Any] | None, str]:
     if status == "succeeded":
         outcome = run.data.outcome
         return outcome, outcome["words"]
-    errors = [task.exception for step in run for task in step if task.exception is not None]
-    said = [line for line in str(errors[-1]).splitlines() if line.strip()] if errors else []
+    errors = [str(task.exception).strip() for step in run for task in step if task.exception is not None]
+    said = [error.splitlines()[-1] for error in errors if error]
+    # A task whose text is refused frees the lock, for want of which the others end: theirs is not the reason.
+    said.sort(key=lambda line: "LockError: " not in line)
     return None, f"{run.pathspec} failed{f': {said[-1]}' if said else ''}"
 
 

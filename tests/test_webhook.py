@@ -39,16 +39,34 @@ def test_a_run_that_has_succeeded_is_told_with_its_outcome(
     assert capsys.readouterr().out == "told the webhook (200, attempt 1)\n"
 
 
-def test_a_run_that_has_failed_is_told_with_its_error(receiver: Receiver) -> None:
-    class Failed(list[Any]):
-        pathspec = "RetrainFlow/8"
+class Failed(list[Any]):
+    pathspec = "RetrainFlow/8"
 
+
+def test_a_run_that_has_failed_is_told_with_its_error(receiver: Receiver) -> None:
     error = ValueError("UnicodeDecodeError: invalid start byte\n\nthe cause of:\n\nDataError: may.txt is not UTF-8\n")
     tasks = [SimpleNamespace(exception=None), SimpleNamespace(exception=error)]
     retrain_hook.tell_failure(Failed([tasks]))
     content = receiver.got[0][2]
     assert (content["status"], content["outcome"]) == ("failed", None)
     assert content["text"] == "RetrainFlow/8 failed: DataError: may.txt is not UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        (["LockError: freed", "DataError: may.txt", "LockError: freed"], ": DataError: may.txt"),
+        (["LockError: freed", "LockError: taken over"], ": LockError: taken over"),
+        (["DataError: of a later step", "DataError: of the first"], ": DataError: of the first"),  # newest first
+        ([" \n"], ""),
+        ([], ""),
+    ],
+)
+def test_a_run_that_has_failed_is_told_with_the_refusal_and_not_with_what_followed_from_it(
+    errors: list[str], told: str, receiver: Receiver
+) -> None:
+    retrain_hook.tell_failure(Failed([[SimpleNamespace(exception=ValueError(each)) for each in errors]]))
+    assert receiver.got[0][2]["text"] == f"RetrainFlow/8 failed{told}"
 
 
 def test_without_metadata_the_end_is_told_without_details(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
