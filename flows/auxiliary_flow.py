@@ -12,6 +12,7 @@ from fast_electra_core.config import AuxiliaryConfig
 from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
+from said import told
 
 
 @on_profile(tokenize="tokenize", train="pretrain")
@@ -29,9 +30,9 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, list the text, open the MLflow run."""
-        from steps import console, lifecycle, planning
+        from steps import lifecycle, planning
 
-        with console.console():
+        with told():
             self.plan = planning.begin_auxiliary(given_to(self), flow=current.flow_name, run_id=current.run_id)
             link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
@@ -40,9 +41,9 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def tokenize(self):
         """Text to packed token shards."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.manifests = lifecycle.tokenize(self.plan, self.input)
         self.next(self.train)
 
@@ -50,10 +51,10 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def train(self, inputs):
         """Train the masked language model; resumes from its newest checkpoint."""
-        from steps import cards, console, launch, lifecycle
+        from steps import cards, launch, lifecycle
 
         self.plan = inputs[0].plan
-        with console.console():
+        with told():
             link_run(self.plan)
             self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
             self.trained, self.page = launch.train_auxiliary(self.plan, self.text)
@@ -63,18 +64,18 @@ class AuxiliaryFlow(parameters_of(AuxiliaryConfig), FlowSpec):
     @step
     def register(self):
         """Register the model with its lineage."""
-        from steps import console, delivery
+        from steps import delivery
 
-        with console.console():
+        with told():
             self.version = delivery.register_auxiliary(self.plan, self.text, self.trained, pathspec=current.pathspec)
         self.next(self.end)
 
     @step
     def end(self):
         """Say what was made."""
-        from steps import console, delivery
+        from steps import delivery
 
-        with console.console():
+        with told():
             link_run(self.plan)
             print(delivery.close_auxiliary(self.plan, self.trained, self.version))
 

@@ -14,6 +14,7 @@ from fast_electra_core.arms import CompareConfig
 from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
+from said import told
 
 
 @on_profile(tokenize="tokenize", score_auxiliary="corrupt", run_arms="pretrain")
@@ -33,9 +34,9 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config and every arm, list the text, open the MLflow run."""
-        from steps import console, lifecycle, planning
+        from steps import lifecycle, planning
 
-        with console.console():
+        with told():
             self.plan = planning.begin_compare(given_to(self), flow=current.flow_name, run_id=current.run_id)
             link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
@@ -44,19 +45,19 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def tokenize(self):
         """Text to packed token shards."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.manifests = lifecycle.tokenize(self.plan, self.input)
         self.next(self.gather_tokens)
 
     @step
     def gather_tokens(self, inputs):
         """Count the text and see that it is enough."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
         self.plan = inputs[0].plan
-        with console.console():
+        with told():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
         self.next(self.list_candidates)
 
@@ -69,9 +70,9 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def score_auxiliary(self):
         """Score a candidate on held-out text and price it."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.scored = lifecycle.score_candidate(self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
@@ -79,10 +80,10 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def freeze_auxiliary(self, inputs):
         """Choose the auxiliary of the arms that name none."""
-        from steps import cards, console, lifecycle
+        from steps import cards, lifecycle
 
         self.plan, self.text = inputs[0].plan, inputs[0].text
-        with console.console():
+        with told():
             self.scored = [each.scored for each in inputs]
             self.frozen, page = lifecycle.freeze_auxiliary(self.plan, self.text, self.scored)
         current.card.append(Markdown(cards.as_card(page)))
@@ -91,9 +92,9 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def list_runs(self):
         """One task per arm and seed, as far as Metaflow allows so many tasks."""
-        from steps import compare, console
+        from steps import compare
 
-        with console.console():
+        with told():
             self.runs = compare.list_runs(self.plan, self.scored, self.frozen)
         self.next(self.run_arms, foreach="runs")
 
@@ -101,9 +102,9 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def run_arms(self):
         """Pre-train and fine-tune; goes on where it was cut off."""
-        from steps import compare, console
+        from steps import compare
 
-        with console.console():
+        with told():
             self.results = compare.run_arms(self.plan, self.text, self.input, index=self.index)
         self.next(self.gather)
 
@@ -111,10 +112,10 @@ class CompareFlow(parameters_of(CompareConfig), FlowSpec):
     @step
     def gather(self, inputs):
         """All arms as one result."""
-        from steps import cards, compare, console
+        from steps import cards, compare
 
         self.plan = inputs[0].plan
-        with console.console():
+        with told():
             link_run(self.plan)
             results = [result for each in inputs for result in each.results]
             self.found, page, self.table = compare.gather(self.plan, results)

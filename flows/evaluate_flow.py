@@ -12,6 +12,7 @@ from fast_electra_core.config import EvaluateConfig
 from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
+from said import told
 
 
 @on_profile(finetune="finetune")
@@ -28,9 +29,9 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, fetch the model, read the tasks, open the MLflow run."""
-        from steps import console, planning, scoring
+        from steps import planning, scoring
 
-        with console.console():
+        with told():
             self.plan = planning.begin_evaluate(given_to(self), flow=current.flow_name, run_id=current.run_id)
             link_run(self.plan)
         self.packs = scoring.list_packs(self.plan)
@@ -41,9 +42,9 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     @step
     def finetune(self):
         """Fine-tune on some tasks and seeds; what was done before a machine was lost is not done again."""
-        from steps import console, scoring
+        from steps import scoring
 
-        with console.console():
+        with told():
             self.results = scoring.finetune(self.plan, self.plan["model"]["key"], self.input, index=self.index)
         self.next(self.gather_scores)
 
@@ -51,10 +52,10 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import cards, console, scoring
+        from steps import cards, scoring
 
         self.merge_artifacts(inputs, include=["plan"])
-        with console.console():
+        with told():
             results = [result for each in inputs if not each.lost for result in each.results]
             self.scores, self.page = scoring.gather_scores(self.plan, results)
             self.task_versions = scoring.register_task_models(self.plan, self.scores, pathspec=current.pathspec)
@@ -64,9 +65,9 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
     @step
     def end(self):
         """The closing table."""
-        from steps import console, scoring
+        from steps import scoring
 
-        with console.console():
+        with told():
             link_run(self.plan)
             print(scoring.close_evaluate(self.plan, self.scores, self.task_versions))
 

@@ -13,6 +13,7 @@ from fast_electra_core.config import PretrainConfig
 from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
+from said import told
 
 
 @on_profile(
@@ -36,9 +37,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def start(self):
         """Resolve and check the whole config, fetch the candidates, list the text, open the MLflow run."""
-        from steps import console, lifecycle, planning
+        from steps import lifecycle, planning
 
-        with console.console():
+        with told():
             self.plan = planning.begin_pretrain(given_to(self), flow=current.flow_name, run_id=current.run_id)
             link_run(self.plan)
         self.tokenizings = lifecycle.list_tokenizings(self.plan)
@@ -47,9 +48,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def tokenize(self):
         """Text to packed token shards."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.manifests = lifecycle.tokenize(self.plan, self.input)
         self.next(self.gather_tokens)
 
@@ -57,10 +58,10 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def gather_tokens(self, inputs):
         """Count the text and see that it is enough."""
-        from steps import cards, console, lifecycle
+        from steps import cards, lifecycle
 
         self.plan = inputs[0].plan
-        with console.console():
+        with told():
             self.text = lifecycle.gather_tokens(self.plan, [each.manifests for each in inputs])
             self.page = lifecycle.text_page(self.plan, self.text)
         current.card.append(Markdown(cards.as_card(self.page)))
@@ -75,9 +76,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def score_auxiliary(self):
         """Score a candidate on held-out text and price it."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.scored = lifecycle.score_candidate(self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
@@ -85,10 +86,10 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def freeze_auxiliary(self, inputs):
         """Choose the auxiliary by the stated rule; from here on it does not change by a bit."""
-        from steps import cards, console, lifecycle
+        from steps import cards, lifecycle
 
         self.plan, self.text = inputs[0].plan, inputs[0].text
-        with console.console():
+        with told():
             self.candidates = [each.scored for each in inputs]
             self.frozen, self.page = lifecycle.freeze_auxiliary(self.plan, self.text, self.candidates)
         current.card.append(Markdown(cards.as_card(self.page)))
@@ -105,19 +106,19 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def corrupt(self):
         """Draw the steps' replacements ahead of training, where no run has done so before."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
-        with console.console():
+        with told():
             self.drawn = lifecycle.corrupt(self.plan, self.text, self.frozen, self.input, index=self.index)
         self.next(self.gather_corruptions)
 
     @step
     def gather_corruptions(self, inputs):
         """How the text was corrupted, and at whose cost."""
-        from steps import console, lifecycle
+        from steps import lifecycle
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen"])
-        with console.console():
+        with told():
             self.corrupted = lifecycle.gather_corruptions(
                 self.plan, self.text, self.frozen, [each.drawn for each in inputs]
             )
@@ -133,9 +134,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def pretrain(self):
         """Train the main model; resumes from its newest checkpoint."""
-        from steps import cards, console, launch
+        from steps import cards, launch
 
-        with console.console():
+        with told():
             link_run(self.plan)
             self.trained, self.page = launch.pretrain(self.plan, self.text, self.frozen, self.corrupted)
         current.card.append(Markdown(cards.as_card(self.page)))
@@ -150,11 +151,11 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def pretrain_together(self):
         """As pretrain, on this machine and the others; one of them has the result."""
-        from steps import console, launch
+        from steps import launch
 
         node, attempt = current.parallel, f"{current.run_id}-{current.retry_count}"
         machine = launch.Machine(node.node_index, node.num_nodes, node.main_ip, attempt)
-        with console.console():
+        with told():
             self.trained, self.page = launch.pretrain(
                 self.plan, self.text, self.frozen, self.corrupted, machine=machine
             )
@@ -184,9 +185,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def finetune(self):
         """Fine-tune on some tasks and seeds; what was done before a machine was lost is not done again."""
-        from steps import console, scoring
+        from steps import scoring
 
-        with console.console():
+        with told():
             self.results = scoring.finetune(self.plan, self.trained["key"], self.input, index=self.index)
         self.next(self.gather_scores)
 
@@ -194,10 +195,10 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import cards, console, scoring
+        from steps import cards, scoring
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
-        with console.console():
+        with told():
             results = [result for each in inputs if not each.lost for result in each.results]
             self.scores, self.page = scoring.gather_scores(self.plan, results)
         current.card.append(Markdown(cards.as_card(self.page)))
@@ -206,9 +207,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def register(self):
         """Register the model with its lineage, then the model of each task; gates, and the champion's rule."""
-        from steps import console, delivery, scoring
+        from steps import delivery, scoring
 
-        with console.console():
+        with told():
             version = delivery.register_discriminator(
                 self.plan, self.text, self.frozen, self.trained, self.scores, pathspec=current.pathspec
             )
@@ -223,9 +224,9 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
     @step
     def end(self):
         """The report: curves, tables, cost."""
-        from steps import cards, console, delivery
+        from steps import cards, delivery
 
-        with console.console():
+        with told():
             table, self.page = delivery.close_pretrain(
                 self.plan,
                 self.text,

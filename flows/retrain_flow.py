@@ -16,6 +16,7 @@ from fast_electra_core.retraining import RetrainConfig
 from links import link_run
 from parameters import given_to, parameters_of
 from profiles import on_profile, profile_config
+from said import told
 from steps.retrain_hook import tell_failure, tell_success  # noqa: F401 -- Argo looks for them here
 
 
@@ -38,9 +39,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def start(self):
         """Take the lock, look what is new, resolve and check the whole config, open the MLflow run."""
-        from steps import console, retrain
+        from steps import retrain
 
-        with console.console():
+        with told():
             self.plan = retrain.begin_retrain(
                 given_to(self), flow=current.flow_name, run_id=current.run_id, resumes=current.origin_run_id
             )
@@ -67,28 +68,28 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def list_texts(self):
         """One task per shard of new text."""
-        from steps import console, lifecycle, retrain
+        from steps import lifecycle, retrain
 
-        with console.console():
+        with told():
             self.tokenizings = retrain.part(lifecycle.list_tokenizings, self.plan) or [[]]
         self.next(self.tokenize, foreach="tokenizings")
 
     @step
     def tokenize(self):
         """Text to packed token shards."""
-        from steps import console, lifecycle, retrain
+        from steps import lifecycle, retrain
 
-        with console.console():
+        with told():
             self.manifests = retrain.part(lifecycle.tokenize, self.plan, self.input)
         self.next(self.gather_tokens)
 
     @step
     def gather_tokens(self, inputs):
         """Count the text and see that it is enough."""
-        from steps import console, lifecycle, retrain
+        from steps import lifecycle, retrain
 
         self.plan = inputs[0].plan
-        with console.console():
+        with told():
             self.text = retrain.part(lifecycle.gather_tokens, self.plan, [each.manifests for each in inputs])
         self.next(self.list_candidates)
 
@@ -101,9 +102,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def score_auxiliary(self):
         """Score a candidate on held-out text, new and old, and price it."""
-        from steps import console, retrain, retrain_auxiliary
+        from steps import retrain, retrain_auxiliary
 
-        with console.console():
+        with told():
             self.scored = retrain.part(retrain_auxiliary.score, self.plan, self.text, self.input, index=self.index)
         self.next(self.freeze_auxiliary)
 
@@ -111,10 +112,10 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def freeze_auxiliary(self, inputs):
         """Keep the champion's auxiliary, or choose another; from here on it does not change by a bit."""
-        from steps import cards, console, retrain
+        from steps import cards, retrain
 
         self.plan, self.text = inputs[0].plan, inputs[0].text
-        with console.console():
+        with told():
             scored = [each.scored for each in inputs]
             chosen = retrain.part(retrain.freeze_auxiliary, self.plan, self.text, scored)
             self.candidates, self.frozen, page = chosen or (None, None, "")
@@ -125,9 +126,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def pretrain(self):
         """Train the main model on; resumes from its newest checkpoint."""
-        from steps import cards, console, retrain, scoring
+        from steps import cards, retrain, scoring
 
-        with console.console():
+        with told():
             trained = retrain.part(retrain.pretrain, self.plan, self.text, self.frozen)
             self.trained, page = trained or (None, "")
             self.packs = retrain.part(scoring.list_packs, self.plan) or [[]]
@@ -139,9 +140,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def finetune(self):
         """Fine-tune on some tasks and seeds; what was done before a machine was lost is not done again."""
-        from steps import console, retrain, scoring
+        from steps import retrain, scoring
 
-        with console.console():
+        with told():
             key = self.trained and self.trained["key"]
             self.results = retrain.part(scoring.finetune, self.plan, key, self.input, index=self.index) or []
         self.next(self.gather_scores)
@@ -150,10 +151,10 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def gather_scores(self, inputs):
         """All scores as one table."""
-        from steps import cards, console, retrain, scoring
+        from steps import cards, retrain, scoring
 
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
-        with console.console():
+        with told():
             results = [result for each in inputs if not each.lost for result in each.results]
             gathered = retrain.part(scoring.gather_scores, self.plan, results)
             self.scores, page = gathered or (None, "")
@@ -163,10 +164,10 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def register(self):
         """Register the model with its lineage, then the model of each task; gates, and the champion's rule."""
-        from steps import console, retrain
+        from steps import retrain
 
         made = {name: getattr(self, name) for name in ("text", "candidates", "frozen", "trained", "scores")}
-        with console.console():
+        with told():
             self.made = retrain.part(retrain.register, self.plan, made, pathspec=current.pathspec)
         self.next(self.end)
 
@@ -174,9 +175,9 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
     @step
     def end(self):
         """The page: what happened, and why."""
-        from steps import cards, console, retrain
+        from steps import cards, retrain
 
-        with console.console():
+        with told():
             self.outcome, words, page = retrain.close(self.plan, self.made)
             link_run(self.plan)
             print(words)

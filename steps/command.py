@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from fast_electra_core.config import RunConfig
 from fast_electra_core.errors import FastElectraError
-from steps.console import console
+from steps.console import show_log_lines
 from steps.metaflow_settings import setting
 
 COMMANDS = {
@@ -40,15 +40,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command in words (sys.argv by default); returns its exit code: 2 where the user has something to mend,
     which is then said in one line on standard error."""
     words = sys.argv[1:] if words is None else list(words)
-    with console():
-        try:
-            arguments = _parser(words[0] if words else "").parse_args(words)
-            return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
-        except FastElectraError as error:
-            print(f"fast-electra {words[0]}: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+    show_log_lines()
+    try:
+        arguments = _parser(words[0] if words else "").parse_args(words)
+        return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
+    except FastElectraError as error:
+        print(f"fast-electra {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:

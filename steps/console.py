@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, log lines, and a user's error without a stack of calls.
+"""What a person sees in the terminal: progress and log lines.
 
 Long work shows a live bar where there is a terminal, a line now and then where there is none.
 
@@ -6,19 +6,15 @@ Metaflow captures what a step prints, line by line, so a bar drawn there would n
 controlling terminal itself.
 """
 
-import contextlib
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
 from tqdm import tqdm
-
-from fast_electra_core.errors import FastElectraError, Interrupted
 
 LINE_EVERY_SECONDS = 30.0
 _logger = logging.getLogger(__name__)
@@ -102,28 +98,10 @@ def _open_terminal() -> TextIO | None:
         return None
 
 
-@contextlib.contextmanager
-def console() -> Iterator[None]:
-    """Log lines reach standard error, where Metaflow picks them up; a FastElectraError shows its message alone, and so
-    does a training that was asked to stop."""
+def show_log_lines() -> None:
+    """Log lines, of others warnings alone, reach standard error from here on: there Metaflow picks them up."""
     # Other libraries' bars would be one line of noise each: Metaflow captures output line by line.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for name in ("steps", "fast_electra_core"):
         logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        yield
-    except (FastElectraError, Interrupted) as error:
-        # The message says what is wrong and what to do; where in our code it was noticed helps nobody.
-        sys.tracebacklimit = 0
-        error.args = (for_metaflow(str(error)),)
-        cause = error.__cause__
-        while isinstance(cause, FastElectraError):  # whose words are in those of the one that wraps it
-            cause = cause.__cause__
-        raise error from cause
-
-
-def for_metaflow(text: str) -> str:
-    """Text for Metaflow to show: of asterisks, which stand in every cron and glob, it makes bold type, and they are
-    missing."""
-    return text.replace("*", "\N{ASTERISK OPERATOR}")

@@ -25,11 +25,11 @@ def main(folder: Path) -> None:
         sys.exit(1)
     _end_with_parent()
     job = json.loads((folder / JOB).read_text())
-    from steps.console import console
+    from steps.console import show_log_lines
 
+    show_log_lines()
     try:
-        with console():
-            _train(job, folder)
+        _train(job, folder)
     except FastElectraError as error:
         partial = folder / f"{ERROR}.{os.getpid()}.partial"
         partial.write_text(json.dumps([type(error).__name__, str(error)]))

@@ -1,7 +1,6 @@
-"""What a person sees: a bar on a terminal, lines elsewhere, and errors without our stack."""
+"""What a person sees: a bar on a terminal, and lines elsewhere."""
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 from toys import Terminal
 
-from fast_electra_core.errors import ConfigError
 from steps import console
 from steps.console import ProgressBar, progress_lines
 
@@ -102,62 +100,7 @@ def test_there_may_be_no_terminal(tmp_path: Path) -> None:
     assert done.stdout == "None\n", done.stderr  # a new session has no controlling terminal
 
 
-def in_a_step(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import logging\nfrom steps.console import console\n"
-        "from fast_electra_core.errors import ConfigError, DataError, Interrupted\n"
-        f"def work():\n    {body}\nwith console():\n    work()\n"
-    )
-    (tmp_path / "program.py").write_text(code)
-    return subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ}
-    )
-
-
-def test_an_error_of_the_users_shows_its_message_alone(tmp_path: Path) -> None:
-    done = in_a_step("raise DataError('the corpus is empty')", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "fast_electra_core.errors.DataError: the corpus is empty\n"
-
-
-def test_asterisks_of_a_message_are_there_when_metaflow_has_made_bold_type_of_what_stands_between(
-    tmp_path: Path,
-) -> None:
-    done = in_a_step("raise DataError('no file matches **/*.txt')", tmp_path)
-    shown = "".join(done.stderr.split("*"))  # what Metaflow's echo does with a line
-    assert shown == "fast_electra_core.errors.DataError: no file matches ∗∗/∗.txt\n"
-
-
-def test_an_error_that_repeats_another_of_ours_is_shown_once_and_with_what_is_behind_both(tmp_path: Path) -> None:
-    body = """
-    try:
-        try:
-            open('/no/such')
-        except OSError as error:
-            raise ConfigError('no layers') from error
-    except ConfigError as error:
-        raise ConfigError(f'arm a: {error}') from error
-"""
-    shown = in_a_step(body, tmp_path).stderr.splitlines()
-    assert [line for line in shown if "Error" in line] == [
-        "FileNotFoundError: [Errno 2] No such file or directory: '/no/such'",
-        "fast_electra_core.errors.ConfigError: arm a: no layers",
-    ]
-
-
-def test_a_training_that_was_asked_to_stop_says_so_in_one_line(tmp_path: Path) -> None:
-    done = in_a_step("raise Interrupted('stopped after step 7')", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "fast_electra_core.errors.Interrupted: stopped after step 7\n"
-
-
-def test_an_error_of_ours_keeps_its_stack(tmp_path: Path) -> None:
-    done = in_a_step("return 1 / 0", tmp_path)
-    assert "Traceback (most recent call last)" in done.stderr
-    assert "in work" in done.stderr
-
-
-def test_log_lines_of_the_project_reach_standard_error_and_those_of_others_only_as_warnings(tmp_path: Path) -> None:
+def test_log_lines_of_the_project_reach_standard_error_and_those_of_others_only_as_warnings() -> None:
     body = "; ".join(
         [
             "logging.getLogger('steps.x').info('ours')",
@@ -166,13 +109,6 @@ def test_log_lines_of_the_project_reach_standard_error_and_those_of_others_only_
             "logging.getLogger('other').warning('theirs')",
         ]
     )
-    done = in_a_step(body, tmp_path)
+    program = f"import logging\nfrom steps.console import show_log_lines\nshow_log_lines()\n{body}\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "ours\nof the core\ntheirs\n"
-
-
-def test_the_error_itself_goes_on_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)  # put back as it was afterwards
-    error = ConfigError("num_steps must be >= 1, got 0")
-    with pytest.raises(ConfigError, match="num_steps must be >= 1") as caught, console.console():
-        raise error
-    assert caught.value is error

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from steps.console import console
+from steps.console import show_log_lines
 from steps.launch import ONE, Machine, pretrain
 
 if __name__ == "__main__":
@@ -15,7 +15,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         index, number = map(int, sys.argv[2:])
         machine = Machine(index, number, "127.0.0.1", f"{file} 0")
-    with console():
-        result, page = pretrain(*json.loads(file.read_text()), machine=machine)
+    show_log_lines()
+    result, page = pretrain(*json.loads(file.read_text()), machine=machine)
     if result:
         file.with_name("result.json").write_text(json.dumps(result))
