@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from steps.lineage_words import as_text
 
     tree = tree_of(arguments.address, checking=not arguments.no_checks)
-    if arguments.expect_weights:
+    if arguments.expect_weights is not None:
         known = {check.what: check.recorded for check in tree.checks}
         found = known.get("weights.digest", "not recorded")
         tree.checks.insert(0, compare("weights as expected", arguments.expect_weights, lambda: found))
@@ -62,5 +62,7 @@ def _check_all_read(arguments: argparse.Namespace) -> None:
     for name in ("json", "no_checks", "expect_weights"):
         if arguments.reproduce and getattr(arguments, name):
             raise ConfigError(f"{name} has no effect with --reproduce, which prints a script; leave one of the two out")
+    if arguments.expect_weights == "":  # a shell's variable that was never set: no comparison would pass for a good one
+        raise ConfigError("expect_weights must be a digest, as weights.digest has it, got ''")
     if arguments.no_checks and arguments.expect_weights:
         raise ConfigError("expect_weights has no effect with --no_checks, which reads none; leave one of the two out")

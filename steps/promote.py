@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `fast-electra promote` takes."""
     parser.add_argument("address", help="models:/NAME/VERSION or models:/NAME@ALIAS")
     parser.add_argument("--force", action="store_true", help="champion without gates and test; kept with the version")
-    parser.add_argument("--corpus_licence", default="", help="licence of the text; `unstated` to waive it")
+    parser.add_argument("--corpus_licence", help="licence of the text; `unstated` to waive it")
     parser.add_argument(
         "--waive_gates", default="", help="gates that may fail, as PretrainFlow's; besides those its run has waived"
     )
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"promotion_margin must be >= 0, got {margin}")
     if arguments.force and arguments.promotion_margin is not None:
         raise ConfigError("promotion_margin has no effect with --force, which compares none; leave one of the two out")
-    if arguments.corpus_licence and not arguments.corpus_licence.strip():
+    if arguments.corpus_licence is not None and not arguments.corpus_licence.strip():
         raise ConfigError("corpus_licence must not be empty; `unstated` waives it")
     tracking.connect_existing(arguments.tracking_uri)
     version = tracking.model_version_info(arguments.address)
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if sheet:
         for task in [each.partition(":")[2] for each in given if ":" in each]:
             check_choice("the task of majority in waive_gates", task, sheet["tasks"])
-    if arguments.corpus_licence:
+    if arguments.corpus_licence is not None:
         version = _with_licence(version, arguments.corpus_licence)
     settled = promotion.force(version) if arguments.force else _examined(version, sheet, given, margin)
     for gate in settled["gates"]:
@@ -91,6 +91,11 @@ def _promote_auxiliary(version: dict[str, Any], arguments: argparse.Namespace) -
             f"waive_gates is for main models, got {arguments.waive_gates!r}: an auxiliary has no gates. Leave it out, "
             f"or make it champion as it is: fast-electra promote {address} --force"
         )
+    if arguments.promotion_margin is not None:
+        raise ConfigError(
+            f"promotion_margin is for main models, got {arguments.promotion_margin:g}: an auxiliary is compared with "
+            "the unigram alone. Leave it out"
+        )
     missing = [name for name in ("masked_loss", "unigram_loss") if name not in version["tags"]]
     if missing:
         raise ConfigError(
@@ -103,7 +108,7 @@ def _promote_auxiliary(version: dict[str, Any], arguments: argparse.Namespace) -
     if not is_better:
         print(f"{what}: not promoted: {reason}. Or, as it is: fast-electra promote {address} --force")
         return 0 if tracking.CHAMPION in version["aliases"] else 1
-    if arguments.corpus_licence:
+    if arguments.corpus_licence is not None:
         version = _with_licence(version, arguments.corpus_licence)
     print(f"{what}: {promotion.crown(version, reason)['reason']}")
     return 0

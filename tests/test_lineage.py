@@ -179,6 +179,12 @@ def test_weights_are_compared_with_those_that_are_expected(
     assert f"[DIFFERS] weights as expected 0123456789abcdef: now {digest}" in shown
 
 
+def test_a_digest_that_is_expected_but_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--tracking_uri", f"sqlite:///{tmp_path}/none.db", "--expect_weights", "")
+    assert main(["lineage", CHAMPION, *options]) == 2
+    assert "expect_weights must be a digest, as weights.digest has it, got ''" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -373,6 +373,7 @@ def test_bad_arguments_of_promote_are_one_line_each(registry: Registry, capsys: 
             "promotion_margin has no effect with --force",
         ),
         (("models:/fast-electra/1", "--corpus_licence", " "), "corpus_licence must not be empty"),
+        (("models:/fast-electra/1", "--corpus_licence", ""), "corpus_licence must not be empty"),
     ]:
         assert promote(registry, *words) == 2
         assert message in capsys.readouterr().err

@@ -481,6 +481,8 @@ def test_what_an_auxiliary_cannot_be_judged_by_is_refused(
 
     assert promote(config, "--waive_gates", "majority") == 2
     assert "waive_gates is for main models, got 'majority'" in capsys.readouterr().err
+    assert promote(config, "--promotion_margin", "0.1") == 2
+    assert "promotion_margin is for main models, got 0.1" in capsys.readouterr().err
     client().delete_model_version_tag("fast-electra-auxiliary", "1", "unigram_loss")
     assert promote(config) == 2
     assert "does not say its held-out loss: the tag unigram_loss is missing" in capsys.readouterr().err
