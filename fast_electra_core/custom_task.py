@@ -1,6 +1,7 @@
 """Tasks of a user's own, described by a `task.json` beside their files."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,25 @@ def custom_spec(folder: Path) -> TaskSpec:
     .jsonl or .parquet.
 
     Raises:
-        DataError: the file cannot be parsed, or a value is missing, unknown or wrong; says which.
+        DataError: the folder's name is none that scores can bear, the file cannot be parsed, or a value is missing,
+            unknown or wrong; says which.
     """
+    if not re.fullmatch(r"[\w .:-]+", folder.name):  # it is part of its metrics' names, and MLflow takes no more
+        raise DataError(
+            "a task's name must have letters, digits, spaces, _, -, . and : alone, "
+            f"got {folder.name!r}; rename the folder {folder}"
+        )
     given = _TaskFile(folder / TASK_FILE)
     is_regression = "labels" not in given.values
     metrics = REGRESSION_METRICS if is_regression else CLASS_METRICS
+    why = ": without labels it is a regression" if is_regression else ""
     return TaskSpec(
         folder.name,
         (folder.name,),
         given.words("text", least=1, most=2),
         given.word("label") if "label" in given.values else "label",
         labels=() if is_regression else given.words("labels", least=2, most=1000),
-        metrics=given.choices("metrics", metrics) if "metrics" in given.values else metrics[:1],
+        metrics=given.choices("metrics", metrics, why) if "metrics" in given.values else metrics[:1],
         train_file=given.file("train"),
         dev_files=(("dev", given.file("dev")),),
         test_files=(("test", given.file("test")),) if "test" in given.values else (),
@@ -72,11 +80,11 @@ class _TaskFile:
             raise DataError(f"{self._path}: {key} must be a list of {least} to {most} different words, got {found!r}")
         return tuple(found)
 
-    def choices(self, key: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    def choices(self, key: str, allowed: tuple[str, ...], why: str) -> tuple[str, ...]:
         found = self.words(key, least=1, most=len(allowed))
         for word in found:
             if word not in allowed:
-                raise DataError(f"{self._path}: {key} must be of {', '.join(allowed)}, got {word!r}")
+                raise DataError(f"{self._path}: {key} must be of {', '.join(allowed)}, got {word!r}{why}")
         return found
 
     def word(self, key: str) -> str:

@@ -30,8 +30,14 @@ def spec_of(root: Path, task: str) -> TaskSpec:
 
     Raises:
         ConfigError: neither; offers the nearest of GLUE's names and of the folders with a task.json.
+        DataError: a task.json in a folder named as one of GLUE's tasks; as custom_spec.
     """
     if task in SPECS:
+        if (root / task / TASK_FILE).is_file():
+            raise DataError(
+                f"{root / task / TASK_FILE} is in the way: {task} is GLUE's own; for a task of yours by its "
+                f"{TASK_FILE}, rename the folder"
+            )
         return task_spec(task)
     if (root / task / TASK_FILE).is_file() and Path(task).name == task:
         return custom_spec(root / task)

@@ -139,9 +139,9 @@ def register(
 
 
 def registered_name(pretrained: str, task: str) -> str:
-    """`fast-electra-sst2`; of a folder or an address, its last part, in letters that MLflow takes."""
+    """`fast-electra-sst2`; of a folder or an address, its last part, with dashes for signs like / and :."""
     last = pretrained.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{last}-{task}")
+    return re.sub(r"[^\w.-]+", "-", f"{last}-{task}")
 
 
 def follow(name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +493,10 @@ def test_a_regression_of_ones_own_has_no_bounds(tmp_path: Path) -> None:
         ({"text": ["a", "b", "c"]}, "text must be a list of 1 to 2 different words"),
         ({"labels": ["billing"]}, "labels must be a list of 2 to 1000 different words"),
         ({"metrics": ["bleu"]}, "metrics must be of accuracy, f1, macro_f1, matthews, got 'bleu'"),
+        (
+            {"labels": None, "metrics": ["f1"]},
+            "metrics must be of pearson, spearman, got 'f1': without labels it is a regression",
+        ),
         ({"train": "../train.csv"}, "train must be a file beside it, got '../train.csv'"),
         ({"dev": None}, "dev must be a name, got None"),
         ({"epochs": 0}, "epochs must be a number > 0, got 0"),
@@ -502,6 +507,25 @@ def test_a_regression_of_ones_own_has_no_bounds(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_task_file_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_task(write_tickets(tmp_path, **changes), "tickets")
+
+
+@pytest.mark.parametrize("name", ["tickets (1)", "tickets*", "50% off"])
+def test_a_folder_whose_name_no_score_can_bear_is_refused(tmp_path: Path, name: str) -> None:
+    (write_tickets(tmp_path) / "tickets").rename(tmp_path / name)
+    message = f"must have letters, digits, spaces, _, -, . and : alone, got {name!r}; rename the folder"
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_task(tmp_path, name)
+
+
+def test_a_folder_may_be_named_in_another_script(tmp_path: Path) -> None:
+    (write_tickets(tmp_path) / "tickets").rename(tmp_path / "Fälle 任务-1.b_2")
+    assert read_task(tmp_path, "Fälle 任务-1.b_2").name == "Fälle 任务-1.b_2"
+
+
+def test_a_task_file_in_a_folder_of_a_glue_task_is_said_to_need_another_name(tmp_path: Path) -> None:
+    (write_tickets(tmp_path) / "tickets").rename(tmp_path / "rte")
+    with pytest.raises(DataError, match=r"rte is GLUE's own; for a task of yours by its task\.json, rename the folder"):
+        read_task(tmp_path, "rte")
 
 
 def test_a_row_of_a_task_of_ones_own_is_named_by_its_line(tmp_path: Path) -> None:

@@ -432,6 +432,11 @@ def test_a_task_model_is_named_after_its_encoder(pretrained: str, name: str) -> 
     assert task_models.registered_name(pretrained, "rte") == name
 
 
+def test_tasks_named_in_another_script_have_models_of_their_own() -> None:
+    assert task_models.registered_name("fast-electra", "任务") == "fast-electra-任务"
+    assert task_models.registered_name("/home/me/modèle", "问题") == "modèle-问题"
+
+
 # Served
 
 
