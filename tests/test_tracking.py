@@ -174,6 +174,15 @@ def test_a_child_run_ends_with_the_status_of_its_block(
     assert client().get_run(seen[0]).info.status == status
 
 
+def test_a_run_that_was_deleted_is_named_with_a_move_that_helps(parent: str) -> None:
+    move = "Restore it there, or give back the database that had it; `resume start` begins anew with another"
+    client().delete_run(parent)
+    with pytest.raises(TrackingError, match=f"{parent} must be in the 'active' state.*{move}"):
+        tracking.set_tags(parent, {"a": 1})
+    with pytest.raises(TrackingError, match=f"'?{'f' * 32}'? not found.*{move}"):
+        tracking.set_tags("f" * 32, {"a": 1})
+
+
 def test_an_unknown_status_is_refused(parent: str) -> None:
     with pytest.raises(ConfigError, match="status must be one of FINISHED, FAILED, KILLED; got 'FINISH'"):
         tracking.finish(parent, "FINISH")

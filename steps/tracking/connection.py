@@ -20,6 +20,7 @@ _DENIED = (
     "Give an account that may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
     "environment"
 )
+_DELETED = "Restore it there, or give back the database that had it; `resume start` begins anew with another"
 _connected_uri: str | None = None  # one process, one server: MLflow itself keeps this per process too
 
 
@@ -114,6 +115,12 @@ def denied(error: Any) -> str:
     return _DENIED if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED") else ""
 
 
+def _deleted(error: Any) -> str:
+    """What to do where a run is no longer there, for which MLflow has two words; empty where that is not why."""
+    is_gone = error.error_code == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in str(error)
+    return _DELETED if is_gone else ""
+
+
 def ask(
     what: str,
     function: Callable[..., Any],
@@ -135,7 +142,11 @@ def ask(
         except MlflowException as error:
             waited = time.monotonic() - start
             if not is_passing(error) or waited + delay > patience_seconds:
-                hint = denied(error) or "Check that the server runs and may be written to, then run `resume`"
+                hint = (
+                    denied(error)
+                    or _deleted(error)
+                    or "Check that the server runs and may be written to, then run `resume`"
+                )
                 raise TrackingError(
                     f"cannot {what}: MLflow at {connected_uri()} says: {error} (after {waited:.0f} s). {hint}"
                 ) from error
