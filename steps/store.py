@@ -101,7 +101,10 @@ class Store:
         if (target / _MARKER).is_file():
             return target
         if not self.has(key):
-            raise DataError(f"{self.address(key)} is missing or incomplete; run the step that makes it again")
+            raise DataError(
+                f"{self.address(key)} is missing or incomplete; put it back, or `resume STEP` from the step "
+                "that makes it, `resume start` where that is not plain"
+            )
         self._download(key, target)
         return target
 

@@ -120,7 +120,9 @@ def test_a_folder_without_its_marker_is_not_there(store: Store) -> None:
     make_folder(store.path("tokens/half"), train="half a shard")
     assert not store.has("tokens/half")
     assert store.list_keys("tokens") == []
-    with pytest.raises(DataError, match="tokens/half is missing or incomplete; run the step that makes it again"):
+    with pytest.raises(
+        DataError, match="tokens/half is missing or incomplete; put it back, or `resume STEP` from the step"
+    ):
         store.get_folder("tokens/half")
 
 

@@ -175,7 +175,7 @@ def test_a_child_run_ends_with_the_status_of_its_block(
 
 
 def test_a_run_that_was_deleted_is_named_with_a_move_that_helps(parent: str) -> None:
-    move = "Restore it there, or give back the database that had it; `resume start` begins anew with another"
+    move = "Restore it there, or give back the database that had it; in a flow, `resume start` begins anew"
     client().delete_run(parent)
     with pytest.raises(TrackingError, match=f"{parent} must be in the 'active' state.*{move}"):
         tracking.set_tags(parent, {"a": 1})

@@ -20,7 +20,7 @@ _DENIED = (
     "Give an account that may: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
     "environment"
 )
-_DELETED = "Restore it there, or give back the database that had it; `resume start` begins anew with another"
+_DELETED = "Restore it there, or give back the database that had it; in a flow, `resume start` begins anew"
 _connected_uri: str | None = None  # one process, one server: MLflow itself keeps this per process too
 
 
