@@ -40,7 +40,7 @@ def local_splits(root: Path, spec: TaskSpec) -> dict[str, Split]:
         raise DataError(
             f"{root} has no folder {' or '.join(names)} for task {spec.name}; folders there: {found}{above}"
         )
-    if (folder / "dataset_dict.json").is_file():
+    if (folder / "dataset_dict.json").is_file() and not spec.is_custom:  # whose files task.json names
         return saved_splits(spec, _load_from_disk(folder), str(folder))
     parquet = {path.name: path for path in sorted(folder.glob("*.parquet"))}
     if parquet and not spec.is_custom:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -218,7 +220,76 @@ def test_microsofts_mrpc_without_the_ids_says_what_is_missing(tmp_path: Path) ->
         read_task(tmp_path, "mrpc")
 
 
+def test_microsofts_mrpc_may_come_without_its_test_set_or_with_one_that_has_no_labels(tmp_path: Path) -> None:
+    write_msr(tmp_path)
+    (tmp_path / "MRPC/msr_paraphrase_test.txt").unlink()
+    assert read_task(tmp_path, "mrpc", with_test=True).test == {}
+    write(tmp_path / "MRPC/msr_paraphrase_test.txt", "#1 ID\t#2 ID\t#1 String\t#2 String\n40\t41\tg\th\n")
+    assert read_task(tmp_path, "mrpc", with_test=True).test == {"test": [Example("g", "h", None)]}
+
+
+def test_microsofts_mrpc_without_its_columns_of_ids_or_without_rows_is_named(tmp_path: Path) -> None:
+    write_msr(tmp_path)
+    train = write(tmp_path / "MRPC/msr_paraphrase_train.txt", "Quality\t#1 String\t#2 String\n1\ta\tb\n")
+    with pytest.raises(DataError, match=r"msr_paraphrase_train\.txt has no column #1 ID, #2 ID; columns there: #1 S"):
+        read_task(tmp_path, "mrpc")
+    write(train, f"{MSR_HEADER}\n")
+    with pytest.raises(DataError, match=r"msr_paraphrase_train\.txt holds no examples"):
+        read_task(tmp_path, "mrpc")
+
+
+def test_of_a_test_set_under_two_names_the_first_is_read(tmp_path: Path) -> None:
+    write_real(tmp_path, "ax")
+    write(tmp_path / "diagnostic/test.tsv", "index\tsentence1\tsentence2\n0\tanother\tset\n")
+    expected = [Example("The cat sat.", "The cat did not sit.", None)]
+    assert read_task(tmp_path, "ax", with_test=True).test == {"test": expected}
+
+
+def save_as_parquet(folder: Path, **splits: dict[str, list[Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    for split, columns in splits.items():
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+
+
+def test_the_diagnostic_set_is_read_from_parquet_that_holds_nothing_but_its_test_set(tmp_path: Path) -> None:
+    save_as_parquet(tmp_path / "ax", test={"premise": ["a"], "hypothesis": ["b"]})
+    data = read_task(tmp_path, "ax", with_test=True)
+    assert (data.train, data.dev, data.test) == ([], {}, {"test": [Example("a", "b", None)]})
+    (tmp_path / "ax" / "test.parquet").rename(tmp_path / "ax" / "validation.parquet")
+    with pytest.raises(DataError, match="ax has no split test, only validation"):
+        read_task(tmp_path, "ax")
+
+
 # Folders that are not what they say
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (
+            {"sentence1": ["a"], "label": [0]},
+            "rte, validation has no column sentence2; columns there: label, sentence1",
+        ),
+        ({"sentence1": [], "sentence2": [], "label": []}, "rte, validation holds no examples"),
+    ],
+)
+def test_a_split_of_parquet_that_cannot_be_used_is_named(
+    validation: dict[str, list[Any]], message: str, tmp_path: Path
+) -> None:
+    save_as_parquet(
+        tmp_path / "rte", train={"sentence1": ["a"], "sentence2": ["b"], "label": [0]}, validation=validation
+    )
+    with pytest.raises(DataError, match=message):
+        read_task(tmp_path, "rte")
+
+
+def test_where_the_tasks_folder_is_missing_files_are_no_folders_and_one_from_the_hub_is_a_tasks_own(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rte").mkdir()
+    write(tmp_path / "rte/train.parquet", b"")
+    with pytest.raises(DataError, match=rf"folders there: none\. If it is a task's own .* above: {tmp_path}$"):
+        read_task(tmp_path / "rte", "cola")
 
 
 def save_to_disk(folder: Path) -> None:
@@ -245,12 +316,25 @@ def test_a_damaged_arrow_file_is_a_clear_error(tmp_path: Path) -> None:
         read_task(tmp_path, "rte")
 
 
+def test_a_saved_task_without_a_split_is_named_by_its_folder(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "rte")
+    (tmp_path / "rte" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match=rf"{tmp_path / 'rte'} has no split validation, only train"):
+        read_task(tmp_path, "rte")
+
+
 def own_task(folder: Path, **changes: Any) -> Path:
     given = {"text": ["body"], "label": "team", "labels": ["a", "b"], "train": "train.csv", "dev": "dev.csv"}
     write(folder / "task.json", json.dumps(given | changes))
     for name in ("train.csv", "dev.csv"):
         write(folder / name, "body,team\none\u2028two,a\n")
     return folder
+
+
+def test_a_task_file_says_which_files_are_read_whatever_was_saved_beside_them(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "tickets")
+    own_task(tmp_path / "tickets")
+    assert read_task(tmp_path, "tickets").train == [Example("one\u2028two", None, 0)]
 
 
 def test_a_task_file_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
