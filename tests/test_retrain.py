@@ -264,6 +264,11 @@ def test_the_page_says_what_happened_and_why(year: Place) -> None:
         assert words in april, words
     october = page("october")
     assert "Retraining: nothing to do" in october and "fewer than 2,000 (min_new_tokens)" in october
+    nothing = year.months["october"].data.plan
+    tags = tracking.run_record(nothing["mlflow_run_id"])["tags"]
+    assert (tags["retrain.way"], tags["retrain.is_promoted"]) == ("nothing", "false")
+    words = mlflow.artifacts.load_text(f"runs:/{nothing['mlflow_run_id']}/retraining.txt")
+    assert words == outcome(year, "october")["words"]
     run_id = year.months["april"].data.plan["mlflow_run_id"]
     told = tracking.load_dict(run_id, "retraining.json")
     assert told == json.loads(json.dumps(outcome(year, "april")))
