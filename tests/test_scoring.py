@@ -1,0 +1,106 @@
+"""What is made of fine-tunings that are done: which were lost, what MLflow is told, and the way back from the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_toys import sheet_of
+
+from fast_electra_core.config import ScoringConfig
+from fast_electra_core.errors import StoreError, TrackingError
+from steps import scoring, tracking
+from steps.finetune import job_key
+from steps.score_sheet import key_of
+from steps.store import Store
+
+JOB = {"task": "rte", "seed": 0, "untrained": False, "rate": None}
+
+
+def test_a_fine_tuning_that_fails_once_is_done_again_and_its_result_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Any] = [RuntimeError("no memory"), {**JOB, "scores": {"accuracy": 0.5}}]
+
+    def once(*_: Any) -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(scoring, "_finetune", once)
+    assert scoring._twice({}, "encoder", JOB) == {**JOB, "scores": {"accuracy": 0.5}}
+    outcomes += [RuntimeError("no memory"), ValueError("no text"), {}]
+    assert scoring._twice({}, "encoder", JOB) == {**JOB, "failed": "ValueError: no text"}
+    assert outcomes == [{}]  # there is no third time
+    with pytest.raises(StoreError, match="S3 is away"):
+        outcomes[:] = [StoreError("S3 is away"), {}]
+        scoring._twice({}, "encoder", JOB)
+
+
+def test_a_lost_fine_tuning_is_looked_up_and_all_come_back_by_task_seed_and_start(store: Store, tmp_path: Path) -> None:
+    config = ScoringConfig(glue="folder", tasks="rte,cola", seeds=2).to_dict()
+    plan = {"config": config, "tasks": {"rte": {"train": 9}, "cola": {"train": 9}}, "run_key": "runs/1"}
+    stored = {**JOB, "seed": 1, "scores": {"accuracy": 0.5}}
+    (tmp_path / "result.json").write_text(json.dumps(stored))
+    (tmp_path / "done").mkdir()
+    (tmp_path / "result.json").rename(tmp_path / "done" / "result.json")
+    store.put_folder(tmp_path / "done", job_key("runs/1", stored))
+    cola = {**JOB, "task": "cola"}
+    came = [{**cola, "scores": {"matthews": 0.5}}, {**cola, "untrained": True, "failed": "OSError: full"}]
+    found = scoring._with_lost_ones(plan, came, store)
+    assert [(each["task"], each["seed"], each["untrained"], each.get("failed", "")) for each in found] == [
+        ("rte", 0, False, "its machine was lost, twice"),
+        ("rte", 0, True, "its machine was lost, twice"),
+        ("rte", 1, False, ""),
+        ("rte", 1, True, "its machine was lost, twice"),
+        ("cola", 0, False, ""),
+        ("cola", 0, True, "OSError: full"),
+        ("cola", 1, False, "its machine was lost, twice"),
+        ("cola", 1, True, "its machine was lost, twice"),
+    ]
+    assert found[2] == stored and found[4] == came[0]
+
+
+def test_seconds_are_of_what_ended_by_what_it_started_from() -> None:
+    results = [
+        {"untrained": False, "seconds": 1.0}, {"untrained": True, "seconds": 4.0}, {"untrained": False, "seconds": 2.0},
+        {"untrained": True, "failed": "no memory"},
+    ]  # fmt: skip
+    assert scoring._seconds(results) == {"fine-tuning": 3.0, "fine-tuning, untrained": 4.0}
+
+
+def test_metrics_are_medians_averages_of_several_tasks_and_how_many_went_wrong() -> None:
+    scores = {
+        "rows": [
+            {"task": "rte", "metric": "accuracy", "pretrained": {"median": 0.75}, "untrained": {"median": 0.5}},
+            {"task": "cola", "metric": "matthews", "pretrained": {"median": 0.25}, "untrained": None},
+        ],
+        "averages": {
+            "electra": {"value": 0.5, "tasks": ["rte", "cola"]},
+            "leaderboard": {"value": 1.0, "tasks": ["rte"]},
+        },
+        "failures": [{}, {}],
+    }
+    assert scoring._as_metrics(scores, [{"degenerate": True}, {"degenerate": False}, {}]) == {
+        "rte.accuracy.pretrained": 0.75, "rte.accuracy.untrained": 0.5, "cola.matthews.pretrained": 0.25,
+        "average.electra": 0.5, "finetunings.failed": 2, "finetunings.degenerate": 1,
+    }  # fmt: skip
+
+
+def test_a_registered_version_leads_to_its_scores_where_the_registry_may_be_written_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tagged: list[tuple[str, str, dict[str, str]]] = []
+    monkeypatch.setattr(tracking, "set_version_tags", lambda *given: tagged.append(given))
+    sheet = sheet_of({"rte": {0: 0.5, 1: 0.5}})
+    plan = {"model": {"version": "mine/2"}, "mlflow_run_id": "run"}
+    scoring._note_scores({**plan, "model": {"version": "not registered"}}, {"sheet": sheet})
+    assert tagged == []
+    scoring._note_scores(plan, {"sheet": sheet})
+    assert tagged == [("mine", "2", {f"scores.{key_of(sheet)}": "run"})]
+
+    def refuse(*_: Any) -> None:
+        raise TrackingError("you may not")
+
+    monkeypatch.setattr(tracking, "set_version_tags", refuse)
+    scoring._note_scores(plan, {"sheet": sheet})
+    assert caplog.messages == ["mine/2 does not lead to these scores: you may not"]
