@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ConnectionClosedError
+from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.response import StreamingBody
 
 from fast_electra_core.errors import LockError
@@ -248,6 +249,58 @@ def test_a_connection_to_s3_that_breaks_is_said(operation: str, s3: Any, monkeyp
     monkeypatch.setattr(lock_module, "s3_client", lambda: client)
     with pytest.raises(LockError, match="cannot be read or written: Connection was closed before we received a valid"):
         lock_of("s3://bucket/store", "RetrainFlow/1").acquire()
+
+
+class Refusing:
+    """A client whose every request S3 answers by this code."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def get_object(self, **what: Any) -> Any:
+        raise ClientError({"Error": {"Code": self._code, "Message": "no"}}, "request")
+
+    put_object = delete_object = get_object
+
+
+@pytest.mark.parametrize("code", ["PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"])
+def test_a_write_that_another_one_was_quicker_than_is_none_whichever_way_s3_says_so(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """412 where the lock is there or is another, 409 where both write at once, 404 where it was removed meanwhile."""
+    monkeypatch.setattr(lock_module, "s3_client", lambda: Refusing(code))
+    place = lock_module._InS3(Store("s3://bucket/store"), "retrain")
+    assert not place.write(b"{}", over=None)
+    assert not place.write(b"{}", over="tag")
+    assert not place.remove(over="tag")
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "403", "NoSuchBucket", "SlowDown"])
+def test_what_s3_refuses_for_another_reason_is_no_lost_race(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "s3_client", lambda: Refusing(code))
+    place = lock_module._InS3(Store("s3://bucket/store"), "retrain")
+    for call in (place.read, lambda: place.write(b"{}", over=None), lambda: place.remove(over="tag")):
+        with pytest.raises(LockError, match=rf"s3://bucket/store/locks/retrain\.json cannot be .*{code}.*policy"):
+            call()
+
+
+@pytest.mark.parametrize("code", ["NoSuchKey", "404"])
+def test_a_lock_that_is_not_in_s3_is_free(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "s3_client", lambda: Refusing(code))
+    assert lock_module._InS3(Store("s3://bucket/store"), "retrain").read() is None
+
+
+@pytest.mark.parametrize(("over", "condition"), [(None, {"IfNoneMatch": "*"}), ("tag", {"IfMatch": "tag"})])
+def test_what_is_written_to_s3_is_conditional_on_what_was_read(
+    over: str | None, condition: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    client = SimpleNamespace(put_object=lambda **what: asked.append(what), delete_object=lambda **w: asked.append(w))
+    monkeypatch.setattr(lock_module, "s3_client", lambda: client)
+    place = lock_module._InS3(Store("s3://bucket"), "retrain")
+    assert place.write(b"{}", over=over) and place.remove(over="tag")
+    where = {"Bucket": "bucket", "Key": "locks/retrain.json"}
+    assert asked == [{**where, "Body": b"{}", **condition}, {**where, "IfMatch": "tag"}]
 
 
 def test_an_answer_of_s3_that_breaks_off_costs_a_warning_and_not_the_lock(
