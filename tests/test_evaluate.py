@@ -15,6 +15,7 @@ from transformers import ElectraForMaskedLM
 from fast_electra_core.classifier import build_classifier
 from fast_electra_core.config import EvaluateConfig
 from fast_electra_core.errors import AuxiliaryError, CheckpointError, ConfigError
+from fast_electra_core.tokenizer import load_tokenizer, tokenizer_digest
 from steps import model_source, tracking
 from steps.evaluate import fetch_model
 from steps.store import Store
@@ -109,6 +110,22 @@ def test_fewer_positions_than_the_longest_example_are_refused(model: Path) -> No
     edit_config(model, max_position_embeddings=100)
     with pytest.raises(ConfigError, match=r"finetune_max_length must be <= 100, the positions of .*, got 128"):
         fetch(model)
+
+
+def test_as_many_positions_as_the_longest_example_are_enough_and_its_digests_are_told(
+    good: Path, tmp_path: Path
+) -> None:
+    found = fetch(Path(shutil.copytree(good, tmp_path / "model")), finetune_max_length=512)
+    assert found["digest"] == model_source.weights_digest(good)
+    assert found["tokenizer_digest"] == tokenizer_digest(load_tokenizer(good))
+    assert found["key"].startswith(f"models/{found['digest']}-") and found["key"].endswith(found["tokenizer_digest"])
+
+
+def test_a_model_that_is_not_there_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        AuxiliaryError, match=r"^model '.*nowhere' is not a folder\. .*flows/pretrain_flow\.py run` makes"
+    ):
+        fetch(tmp_path / "nowhere")
 
 
 def test_a_model_without_its_tokenizer_is_refused(model: Path) -> None:
