@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -458,6 +459,76 @@ def test_before_a_champion_was_the_last_one_that_was_not_rolled_back(history: st
     how = {"p": "promoted", "r": "restored", "f": "found"}
     entries = [champions.Entry(None if line[0] == "-" else line[0], how[line[1]], "") for line in history.split()]
     assert champions.Throne("m", "ledger", tuple(entries)).before() == before
+
+
+class Ledgers:
+    """Ledgers in memory: their lines by run, and the alias."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, oldest: str = "ours", **lines: list[str]) -> None:
+        self.lines, self.alias = lines, "1"
+        patch.setattr(champions, "_find_ledger", lambda name: oldest)
+        patch.setattr(champions, "_alias", lambda name: self.alias)
+        patch.setattr(champions, "_seat", lambda name, version: setattr(self, "alias", version))
+        patch.setattr(champions, "_write", self.write)
+        patch.setattr(champions, "_entries", self.entries)
+        self.seen = champions.Throne("m", "ours", self.entries("ours"))
+
+    def entries(self, ledger: str) -> tuple[champions.Entry, ...]:
+        return tuple(champions.Entry(version, "promoted", "") for version in self.lines[ledger])
+
+    def write(self, ledger: str, number: int, version: str, how: str) -> bool:
+        if number != len(self.lines[ledger]) + 1:
+            return False
+        self.lines[ledger].append(version)
+        return True
+
+
+def test_a_decision_counts_where_its_line_is_the_last_of_the_oldest_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Ledgers(monkeypatch, ours=["1"])
+    assert champions.claim(alone.seen, "2", "promoted") and alone.alias == "2"
+    late = Ledgers(monkeypatch, ours=["1"])
+    late.lines["ours"].append("3")  # another was quicker
+    assert not champions.claim(late.seen, "2", "promoted") and late.alias == "1"
+    younger = Ledgers(monkeypatch, oldest="theirs", ours=["1"], theirs=["1", "3"])
+    assert not champions.claim(younger.seen, "2", "promoted") and younger.alias == "3"
+
+
+def test_a_decision_that_another_has_followed_already_does_not_count_and_leaves_the_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledgers = Ledgers(monkeypatch, ours=["1"])
+
+    def seat_late(name: str, version: str) -> None:
+        if version == "2":
+            ledgers.lines["ours"].append("3")
+        ledgers.alias = version
+
+    monkeypatch.setattr(champions, "_seat", seat_late)
+    assert not champions.claim(ledgers.seen, "2", "promoted")
+    assert ledgers.alias == "3"
+
+
+def test_the_oldest_ledger_is_looked_for_in_every_page_of_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page(list[Any]):
+        def __init__(self, names: str, token: str) -> None:
+            super().__init__(SimpleNamespace(experiment_id=name) for name in names)
+            self.token = token
+
+    class Client:
+        pages = {None: Page("ab", "more"), "more": Page("c", "")}
+        asked: list[Any] = []
+
+        def search_experiments(self, *, max_results: int, page_token: str | None) -> Page:
+            return self.pages[page_token]
+
+        def search_runs(self, experiments: list[str], condition: str, *, max_results: int) -> list[Any]:
+            self.asked.append((experiments, condition))
+            made = [("r3", 20), ("r2", 10), ("r1", 10), ("r0", 30)]
+            return [SimpleNamespace(info=SimpleNamespace(run_id=run, start_time=at)) for run, at in made]
+
+    monkeypatch.setattr(champions, "mlflow_client", Client)
+    assert champions._find_ledger("m") == "r1"
+    assert Client.asked == [(["a", "b", "c"], "tags.`champions.of` = 'm'")]
 
 
 def test_scores_that_are_gone_are_said_to_be_gone_with_the_command_that_makes_them_again(registry: Registry) -> None:
