@@ -9,7 +9,7 @@ from typing import Any
 
 from fast_electra_core.arms import CompareConfig, list_arms
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig, RunConfig
-from fast_electra_core.errors import ConfigError
+from fast_electra_core.errors import ConfigError, check_choice
 from fast_electra_core.method_knobs import check_is_read, is_read
 from fast_electra_core.presets import AUXILIARY_PRESETS, EVALUATE_PRESETS, PRETRAIN_PRESETS, preset_values
 from fast_electra_core.retraining import RetrainConfig
@@ -114,6 +114,9 @@ def _check_all_read(given: Mapping[str, Any], config: PretrainConfig) -> None:
     for name, value in given.items():
         if value is not None:
             check_is_read(name, config.method)
+    if given.get("waive_gates"):  # a preset waives rte whatever the tasks are
+        for task in [each.partition(":")[2] for each in config.waived_gates() if ":" in each]:
+            check_choice("the task of majority in waive_gates", task, config.scored_tasks())
 
 
 def _merge(given: Mapping[str, Any], config_class: type[RunConfig]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import importlib
 import json
 import math
 import pkgutil
+import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from fast_electra_core.config import AuxiliaryConfig, PretrainConfig, TrainingCo
 from fast_electra_core.errors import ConfigError, FastElectraError, check_choice
 from fast_electra_core.method_knobs import FIXED, METHODS, MODEL_FREE
 from fast_electra_core.presets import AUXILIARY_PRESETS, PRETRAIN_PRESETS, preset_values
-from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain
+from steps.config import resolve_auxiliary, resolve_compare, resolve_evaluate, resolve_pretrain, resolve_retrain
 
 SHARED: dict[str, Any] = {
     "preset": "tiny", "corpus": "a.txt", "corpus_licence": "CC0-1.0", "text_field": "body", "on_bad_text": "skip",
@@ -570,6 +572,16 @@ def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(uri: str
         PretrainConfig(tracking_uri=uri)
     assert "hush" not in str(refusal.value)
     assert PretrainConfig(tracking_uri=uri.replace(":hush", "")).tracking_uri == uri.replace(":hush", "")
+
+
+@pytest.mark.parametrize("resolve", [resolve_pretrain, resolve_retrain])
+def test_a_waiver_of_a_task_that_is_not_scored_is_refused(resolve: Callable[[dict[str, Any]], PretrainConfig]) -> None:
+    message = "the task of majority in waive_gates must be one of cola, mine; got 'mien'. Did you mean 'mine'"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve({"tasks": "cola,mine", "glue": "folder", "waive_gates": "licence,majority:cola,majority:mien"})
+    given = {"tasks": "cola,mine", "glue": "folder", "waive_gates": "licence,majority:cola,majority:mine"}
+    assert resolve(given).waived_gates() == ["licence", "majority:cola", "majority:mine"]
+    assert resolve({"preset": "laptop", "tasks": "cola"}).waived_gates() == ["majority:rte"]  # the preset's own
 
 
 def test_a_comparison_beside_arms_of_ones_own_is_refused_as_nothing_of_it_would_be_read() -> None:
