@@ -123,7 +123,9 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     for failure in failed:
         _logger.warning("left out: %s", failure_text(failure))
     if len(failed) == len(results):
-        raise DataError(f"every fine-tuning failed, first {failure_text(failed[0])}; mend the cause, then resume")
+        # The tasks that they failed in have ended well for Metaflow: `resume` alone would take the failures over.
+        first = failure_text(failed[0])
+        raise DataError(f"every fine-tuning failed, first {first}; mend the cause, then `resume finetune`")
     scores = {**_summary(plan, results, store), **_log_answers(plan, results, store)}
     run_id = plan["mlflow_run_id"]
     suite_name = report.suite_name(plan["config"]["glue"], plan["tasks"])
@@ -238,7 +240,7 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
     for job in [job for pack in list_packs(plan) for job in pack]:
         if job_name(job) not in found:
             key = job_key(plan["run_key"], job)
-            lost = {**job, "failed": reasons.get(job_name(job), "its machine was lost, twice")}
+            lost = {**job, "failed": reasons.get(job_name(job), "its machine was lost or its task failed, twice")}
             found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
     tasks = list(plan["tasks"])
     return sorted(found.values(), key=lambda result: (tasks.index(result["task"]), result["seed"], result["untrained"]))

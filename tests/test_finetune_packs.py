@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from toys import save_detector
 
 from fast_electra_core.config import PretrainConfig
-from fast_electra_core.errors import StoreError, TrackingError
+from fast_electra_core.errors import DataError, StoreError, TrackingError
 from steps import finetune, scoring, tracking
 from steps.finetune import PACK_PASSES, in_turn, job_key, job_name, list_packs
 from steps.store import Store
@@ -160,8 +160,11 @@ def test_where_mnli_failed_what_starts_from_it_says_so(plan: dict[str, Any], mon
     results = scoring.finetune(plan, "encoder", CHAIN)
     assert results[0]["failed"] == "RuntimeError: no memory"
     assert results[1]["failed"] == "DataError: it starts from mnli seed 0, which failed"
-    with pytest.raises(ValueError, match=r"every fine-tuning failed, first mnli seed 0 \(RuntimeError: no memory\)"):
+    with pytest.raises(DataError) as caught:
         scoring.gather_scores({**plan, "config": {**plan["config"], "seeds": 1, "untrained_baseline": False}}, results)
+    assert str(caught.value) == (
+        "every fine-tuning failed, first mnli seed 0 (RuntimeError: no memory); mend the cause, then `resume finetune`"
+    )
 
 
 @pytest.mark.parametrize("away", [TrackingError("the server is away"), StoreError("S3 is away")])

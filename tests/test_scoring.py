@@ -48,14 +48,14 @@ def test_a_lost_fine_tuning_is_looked_up_and_all_come_back_by_task_seed_and_star
     came = [{**cola, "scores": {"matthews": 0.5}}, {**cola, "untrained": True, "failed": "OSError: full"}]
     found = scoring._with_lost_ones(plan, came, store)
     assert [(each["task"], each["seed"], each["untrained"], each.get("failed", "")) for each in found] == [
-        ("rte", 0, False, "its machine was lost, twice"),
-        ("rte", 0, True, "its machine was lost, twice"),
+        ("rte", 0, False, "its machine was lost or its task failed, twice"),
+        ("rte", 0, True, "its machine was lost or its task failed, twice"),
         ("rte", 1, False, ""),
-        ("rte", 1, True, "its machine was lost, twice"),
+        ("rte", 1, True, "its machine was lost or its task failed, twice"),
         ("cola", 0, False, ""),
         ("cola", 0, True, "OSError: full"),
-        ("cola", 1, False, "its machine was lost, twice"),
-        ("cola", 1, True, "its machine was lost, twice"),
+        ("cola", 1, False, "its machine was lost or its task failed, twice"),
+        ("cola", 1, True, "its machine was lost or its task failed, twice"),
     ]
     assert found[2] == stored and found[4] == came[0]
 
