@@ -231,7 +231,9 @@ def test_a_damaged_range_is_drawn_anew(
 def test_a_missing_range_is_an_error_in_training(place: Place) -> None:
     place.corrupt()
     place.store.delete(place.keys()[1])
-    with pytest.raises(DataError, match=r"steps-000000003-000000006 is missing or incomplete; put it back, or `resume STEP`"):
+    with pytest.raises(
+        DataError, match=r"steps-000000003-000000006 is missing or incomplete; put it back, or `resume STEP`"
+    ):
         place.stored(place.config)
 
 
