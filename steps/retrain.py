@@ -42,7 +42,7 @@ def begin_retrain(given: Mapping[str, Any], *, flow: str, run_id: str, resumes: 
     lock = _lock_of(config, owner=f"{flow}/{run_id}", resumes=f"{flow}/{resumes}" if resumes else None)
     held = lock.acquire(wait_seconds=config.wait_for_lock_seconds)
     if held is not None:
-        how = f"if it was killed, `resume --origin-run-id {held.owner.rpartition('/')[2]}` goes on with it at once"
+        how = "if it was killed, `resume --origin-run-id` with its id goes on with it at once"
         plan = _nothing(config, f"another run is at work: {held}; {how}", flow=flow, run_id=run_id)
         return _begun(plan, given)
     try:

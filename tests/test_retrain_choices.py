@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_in_its_first_step_is_resumed_by_one_that_has_anot
     begins_by(RetrainConfig(store=str(tmp_path / "store"), lock_minutes=60), monkeypatch)
     assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="1") == {"way": "scratch"}
     waiting = retrain.begin_retrain({}, flow="RetrainFlow", run_id="2")["reason"]
-    assert "RetrainFlow/1 since" in waiting and "if it was killed, `resume --origin-run-id 1` goes" in waiting
+    assert "RetrainFlow/1 since" in waiting and "if it was killed, `resume --origin-run-id` with its id goes" in waiting
     assert retrain.begin_retrain({}, flow="RetrainFlow", run_id="3", resumes="1") == {"way": "scratch"}
 
 
