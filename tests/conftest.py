@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from planted import PLANTED
+from warm_python import interpreter
 
 import fast_electra_core
 import steps
@@ -216,9 +217,11 @@ class Workspace:
     timeout_seconds = 900
     """After which a flow is killed, and its test fails."""
 
-    def __init__(self, folder: Path, *, has_database: bool = True) -> None:
-        """has_database: whether MLflow's tables are there already, which takes a flow four seconds."""
+    def __init__(self, folder: Path, *, has_database: bool = True, python: str = "") -> None:
+        """has_database: whether MLflow's tables are there already, which takes a flow four seconds; python: what runs the
+        flows, by default one that has imported what takes their steps most of their time."""
         self.folder = folder
+        self.python = python or interpreter()
         if has_database:
             (folder / "mlflow.db").write_bytes(_empty_database())
         write_text(folder / "text.txt")
@@ -249,7 +252,7 @@ class Workspace:
     def start(self, flow: str | Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A flow in a process group of its own; flow is a file of `flows/`, or any path."""
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "flows" / flow), *arguments],
+            [self.python, str(ROOT / "flows" / flow), *arguments],
             cwd=self.folder,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
@@ -324,9 +327,11 @@ class Finished(NamedTuple):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Both flows on the small text, with secrets in their environment. It costs minutes: the files of the tests that
     ask for it are in FLOW_FILES."""
-    workspace = Workspace(tmp_path_factory.mktemp("flows"), has_database=False)  # as a user's first run finds it
+    # As a user's first run finds it.
+    workspace = Workspace(tmp_path_factory.mktemp("flows"), has_database=False, python=sys.executable)
     steps = ("--num_steps", "60", "--learning_rate", "0.01", "--checkpoint_every_steps", "20")
     workspace.run("auxiliary_flow.py", "run", *TEXT, *steps, **PLANTED)
+    workspace.python = interpreter()
     output = workspace.run(
         "pretrain_flow.py", "run", *TRAINING, *LONG_ENOUGH_TO_BE_KILLED, "--keep_task_models", "true", **PLANTED
     )

@@ -13,18 +13,24 @@ from conftest import ROOT, Workspace
 from kubernetes_api import NAMESPACE, Cluster, running
 from kubernetes_pods import Pod
 from planted import PLANTED
+from warm_python import interpreter
 
 KEYS = {**PLANTED, "AWS_DEFAULT_REGION": "us-east-1"}
 """Of the user and, by a Secret, of the pods; S3's double takes any."""
 IN_PODS = {"OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
 """What this machine adds to the environment of every pod."""
-IMAGE = {
-    "PATH": os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin")),
-    "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
-    "BASH_ENV": f"{ROOT}/infra/container/tell_step.sh",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters to processes."""
+
+
+def image() -> dict[str, str]:
+    """The environment that infra/container/Dockerfile gives to what runs in it, as far as it matters to processes."""
+    folders = (Path(interpreter()).parent, Path(sys.executable).parent, "/usr/local/bin", "/usr/bin", "/bin")
+    return {
+        "PATH": os.pathsep.join(map(str, folders)),
+        "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
+        "BASH_ENV": f"{ROOT}/infra/container/tell_step.sh",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **IN_PODS,
+    }
 
 
 class OnKubernetes(NamedTuple):
@@ -72,7 +78,7 @@ def running_on_kubernetes(
     client = boto3.client("s3", endpoint_url=s3_endpoint, **keys)
     client.create_bucket(Bucket=bucket)
     client.upload_file(str(workspace.folder / "text.txt"), bucket, "corpus/text.txt")
-    with running(Cluster(folder / "cluster", image=IMAGE | IN_PODS, pod=pod)) as cluster:
+    with running(Cluster(folder / "cluster", image=image(), pod=pod)) as cluster:
         cluster.secrets["fast-electra"] = dict(KEYS)
         cluster.service_accounts["fast-electra"] = {}
         yield OnKubernetes(workspace, cluster, client, bucket)

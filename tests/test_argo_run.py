@@ -11,7 +11,7 @@ import boto3
 import pytest
 from argo_engine import REDIRECT, ArgoPod, Workflow
 from conftest import ROOT, write_text
-from kubernetes_on_s3 import IMAGE, IN_PODS
+from kubernetes_on_s3 import image
 from mlflow_server import MlflowServer
 from ready_cluster import ready_cluster
 from tiny_flow import settle
@@ -77,7 +77,7 @@ def on_argo(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ready_cluster(folder, patch, s3=s3_endpoint, mlflow=server.uri) as cluster,
     ):
         cluster.pod = ArgoPod
-        cluster.image |= IMAGE | IN_PODS | {"PYTHONPATH": str(folder / "packages")}
+        cluster.image |= image() | {"PYTHONPATH": str(folder / "packages")}
         cluster.secrets["fast-electra"]["FAST_ELECTRA_WEBHOOK"] = webhook.url
         for name, value in cluster.secrets["fast-electra"].items():
             patch.setenv(name, value)

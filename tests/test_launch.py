@@ -18,6 +18,7 @@ from conftest import new_database, write_text
 from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toys import save_auxiliary
+from warm_python import interpreter
 
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.errors import CheckpointError, ConfigError
@@ -53,14 +54,15 @@ class Run(NamedTuple):
     def newest_step(self) -> int:
         return max((int(folder.name.removeprefix("step-")) for folder in list_checkpoints(self.checkpoints)), default=0)
 
-    def start(self, *machine: str, name: str = "") -> "subprocess.Popen[str]":
-        """machine: its index and the number of machines; name: what it takes itself to be called, if not as it is."""
+    def start(self, *machine: str, name: str = "", python: str = sys.executable) -> "subprocess.Popen[str]":
+        """machine: its index and the number of machines; name: what it takes itself to be called, if not as it is;
+        python: `interpreter()` where nothing happens to its processes."""
         file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "arguments.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(self.arguments))
         script = Path(__file__).with_name("train_in_group.py")
         return subprocess.Popen(
-            [sys.executable, str(script), str(file), *machine], cwd=self.folder, text=True,
+            [python, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, **(self._called(name) if name else {})},
         )  # fmt: skip
@@ -103,7 +105,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def whole(prepare: Callable[..., Run]) -> Run:
     """Trained by two processes that nothing happens to."""
     run = prepare("whole", processes_per_node=2)
-    process = run.start()
+    process = run.start(python=interpreter())
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return run
@@ -148,7 +150,7 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
     second, _ = process.communicate(timeout=60)
     survivors = still_running(group)
 
-    process = run.start()
+    process = run.start(python=interpreter())
     third, _ = process.communicate(timeout=200)
     assert process.returncode == 0, third
     return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)

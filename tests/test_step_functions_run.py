@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import write_text
-from kubernetes_on_s3 import IMAGE, IN_PODS
+from kubernetes_on_s3 import image as of_pods
 from mlflow_server import MlflowServer
 from step_functions_engine import Execution
 from test_argo_run import GIVEN
@@ -51,7 +51,7 @@ def test_it_goes_through_every_step_where_there_is_nothing_to_do_and_trains_wher
     deploy(capfd, to="step-functions")
     (machine,) = aws("stepfunctions").list_state_machines()["stateMachines"]
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    image = {**IMAGE, **IN_PODS, **keys, "AWS_ENDPOINT_URL": s3_endpoint}
+    image = {**of_pods(), **keys, "AWS_ENDPOINT_URL": s3_endpoint}
     (target,) = aws("events").list_targets_by_rule(Rule="RetrainFlow")["Targets"]
 
     def execution(name: str) -> Execution:

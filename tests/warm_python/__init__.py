@@ -1,0 +1,50 @@
+"""Python for tests' subprocesses that starts with torch, transformers and MLflow imported: seconds less for each process.
+
+A server (server.py) imports them once and forks a process for each one that is asked for; what is tested is imported
+by that process itself. Each is a process as the user's is: with its own environment, folder, files and end
+(tests/test_warm_python.py compares it with a real one). It stands in a session of its own, and SIGSTOP does not reach
+it: tests that stop processes, or signal a whole group, take `sys.executable`.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COLD = "FAST_ELECTRA_TESTS_COLD"
+"""In the environment: every process imports all for itself, as the user's do (`FAST_ELECTRA_TESTS_COLD=1 make test`)."""
+
+
+@functools.cache
+def interpreter() -> str:
+    """What stands in for `sys.executable`; its folder holds nothing else than this `python`."""
+    if COLD in os.environ or not sys.platform.startswith("linux"):
+        return sys.executable
+    here, folder = Path(__file__).parent, Path(tempfile.mkdtemp(prefix="warm"))
+    address, python = folder / "socket", folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{here}/client.py" "$0" "{address}" "$@"\n')
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSTARTUP")}
+    # The memory pool of pyarrow has a thread, which a fork would lose.
+    environment["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+    with (folder / "log").open("wb") as log:
+        _servers.append(
+            subprocess.Popen(
+                [sys.executable, str(here / "server.py"), str(address)],
+                stdin=subprocess.PIPE,  # it ends where this process closes it, also by being killed
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        )
+    while not address.exists():
+        assert _servers[-1].poll() is None, (folder / "log").read_text()
+        time.sleep(0.01)
+    return str(python)
+
+
+_servers: list["subprocess.Popen[bytes]"] = []
