@@ -218,8 +218,8 @@ class Workspace:
     """After which a flow is killed, and its test fails."""
 
     def __init__(self, folder: Path, *, has_database: bool = True, python: str = "") -> None:
-        """has_database: whether MLflow's tables are there already, which takes a flow four seconds; python: what runs the
-        flows, by default one that has imported what takes their steps most of their time."""
+        """has_database: whether MLflow's tables are there already, which takes a flow four seconds; python: what runs
+        the flows, by default one that has imported what takes their steps most of their time."""
         self.folder = folder
         self.python = python or interpreter()
         if has_database:

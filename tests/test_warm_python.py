@@ -53,7 +53,11 @@ def test_it_begins_like_a_real_one(words: list[str], tmp_path: Path) -> None:
     [
         "raise SystemExit(3)",
         "raise SystemExit('a reason')",
-        "raise ValueError('a fault')",
+        "raise SystemExit(None)",
+        "raise SystemExit(-1)",
+        "raise KeyboardInterrupt",
+        "import sys; print('unflushed', end=''); sys.stdout.close()",
+        "def fails(): raise ValueError('a fault')\nfails()",
         "import os; os._exit(7)",
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         "import atexit; atexit.register(print, 'at the end'); print('before')",
@@ -63,9 +67,7 @@ def test_it_begins_like_a_real_one(words: list[str], tmp_path: Path) -> None:
 )
 def test_it_ends_like_a_real_one(program: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program)
-    warm, real = both("program.py", cwd=tmp_path)
-    assert (warm.returncode, warm.stdout) == (real.returncode, real.stdout)
-    assert warm.stderr.splitlines()[-1:] == real.stderr.splitlines()[-1:]  # its stack begins elsewhere
+    alike(*both("program.py", cwd=tmp_path))
 
 
 @pytest.mark.parametrize("words", [["-c", "import sys; print(sys.argv)", "a"], ["-V"], ["-m"], ["nowhere.py"]])
@@ -145,3 +147,23 @@ def test_nothing_of_this_project_is_imported_beforehand(tmp_path: Path) -> None:
     modules = {name.partition(".")[0] for name in json.loads(warm.stdout)}
     assert {"torch", "transformers", "mlflow"} <= modules
     assert not {"steps", "fast_electra_core", "metaflow", "server"} & modules
+
+
+def test_the_server_ends_with_the_tests_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "from warm_python import interpreter, _servers; print(interpreter(), _servers[0].pid, flush=True); input()"
+    )
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert tests.stdout
+    python, server = tests.stdout.readline().split()
+    assert Path(python).is_file() and psutil.pid_exists(int(server))
+    tests.kill()
+    tests.communicate()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(int(server)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(tmp_path.glob("warm*")) == []

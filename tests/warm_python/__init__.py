@@ -1,4 +1,4 @@
-"""Python for tests' subprocesses that starts with torch, transformers and MLflow imported: seconds less for each process.
+"""Python for tests' subprocesses that starts with torch, transformers and MLflow imported: seconds less for each.
 
 A server (server.py) imports them once and forks a process for each one that is asked for; what is tested is imported
 by that process itself. Each is a process as the user's is: with its own environment, folder, files and end
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 COLD = "FAST_ELECTRA_TESTS_COLD"
-"""In the environment: every process imports all for itself, as the user's do (`FAST_ELECTRA_TESTS_COLD=1 make test`)."""
+"""In the environment (`FAST_ELECTRA_TESTS_COLD=1 make test`): every process imports all for itself, as users' do."""
 
 
 @functools.cache

@@ -37,7 +37,8 @@ def main(executable, address, words):
         signal.signal(number, pass_on)
     mask = os.umask(0)
     os.umask(mask)
-    asked = {"words": words, "executable": executable, "folder": os.getcwd(), "environment": dict(os.environ)}
+    folder = os.getcwd()  # noqa: PTH109, pathlib takes longer to import than all this does
+    asked = {"words": words, "executable": executable, "folder": folder, "environment": dict(os.environ)}
     content = json.dumps({**asked, "mask": mask, "parent": os.getpid()}).encode()
     socket.send_fds(server, [len(content).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(content)

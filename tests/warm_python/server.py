@@ -1,19 +1,23 @@
-"""A process that has imported what the flows' processes import of others, and forks one for whoever asks (client.py).
+"""A process that has imported what flows import of others, and forks one for whoever asks (client.py).
 
-python server.py SOCKET, until its standard input ends. It has one thread, and nothing of this project: what is tested is
-imported anew by every process.
+python server.py SOCKET, until its standard input ends. It has one thread, and nothing of this project: what is tested
+is imported anew by every process.
 """
 
+import atexit
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import NamedTuple
@@ -23,19 +27,13 @@ READ_AT_IMPORT = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
 NOT_AT_IMPORT = ("PYTHONPATH", "PYTHONUNBUFFERED")
 
 
-def import_what_steps_need() -> None:
-    """Seconds of every step. Metaflow is not among it: it reads its settings as it is imported, and each flow has its own."""
-    import boto3
-    import jinja2
-    import kubernetes
-    import matplotlib.pyplot
-    import mlflow.pytorch
-    import pyarrow.parquet
-    import sklearn.metrics
-    import torch.distributed.elastic.multiprocessing.api
-    import torch.distributed.fsdp
-    import torch.distributed.launcher.api
-    from transformers import AutoTokenizer, BertForMaskedLM, ElectraForMaskedLM, ElectraForPreTraining  # noqa: F401
+IMPORTED = (
+    "boto3", "jinja2", "kubernetes", "matplotlib.pyplot", "mlflow.pytorch", "pyarrow.parquet", "sklearn.metrics",
+    "torch.distributed.elastic.multiprocessing.api", "torch.distributed.fsdp", "torch.distributed.launcher.api",
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert", "transformers.models.electra.modeling_electra",
+)  # fmt: skip
+"""Seconds of a step. Metaflow is not among them: what it reads at its import differs from flow to flow."""
 
 
 class Request(NamedTuple):
@@ -78,14 +76,15 @@ def close(files: list[int]) -> None:
         os.close(file)
 
 
-def serve(listener: socket.socket) -> Request:
-    """Returns in each process that is forked."""
+def serve(listener: socket.socket, folder: Path) -> Request:
+    """Returns in each process that is forked. The folder is removed at the end."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(0, selectors.EVENT_READ)
     while True:
         key = selector.select()[0][0]  # one at a time: what it does may end what another would tell
         if key.fileobj == 0:  # closed: the tests have ended
+            shutil.rmtree(folder)
             sys.exit()
         elif key.fileobj is listener:
             connection, _ = listener.accept()
@@ -152,7 +151,7 @@ def become(request: Request) -> list[str]:
 
 
 def open_standard_files(is_unbuffered: bool) -> None:
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         file = io.FileIO(number, "wb", closefd=False)
         buffer = file if is_unbuffered else io.BufferedWriter(file)
@@ -198,12 +197,42 @@ def main(address: str) -> Request:
     listener.listen(64)  # whoever asks before the imports are done waits
     Path(f"{address}.new").rename(address)
     del sys.path[0]  # this folder
-    import_what_steps_need()
-    threads = os.listdir("/proc/self/task")
+    for name in IMPORTED:
+        importlib.import_module(name)
+    threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"a fork loses threads, and what they hold is held for ever: {len(threads)}"
     gc.freeze()
-    return serve(listener)
+    return serve(listener, Path(address).parent)
+
+
+def end_of(words: list[str]) -> int:
+    """The exit status of a process that runs them. All is done that Python does at its end, but for taking the modules
+    down: that writes to all the memory that is shared with the server, which takes longer than most of the rest."""
+    status: object = 0
+    try:
+        run(words)
+    except SystemExit as end:
+        status = end.code
+    except BaseException as error:
+        frames = error.__traceback__
+        while frames and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        sys.excepthook(type(error), error.with_traceback(frames), frames)
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it is gone; the program has closed it
+            file.flush()
+    return status or 0
 
 
 if __name__ == "__main__":
-    run(become(main(sys.argv[1])))
+    status = end_of(become(main(sys.argv[1])))
+    if status == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 0xFF)
