@@ -143,7 +143,7 @@ def test_what_imports_read_is_never_another_process_s(tmp_path: Path) -> None:
 
 def test_nothing_of_this_project_is_imported_beforehand(tmp_path: Path) -> None:
     (tmp_path / "list.py").write_text("import json, sys; print(json.dumps(sorted(sys.modules)))")
-    warm, _ = both("list.py", cwd=tmp_path)
+    warm, _ = both("list.py", cwd=tmp_path, HF_HUB_DISABLE_PROGRESS_BARS="1")  # as a flow's tasks have it
     modules = {name.partition(".")[0] for name in json.loads(warm.stdout)}
     assert {"torch", "transformers", "mlflow"} <= modules
     assert not {"steps", "fast_electra_core", "metaflow", "server"} & modules

@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 READ_AT_IMPORT = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
 """How variables begin that what is imported here reads as it is imported: with other values a process starts cold."""
-NOT_AT_IMPORT = ("PYTHONPATH", "PYTHONUNBUFFERED")
+INDIFFERENT = ("HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONPATH", "PYTHONUNBUFFERED")
+"""Of these: Python's own are minded here, and the other is set by every step, for downloads, of which there are none."""
 
 
 IMPORTED = (
@@ -57,7 +58,7 @@ class Request(NamedTuple):
 
 def _read_at_import(environment: "dict[str, str] | os._Environ[str]") -> dict[str, str]:
     named = {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
-    return {name: value for name, value in named.items() if name not in NOT_AT_IMPORT}
+    return {name: value for name, value in named.items() if name not in INDIFFERENT}
 
 
 def receive(connection: socket.socket) -> Request:
