@@ -291,7 +291,7 @@ def apart(whole: Run, prepare: Callable[..., Run]) -> Apart:
     wait_for_step(run, first, hung_at + 20)
     for pid in (second.pid, *group_of(second)):
         os.kill(pid, signal.SIGKILL)
-    launchers = [first, second, run.start("1", "2")]
+    launchers = [first, second, run.start("1", "2", python=interpreter())]
     output = "".join(launcher.communicate(timeout=200)[0] for launcher in launchers)
     assert [first.returncode, launchers[-1].returncode] == [0, 0], output
     return Apart(run, output, hung, rank, hung_at)
