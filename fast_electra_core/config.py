@@ -427,10 +427,11 @@ class PretrainConfig(TrainingConfig, ScoringConfig):
     """Peak learning rate of the generator of electra_decoupled and electra_gdes. None: learning_rate. > 0."""
     corruption: str = "online"
     """When replacements are drawn: online, in each training step, or offline: ahead of training, in tasks of their own,
-    and kept in the store for every run with the same text, auxiliary, schedule, batches and seed. fast_electra only."""
+    and kept in the store for every run with the same text, auxiliary, schedule, batches and seed. Only of fast_electra,
+    and in PretrainFlow."""
     num_nodes: int = 1
     """Machines that train together, each on its share of every batch; on Kubernetes as a JobSet. From 1 to batch_size
-    divided by processes_per_node."""
+    divided by processes_per_node; more than 1 in PretrainFlow only."""
     auxiliary: str = "models:/fast-electra-auxiliary@champion"
     """Candidates, comma-separated: `models:/NAME@alias` or `models:/NAME/VERSION`, a folder or `s3://` prefix,
     `hub:NAME`. One is chosen by held-out masked loss, or as many as ensemble_size says."""

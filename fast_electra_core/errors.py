@@ -49,6 +49,10 @@ class LockError(FastElectraError):
     """Another run holds what this one needs."""
 
 
+class GroupError(FastElectraError):
+    """A machine that trains together with this one has ended."""
+
+
 class NonFiniteLossError(FastElectraError):
     """Loss or gradients were NaN or infinite, in more steps in a row than may be left out."""
 

@@ -18,6 +18,10 @@ class RetrainConfig(PretrainConfig):
     """A champion to be continued on the text that has come since (RetrainFlow). Without a champion a main model is
     trained from scratch, on all the text, as by PretrainFlow."""
 
+    method: str = "fast_electra"
+    """What replaces tokens, the same in every run: fast_electra (frozen auxiliary, annealed temperature); or uniform,
+    unigram, bigram: no model, but every ordinary token alike, as often as in the text, or what has followed the left
+    neighbour there. These take of the auxiliary the tokenizer, and what warm_start says."""
     initial_model: str = ""
     """What a run that finds no champion starts from, instead of random weights: `models:/NAME@alias` or
     `models:/NAME/VERSION`, a folder or `s3://` prefix, `hub:NAME`. Empty: none. Otherwise it is the champion."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core import errors
-from fast_electra_core.errors import ConfigError, Interrupted
+from fast_electra_core.errors import ConfigError, GroupError, Interrupted
 from steps import lifecycle
 from steps.store import Store
 from steps.trace import Plain, running
@@ -92,11 +92,12 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
     """The processes of this machine have ended well.
 
     Raises:
-        FastElectraError: the first that one of them met.
+        FastElectraError: the first that one of them met; or the first machine, where this is another, is gone.
         Interrupted: this process was asked to stop, and has stopped them.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     several = machine.num_nodes > 1
@@ -126,6 +127,13 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
             kind, message = json.loads((folder / ERROR).read_text())
             raise getattr(errors, kind)(message) from None
         raise
+    except RendezvousConnectionError:
+        if machine.node_index == 0:
+            raise
+        raise GroupError(
+            f"the first of the machines that train together, {machine.address}, has ended or is out of reach; its own "
+            "task says why. Mend that, and resume"
+        ) from None
 
 
 def _own_address(of_first: str) -> str:

@@ -17,11 +17,12 @@ import pytest
 from conftest import new_database, write_text
 from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from toys import save_auxiliary
 from warm_python import interpreter
 
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
-from fast_electra_core.errors import CheckpointError, ConfigError
+from fast_electra_core.errors import CheckpointError, ConfigError, GroupError
 from fast_electra_core.parallel import Group
 from steps import launch, lifecycle, planning, training_process
 from steps.store import Store
@@ -343,6 +344,23 @@ def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
     (tmp_path / launch.ERROR).unlink()
     with pytest.raises(ChildFailedError):  # of a kind that nobody has expected
         launch._run_group(tmp_path, 2, launch.ONE)
+
+
+def test_a_machine_whose_first_one_has_ended_says_where_the_reason_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch says that of the meeting place, which the first machine has taken along."""
+    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # to be as it was afterwards
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RendezvousConnectionError("The connection to the C10d store has failed.")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", fail)
+    with pytest.raises(GroupError, match=r"the first of .*, 127\.0\.0\.1, has ended .* its own task says why"):
+        launch._run_group(tmp_path, 1, launch.Machine(1, 2, "127.0.0.1", "7-0"))
+    with pytest.raises(RendezvousConnectionError):  # it has the meeting place itself
+        launch._run_group(tmp_path, 1, launch.Machine(0, 2, "127.0.0.1", "7-0"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Every knob is there once, does something, and is read by someone."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from fast_electra_core.arms import CompareConfig
 from fast_electra_core.config import AuxiliaryConfig, EvaluateConfig, PretrainConfig
 from fast_electra_core.errors import ConfigError
 from fast_electra_core.fields import describe_fields
+from fast_electra_core.method_knobs import METHODS
 from fast_electra_core.retraining import RetrainConfig
 from steps.config import (
     default_text,
@@ -331,6 +333,24 @@ def test_every_field_of_a_config_is_read_somewhere(config: Config) -> None:
     label = {"preset"}  # its effect is in the other fields
     unread = {field.name for field in fields(config)} - read - through_a_method - label
     assert unread == set(), unread
+
+
+@pytest.mark.parametrize("config", [RetrainConfig, CompareConfig])
+@pytest.mark.parametrize("name", ["corruption", "num_nodes"])
+def test_help_says_where_alone_a_value_is_taken_that_this_flow_refuses(name: str, config: Config) -> None:
+    assert "in PretrainFlow" in describe_fields(config)[name].text
+
+
+def test_help_of_a_retraining_names_the_methods_that_it_takes() -> None:
+    def is_taken(method: str) -> bool:
+        try:
+            return resolve_retrain({"preset": "tiny", "method": method}).method == method
+        except ConfigError:
+            return False
+
+    taken = {method for method in METHODS if is_taken(method)}
+    assert taken == {"fast_electra", "uniform", "unigram", "bigram"}
+    assert taken == set(METHODS) & set(re.findall(r"\w+", describe_fields(RetrainConfig)["method"].text))
 
 
 def test_what_a_comparison_would_not_read_is_no_parameter_of_it() -> None:

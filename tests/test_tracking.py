@@ -1,8 +1,11 @@
 """Claims about steps/tracking/, on real SQLite files and one real MLflow server on the loopback."""
 
+import contextlib
 import functools
 import json
 import multiprocessing
+import re
+import resource
 import shutil
 import threading
 import time
@@ -336,6 +339,45 @@ def test_a_full_disk_does_not_replace_the_error_on_its_way_out(
         logger.log({"step": 1, "loss": 1.0})  # of a run that the server does not know
         raise ZeroDivisionError
     assert "1 unsent metrics could not be kept" in caplog.text and "No space left" in caplog.text
+
+
+@contextlib.contextmanager
+def no_more_disk(database: str) -> Iterator[None]:
+    """The operating system refuses to let any file of this process grow beyond what the database's has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = Path(database.removeprefix("sqlite:///")).stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_database_on_a_full_disk_is_said_in_a_line_and_without_stacks_of_calls(
+    database: str, parent: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite's words for a write that the system refuses: disk I/O error, or database or disk is full."""
+    rows = [{"step": step, "loss": 1.0} for step in range(5000)]
+    values = tracking_metrics.to_values(rows[:1000])
+    full = r"\(sqlite3\.OperationalError\) (disk I/O error|database or disk is full)"
+    tries = iter([no_more_disk(database), contextlib.nullcontext()])
+
+    def send() -> None:
+        with next(tries):
+            tracking_metrics.send_values(parent, values)
+
+    with no_more_disk(database):
+        logger = tracking.MetricsLogger(parent, spill=tmp_path / "spill", close_wait_seconds=3.0)
+        for row in rows:
+            logger.log(row)
+        with pytest.raises(TrackingError, match=rf"took no metrics of run {parent} for 3 s \({full}\); 5000 values"):
+            logger.close()
+        with pytest.raises(TrackingError, match=rf"says: {full} \(after \d+ s\)\. Check"):
+            connection.ask("log metrics", tracking_metrics.send_values, parent, values, patience_seconds=0)
+    connection.ask("log metrics", send)
+    assert re.search(rf"is away \({full}\); to log metrics is tried for 150 s more", caplog.text)
+    assert "Traceback" not in caplog.text and "INSERT" not in caplog.text
+    assert len(history(parent, "loss")) == 1000
 
 
 def test_an_error_in_the_block_is_not_replaced_by_the_loggers_own(

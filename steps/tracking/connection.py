@@ -39,8 +39,9 @@ def connect(tracking_uri: str) -> str:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         import mlflow
 
-        for name in ("alembic", "mlflow.store.db.utils"):  # table creation; errors still show
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # table creation; errors still show
+        # Every try of what is repeated would show a stack of calls, and is raised as an error of ours in the end.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         _connected_uri = uri
@@ -148,12 +149,13 @@ def ask(
                     or "Check that the server runs and may be written to, then run `resume`"
                 )
                 raise TrackingError(
-                    f"cannot {what}: MLflow at {connected_uri()} says: {error} (after {waited:.0f} s). {hint}"
+                    f"cannot {what}: MLflow at {connected_uri()} says: {in_short(error)} (after {waited:.0f} s). {hint}"
                 ) from error
             if not is_said:
                 _logger.warning(
-                    "MLflow at %s is away; to %s is tried for %.0f s more", connected_uri(), what, patience_seconds
-                )
+                    "MLflow at %s is away (%s); to %s is tried for %.0f s more",
+                    connected_uri(), in_short(error), what, patience_seconds,
+                )  # fmt: skip
                 is_said = True
         time.sleep(delay)
         delay = min(2 * delay, 10.0)
@@ -172,6 +174,12 @@ def ask_for(what: str, function: Callable[..., Any], *args: Any) -> Any:
             return None
 
     return ask(what, found)
+
+
+def in_short(error: Exception) -> str:
+    """What an error says; of a database's without the statement, its values, and what SQLAlchemy says of itself."""
+    text, *rest = re.split(r"\n(?:\[SQL: |\(Background on this error)", str(error), maxsplit=1)
+    return text.rpartition("\n")[2] if rest else text
 
 
 def is_passing(error: Any) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_electra_core.errors import TrackingError
-from steps.tracking.connection import PATIENCE_SECONDS, ask, connected_uri, is_passing, mlflow_client
+from steps.tracking.connection import PATIENCE_SECONDS, ask, connected_uri, in_short, is_passing, mlflow_client
 
 _MAX_METRICS = 1000  # MLflow refuses more in one batch
 _log = logging.getLogger(__name__)
@@ -98,9 +98,10 @@ class MetricsLogger:
         self._stop = True
         self._wake.set()
         if not sent:
+            why = in_short(self._refusal) if self._refusal else "no answer"
             raise TrackingError(
                 f"{connected_uri()} took no metrics of run {self.run_id} for {self._close_wait_seconds:g} s "
-                f"({self._refusal or 'no answer'}); {len(self._pending)} values are in {self._spill}. "
+                f"({why}); {len(self._pending)} values are in {self._spill}. "
                 "Start the server and run the step again: it sends them first"
             ) from self._refusal
         self._thread.join()
