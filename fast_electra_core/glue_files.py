@@ -77,7 +77,7 @@ def read_hub_task(name: str, task: str, *, with_test: bool = False) -> TaskData:
     spec = task_spec(task)
     try:
         found = datasets.load_dataset(name, task)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # among them those of its HTTP library, whichever that is
         raise DataError(
             f"hub dataset {name} ({task}) cannot be loaded: {error}. Give a folder with "
             f"{spec.folders[0]}/train.tsv, or `--glue sample`, which needs no download"

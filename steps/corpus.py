@@ -245,7 +245,7 @@ def _load_hub(address: str) -> "Dataset":
     for name, config in candidates:
         try:
             return datasets.load_dataset(name, config, split="train")
-        except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and "not found" are OSErrors
+        except Exception as error:  # among them those of its HTTP library, whichever that is
             problem = problem or error
     tried = " and ".join(f"{name} ({config})" if config else name for name, config in candidates)
     raise DataError(

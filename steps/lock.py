@@ -232,15 +232,13 @@ class _InFolder:
     def _create(self, content: bytes) -> bool:
         """Whole or not at all: a link appears with its content, and fails where there is a file, as O_EXCL does."""
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.{threading.get_ident()}")
-        descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         try:
-            os.write(descriptor, content)
+            partial.write_bytes(content)
             os.link(partial, self._path)
             return True
         except FileExistsError:
             return False
         finally:
-            os.close(descriptor)
             partial.unlink(missing_ok=True)
 
     def _change(self, over: str, change: Callable[[Path], object]) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 from fast_electra_core.errors import AuxiliaryError, CheckpointError
@@ -37,7 +36,7 @@ def download(address: str, destination: Path, tracking_uri: str, *, role: str) -
     if address.startswith("hub:"):
         try:
             return Path(snapshot_download(address.removeprefix("hub:"), allow_patterns=list(_FILES))), None
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        except Exception as error:  # among them those of its HTTP library, whichever that is
             raise AuxiliaryError(
                 f"{address} could not be fetched from the hub: {error}. Check the name and the connection, or give a "
                 "folder"
@@ -60,6 +59,8 @@ def read_config(folder: Path, *, what: str) -> dict[str, Any]:
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is no JSON object but {type(config).__name__}")
     except (OSError, ValueError) as error:
         raise AuxiliaryError(
             f"{what} has no readable config.json: {error}. Give a folder with config.json, *.safetensors and a "
@@ -126,7 +127,7 @@ def weights_digest(folder: Path) -> str:
             found |= dict.fromkeys(file.keys(), path)
     for name in sorted(found):
         with safe_open(found[name], framework="pt") as file:
-            tensor = file.get_tensor(name).contiguous()
+            tensor = file.get_tensor(name)
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

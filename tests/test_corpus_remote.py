@@ -22,6 +22,7 @@ import pytest
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from botocore.response import StreamingBody
 from conftest import brought_from_s3
+from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,19 @@ def test_a_hub_out_of_reach_is_said_with_the_next_move(tmp_path: Path) -> None:
     message = run.stderr.splitlines()[-1]
     assert "DataError: corpus 'hub:org/name' cannot be had from the hub (tried org/name and org (name))" in message
     assert "download the text and give its folder" in message
+
+
+def test_a_connection_to_the_hub_that_breaks_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    error: Any = HfHubHTTPError.__bases__[0]  # of the hub's HTTP library, which datasets lets through
+
+    def breaks(*_: Any, **__: Any) -> None:
+        raise error("peer closed connection")
+
+    monkeypatch.setattr(datasets, "load_dataset", breaks)
+    with pytest.raises(
+        DataError, match=r"'hub:name' cannot be had from the hub \(tried name\): peer closed connection"
+    ):
+        resolve("hub:name", store)
 
 
 # S3

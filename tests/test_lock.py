@@ -1,13 +1,19 @@
 """One run at a time: the lock names its owner, outlives a pause, and is taken over from an owner that was killed."""
 
+import contextlib
+import datetime
+import fcntl
 import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +53,17 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def lock_of(root: str, owner: str, *, lifetime: float = LIFETIME) -> Lock:
     return Lock(Store(root), "retrain", owner=owner, lifetime_seconds=lifetime)
+
+
+@contextlib.contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """Of a file no more than that can be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Worker:
@@ -209,11 +226,110 @@ def test_of_five_processes_at_once_one_gets_the_lock_of_a_folder(tmp_path: Path)
     assert lock_of(root, "RetrainFlow/9").acquire() is None
 
 
-def test_a_lock_file_that_cannot_be_read_is_somebodys(root: str) -> None:
+@pytest.mark.parametrize("content", [b"{cut sho", b"{}", b"[]", b"\xff\xfe", b'{"boot": null, "steady_ns": 1}'])
+def test_a_lock_file_that_cannot_be_read_is_somebodys_for_an_hour(content: bytes, root: str) -> None:
     place = lock_of(root, "RetrainFlow/1")._place
-    assert place.write(b"{cut sho", over=None)
+    assert place.write(content, over=None)
     held = lock_of(root, "RetrainFlow/1").acquire()
-    assert held is not None and held.owner == "an unknown owner"
+    assert held is not None and held.owner == "an unknown owner" and held.lifetime_seconds == 3600
+
+
+def test_who_takes_a_lock_over_says_from_whom_and_who_renews_its_own_says_nothing(
+    root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = lock_of(root, "RetrainFlow/1", lifetime=1.0)
+    assert slow.acquire() is None
+    slow.renew()
+    assert caplog.messages == []
+    time.sleep(2.5)  # S3 tells time in seconds
+    assert lock_of(root, "RetrainFlow/2").acquire() is None
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"the lock retrain is taken over: it was held by RetrainFlow/1 since .* UTC \(last sign of life [23] s ago; "
+        r"unless renewed it expires in 0 s\)",
+        message,
+    )
+
+
+def test_when_the_work_is_over_nothing_renews_the_lock_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = lock_of(str(tmp_path / "store"), "RetrainFlow/1", lifetime=0.4)
+    read, reading = lock._place.read, threading.Event()
+
+    def slowly() -> Any:
+        if threading.current_thread().name == "lock":
+            reading.set()
+            time.sleep(0.5)
+        return read()
+
+    monkeypatch.setattr(lock._place, "read", slowly)
+    with lock.holding():
+        assert reading.wait(30)
+    assert "lock" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_error_of_the_work_comes_before_that_the_lock_was_lost(root: str) -> None:
+    task = lock_of(root, "RetrainFlow/1", lifetime=60)
+    with pytest.raises(ValueError, match="no text"), task.holding():
+        task.release()
+        raise ValueError("no text")
+
+
+def test_of_two_tasks_of_a_run_that_renew_its_lock_at_once_both_go_on(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one renews it between this one's look at it and its write, which fails."""
+    task, other = (lock_of(root, "RetrainFlow/1", lifetime=60) for _ in range(2))
+    with task.holding():
+        before = task._place.read()
+        other.renew()
+        answers, read = iter([lambda: before]), task._place.read
+        monkeypatch.setattr(task._place, "read", lambda: next(answers, read)())
+    assert task._place.read() not in (None, before)
+
+
+def test_what_was_freed_meanwhile_is_neither_renewed_nor_freed_again(root: str) -> None:
+    lock = lock_of(root, "RetrainFlow/1")
+    assert lock.acquire() is None
+    held = lock._place.read()
+    assert held is not None
+    lock.release()
+    assert not lock._place.write(b"{}", over=held.tag) and not lock._place.remove(over=held.tag)
+    assert lock._place.read() is None
+
+
+def test_who_changes_the_lock_of_a_folder_waits_for_another_that_does(tmp_path: Path) -> None:
+    lock = lock_of(str(tmp_path), "RetrainFlow/1")
+    assert lock.acquire() is None
+    before = (tmp_path / "locks" / "retrain.json").read_bytes()
+    renewing = threading.Thread(target=lock.renew)
+    with (tmp_path / "locks" / "retrain.guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        renewing.start()
+        renewing.join(0.5)
+        assert (tmp_path / "locks" / "retrain.json").read_bytes() == before
+    renewing.join(30)
+    assert (tmp_path / "locks" / "retrain.json").read_bytes() != before
+
+
+def test_a_folder_without_room_gets_no_half_lock_and_keeps_the_one_it_has(tmp_path: Path) -> None:
+    lock, file = lock_of(str(tmp_path), "RetrainFlow/1"), tmp_path / "locks" / "retrain.json"
+    with room_for(10), pytest.raises(OSError, match="File too large"):
+        lock.acquire()
+    assert list(file.parent.iterdir()) == []
+    assert lock.acquire() is None
+    before = file.read_bytes()
+    with room_for(10), pytest.raises(OSError, match="File too large"):
+        lock.renew()
+    assert file.read_bytes() == before
+
+
+def test_who_takes_the_lock_of_a_folder_or_does_not_leaves_no_other_file(tmp_path: Path) -> None:
+    first, second = lock_of(str(tmp_path), "RetrainFlow/1"), lock_of(str(tmp_path), "RetrainFlow/2")
+    assert first.acquire() is None and second.acquire() is not None
+    assert not second._place.write(b"{}", over=None)
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["retrain.json"]
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: Any) -> None:
@@ -288,6 +404,22 @@ def test_what_s3_refuses_for_another_reason_is_no_lost_race(code: str, monkeypat
 def test_a_lock_that_is_not_in_s3_is_free(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_module, "s3_client", lambda: Refusing(code))
     assert lock_module._InS3(Store("s3://bucket/store"), "retrain").read() is None
+
+
+@pytest.mark.parametrize(("seconds", "age"), [(90, 90.0), (-1, 0.0)])
+def test_a_lock_in_s3_is_as_old_as_the_server_says_and_never_younger_than_now(
+    seconds: int, age: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.datetime(2024, 2, 29, 12, 0, 0, tzinfo=datetime.UTC)
+    answer = {
+        "Body": io.BytesIO(b'{"owner": "RetrainFlow/1", "lifetime_seconds": 60, "since": "noon"}'),
+        "ETag": "tag",
+        "LastModified": now - datetime.timedelta(seconds=seconds),
+        "ResponseMetadata": {"HTTPHeaders": {"date": "Thu, 29 Feb 2024 12:00:00 GMT"}},
+    }
+    monkeypatch.setattr(lock_module, "s3_client", lambda: SimpleNamespace(get_object=lambda **_: answer))
+    held = lock_module._InS3(Store("s3://bucket"), "retrain").read()
+    assert held == lock_module.Held("RetrainFlow/1", 60.0, age, "noon", "tag")
 
 
 @pytest.mark.parametrize(("over", "condition"), [(None, {"IfNoneMatch": "*"}), ("tag", {"IfMatch": "tag"})])
@@ -376,3 +508,20 @@ def test_on_another_machine_the_file_system_tells_a_locks_age_and_not_the_machin
     written = now() - LIFETIME - 1
     os.utime(tmp_path / "locks" / "retrain.json", (written, written))
     assert lock_of(str(tmp_path), "RetrainFlow/2").acquire() is None
+
+
+def test_a_lock_of_another_machine_that_is_younger_than_now_is_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system's clock was set back."""
+    assert lock_of(str(tmp_path), "RetrainFlow/1").acquire() is None
+    monkeypatch.setattr(lock_module, "_boot_id", lambda: "another")
+    written = time.time() + HOUR
+    os.utime(tmp_path / "locks" / "retrain.json", (written, written))
+    held = lock_of(str(tmp_path), "RetrainFlow/2").acquire()
+    assert held is not None and held.age_seconds == 0
+
+
+def test_a_system_that_does_not_say_when_it_was_started_has_no_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "Path", lambda _: Path("/nowhere"))
+    assert lock_module._boot_id.__wrapped__() == ""

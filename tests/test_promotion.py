@@ -11,6 +11,7 @@ from conftest import new_database
 from registry_toys import NAME, Registry, client, sheet_of
 
 from fast_electra_core.config import ScoringConfig
+from fast_electra_core.errors import TrackingError
 from steps import gates, promotion, tracking
 from steps import promote as command
 from steps.command import main
@@ -506,6 +507,125 @@ def test_a_decision_that_another_has_followed_already_does_not_count_and_leaves_
     monkeypatch.setattr(champions, "_seat", seat_late)
     assert not champions.claim(ledgers.seen, "2", "promoted")
     assert ledgers.alias == "3"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ({0: "2"}, (10.0, 2)),
+        ({0: "2", 6: "3"}, (16.0, 3)),  # who was entered last has the whole time to get the alias
+        ({}, (0.0, 1)),  # nobody is on the way
+    ],
+)
+def test_a_champion_in_the_ledger_is_waited_for_and_then_the_alias_is_believed(
+    lines: dict[int, str], found: tuple[float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines by the second in which they are entered; the alias was set to version 1 by hand."""
+    now, written = [0.0], list[tuple[float, int]]()
+
+    def write(ledger: str, number: int, version: str, how: str) -> bool:
+        assert (ledger, version, how) == ("ours", "1", "found")
+        written.append((now[0], number))
+        return True
+
+    def entries(ledger: str) -> tuple[champions.Entry, ...]:
+        theirs = [champions.Entry(version, "promoted", "") for at, version in lines.items() if at <= now[0]]
+        return (*theirs, *(champions.Entry("1", "found", "") for _ in written))
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: now.__setitem__(0, now[0] + 1))
+    monkeypatch.setattr(champions, "time", clock)
+    monkeypatch.setattr(champions, "_find_ledger", lambda name: "ours")
+    monkeypatch.setattr(champions, "_alias", lambda name: "1")
+    monkeypatch.setattr(champions, "_entries", entries)
+    monkeypatch.setattr(champions, "_write", write)
+    assert champions.throne("m").champion == "1"
+    assert written == [found]
+
+
+@pytest.mark.parametrize(
+    ("code", "held", "is_ours"),
+    [
+        ("TEMPORARILY_UNAVAILABLE", None, True),  # it arrived, and its confirmation was lost
+        ("INVALID_PARAMETER_VALUE", "9 promoted 2024-02-29T12:00:00.000000+00:00", False),
+        ("PERMISSION_DENIED", None, None),
+    ],
+)
+def test_a_line_is_ours_if_it_is_there_as_we_wrote_it_and_a_refusal_is_no_lost_race(
+    code: str, held: str | None, is_ours: bool | None, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    params, errors = {"champion.0002": held} if held else {}, [code]
+
+    class Client:
+        def log_param(self, run_id: str, key: str, value: str) -> None:
+            if code != "PERMISSION_DENIED":
+                params.setdefault(key, value)
+            if errors:
+                raise MlflowException("no", getattr(databricks_pb2, errors.pop()))
+
+        def get_run(self, run_id: str) -> Any:
+            return SimpleNamespace(data=SimpleNamespace(params=params))
+
+    tracking.connect(uri)
+    monkeypatch.setattr(champions, "mlflow_client", Client)
+    if is_ours is None:
+        with pytest.raises(TrackingError, match=r"cannot enter a champion: .* no "):
+            champions._write("ours", 2, "3", "promoted")
+        return
+    assert champions._write("ours", 2, "3", "promoted") is is_ours
+
+
+class Runs:
+    """Versions of a model and the experiments of their runs; "" is a version without a run, None a run that is gone."""
+
+    def __init__(self, versions: dict[str, str], experiments: dict[str, str | None]) -> None:
+        self._versions, self._experiments = versions, experiments
+        self.made: list[tuple[str, str]] = []
+
+    def search_model_versions(self, condition: str) -> list[Any]:
+        assert condition == "name='m'"
+        return [SimpleNamespace(version=number, run_id=run) for number, run in self._versions.items()]
+
+    def get_run(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+        experiment = self._experiments[run_id]
+        if experiment is None:
+            raise MlflowException("gone", RESOURCE_DOES_NOT_EXIST)
+        return SimpleNamespace(info=SimpleNamespace(experiment_id=experiment))
+
+    def create_run(self, experiment: str, *, tags: dict[str, str], run_name: str) -> Any:
+        self.made.append((experiment, tags[champions.LEDGER_TAG]))
+        return SimpleNamespace(info=SimpleNamespace(run_id="made"))
+
+    def set_terminated(self, run_id: str) -> None:
+        assert run_id == "made"
+
+
+@pytest.mark.parametrize("older", ["older", None])
+def test_the_history_is_where_the_newest_version_with_a_run_is_and_an_older_one_goes_before_it(
+    older: str | None, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.connect(uri)
+    runs = Runs({"9": "r9", "11": "r11", "10": "r10", "12": ""}, {"r9": "a", "r10": "b", "r11": None})
+    monkeypatch.setattr(champions, "mlflow_client", lambda: runs)
+    monkeypatch.setattr(champions, "_find_ledger", lambda name: older)
+    assert champions._create_ledger("m") == (older or "made")
+    assert runs.made == [("b", "m")]
+
+
+def test_where_no_version_has_a_run_there_is_no_place_for_the_history(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.connect(uri)
+    runs = Runs({"1": "r1", "2": ""}, {"r1": None})
+    monkeypatch.setattr(champions, "mlflow_client", lambda: runs)
+    with pytest.raises(TrackingError, match=r"no version of 'm' at sqlite:.* has a run, so there is no place for its"):
+        champions._create_ledger("m")
+    assert runs.made == []
 
 
 def test_the_oldest_ledger_is_looked_for_in_every_page_of_experiments(monkeypatch: pytest.MonkeyPatch) -> None:

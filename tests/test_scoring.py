@@ -1,6 +1,8 @@
 """What is made of fine-tunings that are done: which were lost, what MLflow is told, and the way back from the model."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,81 @@ def test_a_lost_fine_tuning_is_looked_up_and_all_come_back_by_task_seed_and_star
         ("cola", 1, True, "its machine was lost or its task failed, twice"),
     ]
     assert found[2] == stored and found[4] == came[0]
+
+
+@pytest.mark.parametrize(
+    ("untrained", "keeps", "dropped"), [(False, True, [JOB]), (True, True, []), (False, False, [])]
+)
+def test_a_fine_tuning_is_a_run_of_its_own_with_its_curve_and_drops_the_models_that_it_beats(
+    untrained: bool, keeps: bool, dropped: list[Any], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps import finetune, task_models
+
+    job, found, asked = {**JOB, "untrained": untrained}, list[Any](), dict[str, Any]()
+    result = {
+        "curve": [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.25}],
+        "num_steps": 5, "scores": {"accuracy": 0.75}, "seconds": 1.0,
+    }  # fmt: skip
+    (tmp_path / "encoder").mkdir()
+    store.put_folder(tmp_path / "encoder", "encoder")
+
+    @contextlib.contextmanager
+    def child(plan: Any, name: str, *, params: Any) -> Iterator[str]:
+        found.append((name, params))
+        yield "its run"
+
+    def run(config: Any, **given: Any) -> Any:
+        asked.update(given)
+        return result
+
+    beaten: list[Any] = []
+    monkeypatch.setattr(scoring, "connect", lambda plan: store)
+    monkeypatch.setattr(scoring, "child", child)
+    monkeypatch.setattr(scoring, "log_task", lambda plan, *given: found.append(given))
+    monkeypatch.setattr(finetune, "run", run)
+    monkeypatch.setattr(task_models, "drop_beaten", lambda _, key, job, seeds: beaten.append((key, job, seeds)))
+    monkeypatch.setattr(tracking, "log_metrics", lambda *given: found.append(given))
+    config = ScoringConfig(glue="folder", tasks="rte", seeds=2, keep_task_models=keeps).to_dict()
+    plan = {"config": config, "tasks": {"rte": {"digest": "of rte"}}, "run_key": "runs/1"}
+    assert scoring._finetune(plan, "encoder", job) == result
+    assert found == [
+        ("rte seed 0 untrained" if untrained else "rte seed 0", job),
+        ("its run", "rte"),
+        ("its run", [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.25}, {"step": 5, "accuracy": 0.75}]),
+    ]
+    assert beaten == [("runs/1", each, 2) for each in dropped]
+    assert asked["encoder_folder"] == store.get_folder("encoder")
+    assert (asked["job"], asked["digest"], asked["key"]) == (job, "of rte", job_key("runs/1", job))
+
+
+def test_an_evaluation_ends_with_its_table_its_tags_and_the_way_from_the_version_to_its_scores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps import closing_table
+
+    done, asked = list[Any](), dict[str, Any]()
+
+    def table(**given: Any) -> str:
+        asked.update(given)
+        return "the table"
+
+    monkeypatch.setattr(closing_table, "closing_table", table)
+    monkeypatch.setattr(scoring, "connect", lambda plan: done.append("connect"))
+    monkeypatch.setattr(scoring, "model_tags", lambda plan: {"weights.digest": "d"})
+    monkeypatch.setattr(scoring, "finish", lambda plan: done.append("finish"))
+    monkeypatch.setattr(scoring, "_note_scores", lambda plan, scores: done.append(scores))
+    for name in ("log_text", "set_tags"):
+        monkeypatch.setattr(tracking, name, lambda *given: done.append(given))
+    config = {"store": store.root, "tracking_uri": "http://mlflow", "glue": "folder"}
+    plan = {
+        "config": config, "tasks": {"rte": {}}, "run_key": "runs/1", "mlflow_run_id": "run", "mlflow_url": "its page",
+    }  # fmt: skip
+    assert scoring.close_evaluate(plan, {"rows": []}, [{"name": "mine-rte"}]) == "the table"
+    assert done == [
+        "connect", ("run", "the table", "report.txt"), ("run", {"weights.digest": "d"}), {"rows": []}, "finish",
+    ]  # fmt: skip
+    assert asked["auxiliary"] is None and asked["browse"] == "its page"
+    assert (asked["scores"], asked["task_models"]) == ({"rows": []}, [{"name": "mine-rte"}])
 
 
 def test_seconds_are_of_what_ended_by_what_it_started_from() -> None:
