@@ -25,7 +25,7 @@ from typing import NamedTuple
 READ_AT_IMPORT = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
 """How variables begin that what is imported here reads as it is imported: with other values a process starts cold."""
 INDIFFERENT = ("HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONPATH", "PYTHONUNBUFFERED")
-"""Of these: Python's own are minded here, and the other is set by every step, for downloads, of which there are none."""
+"""Of these Python's own are minded here; the other is set by every step, for downloads, of which there are none."""
 
 
 IMPORTED = (
