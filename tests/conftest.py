@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from planted import PLANTED
 from warm_python import interpreter
 
@@ -198,6 +200,10 @@ def denying_server() -> Iterator[str]:
         yield address
 
 
+HUB_HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]
+"""Of the library by which huggingface_hub talks to the hub: it lets a connection's errors through as they are."""
+
+
 def write_text(path: Path, *, num_documents: int = 400) -> Path:
     """About 100 KB of documents with two words each, so that a masked word is easily told from its neighbours."""
     rng = random.Random(0)
@@ -209,6 +215,17 @@ def write_text(path: Path, *, num_documents: int = 400) -> Path:
         documents.append(" ".join(rng.choice(topic) for _ in range(rng.randrange(28, 60))) + ".")
     path.write_text("\n\n".join(documents), encoding="utf-8")
     return path
+
+
+@contextlib.contextmanager
+def files_no_larger_than(num_bytes: int) -> Iterator[None]:
+    """The operating system refuses to let any file of this process grow further, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Workspace:

@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from botocore.response import StreamingBody
-from conftest import brought_from_s3
-from huggingface_hub.errors import HfHubHTTPError
+from conftest import HUB_HTTP_ERROR, brought_from_s3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,10 +123,8 @@ def test_a_hub_out_of_reach_is_said_with_the_next_move(tmp_path: Path) -> None:
 
 
 def test_a_connection_to_the_hub_that_breaks_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    error: Any = HfHubHTTPError.__bases__[0]  # of the hub's HTTP library, which datasets lets through
-
     def breaks(*_: Any, **__: Any) -> None:
-        raise error("peer closed connection")
+        raise HUB_HTTP_ERROR("peer closed connection")
 
     monkeypatch.setattr(datasets, "load_dataset", breaks)
     with pytest.raises(

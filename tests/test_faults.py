@@ -1,7 +1,6 @@
 """What training survives of its store: objects lost or damaged, an S3 that answers badly or not at all, a full disk."""
 
 import json
-import resource
 import shutil
 import signal
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import new_database
+from conftest import files_no_larger_than, new_database
 from flaky import flaky
 from safetensors import SafetensorError
 from toys import MASK, dataset_of, electra_config
@@ -427,13 +426,8 @@ def test_a_disk_that_is_still_full_on_resume_costs_no_row(tmp_path: Path) -> Non
     path = tmp_path / "curve.jsonl"
     rows = [{"step": step, "loss": 0.5} for step in range(1, 21)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(CheckpointError, match=r"File too large. Free some disk space"):
-            Curve(path, first_step=20)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_no_larger_than(100), pytest.raises(CheckpointError, match=r"File too large. Free some disk space"):
+        Curve(path, first_step=20)
     assert Curve(path, first_step=20).rows == rows
 
 

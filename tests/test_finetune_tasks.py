@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from conftest import HUB_HTTP_ERROR
 
 from fast_electra_core.config import PretrainConfig
 from fast_electra_core.errors import DataError
 from fast_electra_core.glue import Example, summarise_task
 from steps.tasks import check_tasks, load_task
-
-HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]
-"""Of the library by which huggingface_hub talks to the hub: it lets a connection's errors through as they are."""
 
 
 def config_of(**changes: Any) -> PretrainConfig:
@@ -43,7 +40,7 @@ def test_bad_rows_are_skipped_if_bad_text_is_and_said(tmp_path: Path, caplog: py
     assert caplog.messages == ["task sst2: broken rows left out: 1"]
 
 
-@pytest.mark.parametrize("error", [ConnectionError, HTTP_ERROR])
+@pytest.mark.parametrize("error", [ConnectionError, HUB_HTTP_ERROR])
 def test_the_hub_is_asked_by_its_name(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

@@ -1,19 +1,16 @@
 """One run at a time: the lock names its owner, outlives a pause, and is taken over from an owner that was killed."""
 
-import contextlib
 import datetime
 import fcntl
 import io
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.response import StreamingBody
+from conftest import files_no_larger_than
 
 from fast_electra_core.errors import LockError
 from steps import lock as lock_module
@@ -53,17 +51,6 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def lock_of(root: str, owner: str, *, lifetime: float = LIFETIME) -> Lock:
     return Lock(Store(root), "retrain", owner=owner, lifetime_seconds=lifetime)
-
-
-@contextlib.contextmanager
-def room_for(num_bytes: int) -> Iterator[None]:
-    """Of a file no more than that can be written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Worker:
@@ -315,12 +302,12 @@ def test_who_changes_the_lock_of_a_folder_waits_for_another_that_does(tmp_path: 
 
 def test_a_folder_without_room_gets_no_half_lock_and_keeps_the_one_it_has(tmp_path: Path) -> None:
     lock, file = lock_of(str(tmp_path), "RetrainFlow/1"), tmp_path / "locks" / "retrain.json"
-    with room_for(10), pytest.raises(OSError, match="File too large"):
+    with files_no_larger_than(10), pytest.raises(OSError, match="File too large"):
         lock.acquire()
     assert list(file.parent.iterdir()) == []
     assert lock.acquire() is None
     before = file.read_bytes()
-    with room_for(10), pytest.raises(OSError, match="File too large"):
+    with files_no_larger_than(10), pytest.raises(OSError, match="File too large"):
         lock.renew()
     assert file.read_bytes() == before
 

@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from conftest import HUB_HTTP_ERROR
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from fast_electra_core.errors import AuxiliaryError
 from steps import model_source
-
-HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]
-"""Of the library by which huggingface_hub talks to the hub: it lets a connection's errors through as they are."""
 
 
 @pytest.mark.parametrize(
     "error",
     [
         LocalEntryNotFoundError("the hub does not answer"),
-        HTTP_ERROR("peer closed connection"),
+        HUB_HTTP_ERROR("peer closed connection"),
         PermissionError("the cache is another's"),
     ],
 )

@@ -1,12 +1,10 @@
 """Text becomes token shards, each made once; broken text and full disks are told from finished shards."""
 
 import bz2
-import contextlib
 import gzip
 import json
 import lzma
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import brought_from_s3, write_text
+from conftest import brought_from_s3, files_no_larger_than, write_text
 
 from fast_electra_core.errors import ConfigError, DataError
 from fast_electra_core.token_shards import read_manifest
@@ -307,17 +305,6 @@ def test_a_tokenizer_of_another_script_is_noticed(tmp_path: Path, store: Store, 
 
 
 # Disks and memory
-
-
-@contextlib.contextmanager
-def files_no_larger_than(num_bytes: int) -> Iterator[None]:
-    """The operating system refuses to let any file of this process grow further, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_no_shard_and_a_second_try_completes(text: Path, store: Store, tokenizer_key: str) -> None:

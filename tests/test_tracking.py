@@ -5,7 +5,6 @@ import functools
 import json
 import multiprocessing
 import re
-import resource
 import shutil
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import files_no_larger_than
 from mlflow_server import MlflowServer, lose_first_answer
 from registry_toys import client
 from toys import MASK, dataset_of, electra_config
@@ -341,16 +341,9 @@ def test_a_full_disk_does_not_replace_the_error_on_its_way_out(
     assert "1 unsent metrics could not be kept" in caplog.text and "No space left" in caplog.text
 
 
-@contextlib.contextmanager
-def no_more_disk(database: str) -> Iterator[None]:
-    """The operating system refuses to let any file of this process grow beyond what the database's has now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = Path(database.removeprefix("sqlite:///")).stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def no_more_disk(database: str) -> contextlib.AbstractContextManager[None]:
+    """The database cannot grow beyond what it has now."""
+    return files_no_larger_than(Path(database.removeprefix("sqlite:///")).stat().st_size)
 
 
 def test_a_database_on_a_full_disk_is_said_in_a_line_and_without_stacks_of_calls(

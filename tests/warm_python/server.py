@@ -208,7 +208,7 @@ def main(address: str) -> Request:
 
 def end_of(words: list[str]) -> int:
     """The exit status of a process that runs them. All is done that Python does at its end, but for taking the modules
-    down: that writes to all the memory that is shared with the server, which takes longer than most of the rest."""
+    down: that writes to all the memory that is shared with the server, and takes a second where little else does."""
     status: object = 0
     try:
         run(words)
