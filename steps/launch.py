@@ -95,7 +95,7 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
         FastElectraError: the first that one of them met; or the first machine, where this is another, is gone.
         Interrupted: this process was asked to stop, and has stopped them.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousConnectionError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -117,6 +117,7 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
         max_restarts=MAX_RESTARTS,
         local_addr=_own_address(machine.address),
         shutdown_timeout=_STOP_SECONDS,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # by itself a folder among the system's, which stays there
     )
     try:
         elastic_launch(launch, sys.executable)("-u", "-m", "steps.training_process", str(folder))

@@ -55,17 +55,22 @@ class Run(NamedTuple):
     def newest_step(self) -> int:
         return max((int(folder.name.removeprefix("step-")) for folder in list_checkpoints(self.checkpoints)), default=0)
 
+    @property
+    def scratch(self) -> Path:
+        """Where its processes have their temporary files."""
+        return self.folder / self.plan["run_key"].replace("/", "-") / "scratch"
+
     def start(self, *machine: str, name: str = "", python: str = sys.executable) -> "subprocess.Popen[str]":
         """machine: its index and the number of machines; name: what it takes itself to be called, if not as it is;
         python: `interpreter()` where nothing happens to its processes."""
-        file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "arguments.json"
-        file.parent.mkdir(exist_ok=True)
+        file = self.scratch.with_name("arguments.json")
+        self.scratch.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.arguments))
         script = Path(__file__).with_name("train_in_group.py")
         return subprocess.Popen(
             [python, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **(self._called(name) if name else {})},
+            env={**os.environ, "TMPDIR": str(self.scratch), **(self._called(name) if name else {})},
         )  # fmt: skip
 
     def _called(self, name: str) -> dict[str, str]:
@@ -76,8 +81,7 @@ class Run(NamedTuple):
         return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
     def result(self) -> dict[str, Any]:
-        file = self.folder / f"{self.plan['run_key'].replace('/', '-')}" / "result.json"
-        found: dict[str, Any] = json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(self.scratch.with_name("result.json").read_text())
         return found
 
 
@@ -205,6 +209,7 @@ def test_two_processes_train_the_model_that_one_trains(prepare: Callable[..., Ru
         for name in ("loss", "gradient_norm", "replaced_fraction", "heldout_rtd_loss", "heldout_auc"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (ours["step"], name)
     assert together["scores"] == pytest.approx(result["scores"], rel=2e-3)
+    assert list(whole.scratch.iterdir()) == []
 
 
 def pretrain_in(group: Group, folder: str, arguments: list[Any]) -> dict[str, Any]:
