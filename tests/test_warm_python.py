@@ -20,8 +20,9 @@ def is_warm() -> None:
 
 
 SHOWS = """
-import os, sys
+import os, sys, tempfile
 print(__name__, __file__, sys.argv, os.getcwd(), os.environ.get("GIVEN"), os.umask(0), sys.flags.dev_mode)
+print(sys.dont_write_bytecode, tempfile.gettempdir())
 print(sys.path, sys.prefix, sys.stdout.encoding, sys.stdout.line_buffering, sys.stderr.errors)
 print(sorted(set(os.environ) - {"_", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL"}), sys.stdin.read(), os.getppid())
 print("beside", file=sys.stderr)
@@ -42,15 +43,19 @@ def alike(warm: "subprocess.CompletedProcess[str]", real: "subprocess.CompletedP
     assert (warm.returncode, warm.stdout, warm.stderr) == (real.returncode, real.stdout, real.stderr)
 
 
-@pytest.mark.parametrize("words", [["shows.py", "a b", "-x"], ["-u", "shows.py"], ["-m", "inner.shows", "1"]])
-def test_it_begins_like_a_real_one(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "no_bytecode"),
+    [(["shows.py", "a b", "-x"], ""), (["-u", "shows.py"], "1"), (["-m", "inner.shows", "1"], "")],
+)
+def test_it_begins_like_a_real_one(words: list[str], no_bytecode: str, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for name in ("shows.py", "inner/shows.py"):
         (tmp_path / name).write_text(SHOWS)
     other = tmp_path / "other"
     other.mkdir()
     (other / "sitecustomize.py").write_text("print('customized')")
-    alike(*both(*words, text="given to it", cwd=tmp_path, GIVEN="ä", PYTHONPATH=f"{other}:{tmp_path}"))
+    variables = {"GIVEN": "ä", "PYTHONPATH": f"{other}:{tmp_path}", "PYTHONDONTWRITEBYTECODE": no_bytecode}
+    alike(*both(*words, text="given to it", cwd=tmp_path, TMPDIR=other, **variables))
 
 
 @pytest.mark.parametrize(

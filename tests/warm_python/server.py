@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import types
 from pathlib import Path
@@ -24,12 +25,15 @@ from typing import NamedTuple
 
 READ_AT_IMPORT = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
 """How variables begin that what is imported here reads as it is imported: with other values a process starts cold."""
-INDIFFERENT = ("HF_HUB_DISABLE_PROGRESS_BARS", "PYTHONPATH", "PYTHONUNBUFFERED")
-"""Of these Python's own are minded here; the other is set by every step, for downloads, of which there are none."""
+INDIFFERENT = (
+    "HF_HUB_DISABLE_PROGRESS_BARS", "HF_TOKEN", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUNBUFFERED"
+)  # fmt: skip
+"""Of these Python's own are minded here; a token is read when it is used; and every step sets the other, for downloads,
+of which there are none."""
 
 
 IMPORTED = (
-    "boto3", "jinja2", "kubernetes", "matplotlib.pyplot", "mlflow.pytorch", "pyarrow.parquet", "sklearn.metrics",
+    "boto3", "jinja2", "matplotlib.pyplot", "mlflow.pytorch", "pyarrow.parquet", "sklearn.metrics",
     "torch.distributed.elastic.multiprocessing.api", "torch.distributed.fsdp", "torch.distributed.launcher.api",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert", "transformers.models.electra.modeling_electra",
@@ -143,6 +147,8 @@ def become(request: Request) -> list[str]:
     is_unbuffered = request.words[0] == "-u"
     open_standard_files(is_unbuffered)
     sys.executable = request.executable
+    tempfile.tempdir = None  # what TMPDIR said as it was first asked for
+    sys.dont_write_bytecode = bool(request.environment.get("PYTHONDONTWRITEBYTECODE"))
     os.getppid = lambda: parent_of(request.parent)  # who watches it looks whether the one who asked is orphaned
     sys.path[:0] = filter(None, request.environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.modules.pop("sitecustomize", None)
