@@ -58,6 +58,7 @@ _SYNONYMS = (  # groups of verbs that may stand for each other
     (_Verb("show", "shows", "shown"), _Verb("display", "displays", "displayed")),
     (_Verb("save", "saves", "saved"), _Verb("store", "stores", "stored")),
     (_Verb("need", "needs", "needed"), _Verb("require", "requires", "required")))
+_VERBS = tuple(verb for group in _SYNONYMS for verb in group)
 _TOPICS = ("documentation", "interface", "method", "example", "module", "error message", "result", "code")
 _GOOD = ("good", "useful", "clear", "fast", "efficient", "correct", "safe", "reliable", "helpful", "accurate")
 _BAD = ("bad", "slow", "broken", "wrong", "useless", "unsafe", "inconsistent", "invalid", "odd", "unclear")
@@ -233,14 +234,16 @@ def _fact(rng: random.Random, words: _Words) -> _Fact:
 
 
 def _choices(words: _Words, part: str) -> Sequence[Any]:
-    choices: dict[str, Sequence[Any]] = {
-        "subject": words.subjects,
-        "verb": [verb for group in _SYNONYMS for verb in group],
-        "adjective": _ADJECTIVES,
-        "thing": [thing for things in words.kinds.values() for thing in things],
-        "place": words.places,
-    }
-    return choices[part]
+    match part:
+        case "subject":
+            return words.subjects
+        case "verb":
+            return _VERBS
+        case "adjective":
+            return _ADJECTIVES
+        case "thing":
+            return [thing for things in words.kinds.values() for thing in things]
+    return words.places
 
 
 def _alter(rng: random.Random, words: _Words, fact: _Fact, parts: Sequence[str]) -> _Fact:

@@ -1,5 +1,6 @@
 """What made a run, beside its inputs: code and environment, as plain records; and the run's `lineage.json`."""
 
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -72,13 +73,19 @@ def locked_packages(commit: str) -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Python, machine and installed packages."""
-    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "packages": {name: found[name] for name in sorted(found, key=str.lower)},
+        "packages": dict(_installed()),
     }
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    """The packages' versions, by name. To read the files of all takes a fifth of a second."""
+    found = {each["Name"]: each["Version"] for each in (it.metadata for it in importlib.metadata.distributions())}
+    return {name: found[name] for name in sorted(found, key=str.lower)}
 
 
 def training_environment(device: str) -> dict[str, Any]:
