@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fast_electra_core.errors import ConfigError, Interrupted, TrackingError
-from steps import delivery, lifecycle, planning, scoring, tracking
+from steps import delivery, launch, lifecycle, planning, retrain, retrain_auxiliary, scoring, tracking
 from steps.trace import Plain, attempt, finish, running
 from steps.tracking import connection
 
@@ -22,6 +22,10 @@ WORK = {
     and function.__module__ == module.__name__
     and not name.startswith("_")
     and "plan" in inspect.signature(function).parameters
+}
+OF_A_RETRAINING = {
+    f"retrain.{work.__name__}": work
+    for work in (retrain.freeze_auxiliary, retrain.pretrain, retrain.register, retrain._close, retrain_auxiliary.score)
 }
 
 
@@ -46,11 +50,21 @@ def test_every_step_of_the_flows_is_among_the_work() -> None:
     assert len(WORK) >= 14
 
 
-@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.parametrize("work", [*WORK.values(), *OF_A_RETRAINING.values()], ids=[*WORK, *OF_A_RETRAINING])
 def test_an_error_in_any_step_marks_the_flows_run_failed(work: Callable[..., Any], plan: Plain) -> None:
     names = [name for name in inspect.signature(work).parameters if name != "plan"]
     with pytest.raises((KeyError, TypeError, ConfigError)):  # of an incomplete plan
         work(plan, **dict.fromkeys(names))
+    assert status(plan) == "FAILED"
+
+
+def test_an_error_after_the_training_of_a_continued_model_marks_the_flows_run_failed(
+    plan: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "gather_corruptions", lambda *_: {})
+    monkeypatch.setattr(launch, "pretrain", lambda *_: ({}, "page"))
+    with pytest.raises(TypeError):  # of the config's unknown field
+        retrain.pretrain({**plan, "way": "continue"}, {}, {})
     assert status(plan) == "FAILED"
 
 

@@ -191,6 +191,7 @@ def test_new_text_continues_the_champion_and_forgetting_is_seen(year: Place) -> 
     found, walked = outcome(year, "april"), year.months["april"]
     config = walked.data.plan["config"]
     assert (found["way"], found["champion_before"], found["version"]) == ("continue", f"{NAME} 1", f"{NAME} 2")
+    assert found["reason"] == "there is text that version 1 has not seen"
     assert found["files"] == {"new": 1, "changed": 0, "duplicates": 1, "kept": 2, "gone": 0}
     assert (config["initial_model"], config["num_steps"], config["seed"]) == (f"models:/{NAME}/1", 10, 1)
     assert [file["name"] for file in walked.data.plan["corpus"]["files"]] == ["april.txt"]
