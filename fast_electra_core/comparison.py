@@ -91,9 +91,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
         reference = of_arm[0]["reference"]
         names = dict.fromkeys(name for run in of_arm for name in run["numbers"])
         margins = {
-            name: paired(values, by_seed[reference].get(name, {}))
-            if reference in by_seed and reference != arm
-            else None
+            name: paired(values, by_seed[reference][name]) if reference in by_seed and reference != arm else None
             for name, values in by_seed[arm].items()
         }
         rows.append(

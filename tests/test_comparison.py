@@ -39,6 +39,8 @@ def test_pairs_without_spread_tell_nothing_of_the_noise() -> None:
     assert found == (2, 0.25, None, None, None)
     rounded = paired({0: 0.7, 1: 0.8}, {0: 0.6, 1: 0.7})  # as floats they differ by 0.1 - 2.8e-17 and 0.1 + 8.3e-17
     assert rounded == (2, pytest.approx(0.1), None, None, None)
+    small = paired({0: 0.5, 1: 0.50001}, {0: 0.5, 1: 0.5})  # 5e-6 with a standard error of 5e-6: t is 1, of 1 degree
+    assert small is not None and small.p == pytest.approx(0.5)
 
 
 def test_a_spread_by_hand() -> None:
@@ -49,6 +51,7 @@ def test_a_spread_by_hand() -> None:
     assert found.std == pytest.approx(0.07**0.5)  # ((.2)^2 + (.1)^2 + (.3)^2) / 2
     assert found.best == 0.6
     assert spread([0.1]) == (1, 0.1, 0.1, None, 0.1)
+    assert spread([1.0, 3.0]) == (2, 2.0, 2.0, pytest.approx(2**0.5), 3.0)  # of two seeds it has one already
 
 
 def run_of(arm: str, turn: int, *, failure: str = "", **task_scores: float) -> dict[str, Any]:
@@ -91,3 +94,11 @@ def test_a_single_task_has_no_average_and_an_arm_whose_reference_did_not_run_no_
     (row,) = compare([run_of("b", 0, rte=0.6)])
     assert list(row["scores"]) == ["rte"]
     assert row["margins"] == {"rte": None}
+
+
+def test_arms_and_tasks_come_in_the_order_of_the_runs_and_each_arm_has_its_own_reference() -> None:
+    of_a = {**run_of("a", 0, sst2=0.5, rte=0.5), "reference": "b"}
+    rows = compare([run_of("b", 0, sst2=0.75, rte=0.5), of_a])
+    assert [(row["arm"], row["reference"]) for row in rows] == [("b", "a"), ("a", "b")]
+    assert list(rows[0]["scores"]) == ["sst2", "rte", "average"]
+    assert rows[1]["margins"]["sst2"].mean == -0.25

@@ -27,15 +27,15 @@ def names(files: list[TextFile]) -> list[str]:
 
 def test_each_file_is_sorted_by_what_became_of_it() -> None:
     changes = compare_corpus(
-        [here("same.txt", "s"), here("new.txt", "z"), here("rewritten.txt", "r2"), here("copy.txt", "s")],
+        [here("same.txt", "s"), here("unknown.txt", "z"), here("rewritten.txt", "r2"), here("copy.txt", "s")],
         seen(same="s", rewritten="r1", lost="l", an_old="o", later="t", before="b"),
     )
     assert names(changes.kept) == ["same.txt"]
-    assert names(changes.new) == ["new.txt"]
+    assert names(changes.new) == ["unknown.txt"]
     assert names(changes.changed) == ["rewritten.txt"]
     assert names(changes.duplicates) == ["copy.txt"]
     assert changes.gone == ["an_old.txt", "before.txt", "later.txt", "lost.txt"]
-    assert names(changes.unseen) == ["new.txt", "rewritten.txt"]
+    assert names(changes.unseen) == ["rewritten.txt", "unknown.txt"]
 
 
 def test_a_renamed_file_is_not_new() -> None:
@@ -64,6 +64,9 @@ def test_a_file_that_is_rewritten_and_put_back_is_seen_in_both_its_contents() ->
 def test_digests_of_two_kinds_are_refused_instead_of_calling_everything_new() -> None:
     with pytest.raises(DataError, match="known by ETags of S3 objects, what the champion saw by SHA-256 of files"):
         compare_corpus([here("a.txt", "abc:9")], seen(a="f00"))
+    moved = compare_corpus([here("a.txt", "abc:9")], seen(a="f00", b="abc:9"))  # it has seen text of both kinds
+    assert names(moved.duplicates) == ["a.txt"]
+    assert compare_corpus([], seen(a="f00")).gone == ["a.txt"]
 
 
 def test_the_record_of_a_run_holds_every_file_and_shard_after_those_of_the_model_it_continues(tmp_path: Path) -> None:

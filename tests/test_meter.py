@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,16 @@ def test_where_the_current_memory_cannot_be_read_the_highest_so_far_stands_for_i
 ) -> None:
     monkeypatch.setattr(meter.Path, "is_file", lambda path: False)
     assert meter.MemoryMeter("cpu").peak_bytes() < 16 * MEGABYTE  # nothing was done
+
+
+@pytest.mark.parametrize(("platform", "num_bytes"), [("darwin", 3), ("freebsd14", 3 * 1024)])
+def test_elsewhere_the_system_counts_in_bytes_or_kibibytes(
+    platform: str, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter.Path, "is_file", lambda path: False)
+    monkeypatch.setattr(meter.sys, "platform", platform)
+    monkeypatch.setattr(meter.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3))
+    assert meter._of_process("VmRSS") == num_bytes
 
 
 @pytest.mark.gpu

@@ -3,12 +3,14 @@
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from registry_toys import sheet_of
 
-from fast_electra_core.errors import AuxiliaryError, LockError, TrackingError
+from fast_electra_core.config import PretrainConfig
+from fast_electra_core.errors import AuxiliaryError, DataError, LockError, TrackingError
 from fast_electra_core.retraining import RetrainConfig
 from fast_electra_core.text_shards import TextFile, corpus_of
 from steps import (
@@ -41,6 +43,7 @@ def candidate(drift: float, *, kept: bool = False, reason: str = "") -> dict[str
         ([candidate(0.5, kept=True), candidate(0.0)], {}, [True, False]),  # better ones are not needed
         ([candidate(0.6, kept=True), candidate(0.5), candidate(0.6)], {}, [False, True, False]),
         ([candidate(0.1, kept=True, reason="too dear"), candidate(0.2)], {}, [False, True]),
+        ([candidate(0.6, kept=True, reason="too dear"), candidate(0.2)], {}, [False, True]),
         ([candidate(9.0, kept=True), candidate(0.0)], {"method": "unigram"}, [True, False]),
         ([candidate(0.1, kept=True), candidate(0.2)], {"ensemble_size": 2, "auxiliary": "a,b"}, [True, True]),
         ([candidate(0.1, kept=True), candidate(0.6, kept=True), candidate(0.2)],
@@ -55,6 +58,9 @@ def test_the_champions_auxiliary_is_kept_if_it_is_whole_may_be_chosen_and_keeps_
     found = keep_or_replace(plan, copy.deepcopy(scored))
     assert [each["ok"] for each in found] == ok
     assert [bool(each["reason"]) for each in found] == [not each for each in ok]
+    assert all(
+        each["reason"] == before["reason"] for each, before in zip(found, scored, strict=True) if before["reason"]
+    )
     assert keep_or_replace({**plan, "old_shard_keys": []}, scored) == scored  # a first model: there is nothing to keep
 
 
@@ -79,6 +85,46 @@ def test_tasks_before_are_the_champions_means_where_it_was_scored_alike(
     monkeypatch.setattr(promotion, "sheet_of", lambda version: theirs)
     (row,) = forgetting.tasks({}, sheet_of({"rte": {0: 0.25, 1: 0.5}}))
     assert row == {"task": "rte", "metric": "accuracy", "before": before, "after": 0.375}
+
+
+def test_the_champion_and_what_came_of_it_are_scored_on_old_and_new_text_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SimpleNamespace(special_ids=SimpleNamespace(mask=4))
+    run: Any = SimpleNamespace(
+        store=SimpleNamespace(get_folder=lambda key: f"folder of {key}"),
+        dataset=lambda split, config: text if split == "train" else f"new {split}",
+        old_dataset=lambda split, config: f"old {split}",
+    )
+    models = {"load_initial_model": "champion", "start_from": "continued", "load_members": "members"}
+    for name, model in models.items():
+        monkeypatch.setattr(forgetting, name, lambda *_, model=model, **__: SimpleNamespace(model=model))
+    monkeypatch.setattr(forgetting, "initial_shape", lambda folder, config: folder)
+    monkeypatch.setattr(forgetting, "partner_of", lambda *_, **__: "partner")
+    monkeypatch.setattr(forgetting, "_method", lambda config, model, *partner, mask_token_id: (model, *partner))
+    monkeypatch.setattr(forgetting, "corrupt_for_scoring", lambda method: f"as {method[0]}")
+    monkeypatch.setattr(
+        forgetting, "score_detector",
+        lambda method, heldout, *, corrupt, mask_fraction: f"{method} {heldout} {corrupt} {mask_fraction}",
+    )  # fmt: skip
+    config = PretrainConfig(mask_fraction=0.25)
+    rows = forgetting.detection(config, run, auxiliary={}, initial_model={}, key="model")
+    assert rows == [
+        {
+            "text": text,
+            "before": f"('champion', 'partner') {text} heldout as champion 0.25",
+            "after": f"('continued', 'partner') {text} heldout as continued 0.25",
+        }
+        for text in ("old", "new")
+    ]
+
+
+def test_metrics_of_what_was_forgotten_are_named_by_text_score_and_time() -> None:
+    before, after = ({"heldout_rtd_loss": loss, "heldout_auc": loss + 0.5, "other": 9.0} for loss in (0.25, 0.375))
+    assert forgetting.as_metrics([{"text": "old", "before": before, "after": after}]) == {
+        "forgetting.old.rtd_loss.before": 0.25, "forgetting.old.rtd_loss.after": 0.375,
+        "forgetting.old.auc.before": 0.75, "forgetting.old.auc.after": 0.875,
+    }  # fmt: skip
 
 
 def begins_by(config: RetrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,10 +287,13 @@ OF_BOTH = "f2542703e9d4025b"  # printf 'digest of a\ndigest of b' | sha256sum
             {**OWN, "auxiliary.digest": "another"}, "b,copies/a", [], ["b", "a"],
             ["what lies at somewhere is no longer the champion's auxiliary"],
         ),
-        (
-            {**OWN, "auxiliary.version": "aux/gone"}, "b", [], ["b"],
-            ["the champion's auxiliary cannot be had any more: nothing at models:/aux/gone"],
-        ),
+        *[
+            (
+                {**OWN, "auxiliary.version": f"aux/{gone}"}, "b", [], ["b"],
+                [f"the champion's auxiliary cannot be had any more: nothing at models:/aux/{gone}"],
+            )
+            for gone in ("gone", "deleted", "empty")
+        ],
         ({**BOTH, "auxiliary.digest": OF_BOTH}, "b", ["a", "b"], [], []),
     ],
 )  # fmt: skip
@@ -262,7 +311,8 @@ def test_the_champions_auxiliary_is_looked_up_first_and_others_serve_if_they_hav
 def fetch_candidates(config: RetrainConfig, store: Store) -> list[dict[str, Any]]:
     for address in config.auxiliary_list():
         if address not in AT:
-            raise AuxiliaryError(f"nothing at {address}")
+            error = {"models:/aux/deleted": TrackingError, "models:/aux/empty": DataError}.get(address, AuxiliaryError)
+            raise error(f"nothing at {address}")
     assert config.ensemble_size == len(config.auxiliary_list())
     return [{"address": address, **AT[address]} for address in config.auxiliary_list()]
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,3 +182,95 @@ def test_a_registered_version_leads_to_its_scores_where_the_registry_may_be_writ
     monkeypatch.setattr(tracking, "set_version_tags", refuse)
     scoring._note_scores(plan, {"sheet": sheet})
     assert caplog.messages == ["mine/2 does not lead to these scores: you may not"]
+
+
+def test_a_task_takes_its_gpu_and_its_share_of_the_cores_and_does_its_pack_in_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps import finetune, machine
+
+    done: list[Any] = []
+    monkeypatch.setattr(machine, "take_gpu", lambda index: done.append(("gpu", index)))
+    monkeypatch.setattr(machine, "share_cores", lambda number: done.append(("tasks side by side", number)))
+    monkeypatch.setattr(finetune, "list_packs", lambda config, tasks: [[]] * len(tasks))
+    monkeypatch.setattr(finetune, "in_turn", lambda pack, config, *, store, run_key: [*reversed(pack), run_key])
+    monkeypatch.setattr(scoring, "connect", lambda plan: store)
+    monkeypatch.setattr(scoring, "_twice", lambda plan, encoder_key, job: (encoder_key, job))
+    config = ScoringConfig(glue="folder", tasks="rte", store=store.root).to_dict()
+    plan = {"config": config, "tasks": {"rte": {}, "cola": {}, "sst2": {}}, "run_key": "runs/1"}
+    pack: Any = ["first", "second"]
+    results = scoring.finetune(plan, "encoder", pack, index=5)
+    assert results == [("encoder", "second"), ("encoder", "first"), ("encoder", "runs/1")]
+    assert done == [("gpu", 5), ("tasks side by side", 3)]
+
+
+def test_where_some_fine_tunings_failed_the_scores_are_of_the_others_and_all_is_in_mlflow(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from steps import report, run_charts, scores
+
+    done: list[Any] = []
+    rows = [
+        {"task": "rte", "metric": "accuracy", "is_main": True, "pretrained": {"median": 0.75}, "untrained": None},
+        {"task": "rte", "metric": "f1", "is_main": False, "pretrained": {"median": 0.5}, "untrained": None},
+    ]
+    found = {"rows": rows, "averages": {}, "failures": [{}]}
+    results = [{**JOB, "scores": {}}, {**JOB, "seed": 1, "failed": "no memory"}]
+    monkeypatch.setattr(scoring, "connect", lambda plan: store)
+    monkeypatch.setattr(scoring, "_with_lost_ones", lambda plan, came, store: [*came, results[1]])
+    monkeypatch.setattr(scoring, "_summary", lambda plan, results, store: {**found, "of": len(results)})
+    monkeypatch.setattr(scoring, "_log_answers", lambda plan, results, store: {"own_answers": []})
+    monkeypatch.setattr(report, "glue_page", lambda scores, suite, *, run: f"page of {run}, {suite}")
+    monkeypatch.setattr(scores, "as_markdown", lambda scores, *, heading: f"# {heading}")
+    monkeypatch.setattr(
+        run_charts, "scores", lambda rows: SimpleNamespace(figure=lambda: [row["metric"] for row in rows])
+    )
+    for name in ("log_text", "log_dict", "log_figure", "log_metrics"):
+        monkeypatch.setattr(tracking, name, lambda *given: done.append(given))
+    monkeypatch.setattr(report, "suite_name", lambda glue, tasks: "the suite")
+    config = ScoringConfig(glue="folder", tasks="rte", store=store.root).to_dict()
+    plan = {"config": config, "tasks": {"rte": {}}, "run_key": "runs/1", "mlflow_run_id": "run", "pathspec": "Flow/1"}
+    whole = {**found, "of": 2, "own_answers": []}
+    assert scoring.gather_scores(plan, results[:1]) == (whole, "page of Flow/1, the suite")
+    assert done == [
+        ("run", "page of Flow/1, the suite", "pages/scores.html"),
+        ("run", whole, "scores.json"),
+        ("run", "# the suite", "scores.md"),
+        ("run", ["accuracy"], "charts/scores.png"),
+        ("run", [{
+            "step": 0, "rte.accuracy.pretrained": 0.75, "rte.f1.pretrained": 0.5, "finetunings.failed": 1,
+            "finetunings.degenerate": 0,
+        }]),
+    ]  # fmt: skip
+    assert caplog.messages == ["left out: rte seed 1 (no memory)"]
+
+
+def test_task_models_are_registered_with_the_runs_lineage_and_lead_to_what_they_were_fine_tuned_from(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps import task_models
+
+    connected: list[Any] = []
+    monkeypatch.setattr(scoring, "connect", lambda plan: connected.append("yes"))
+    monkeypatch.setattr(scoring, "made_of", lambda plan: {"weights.digest": "d"})
+    monkeypatch.setattr(task_models, "register", lambda plan, scores, encoder, tags: [scores, encoder, tags])
+    monkeypatch.setattr(tracking, "model_version_info", lambda address: {"of": address})
+    model = {"address": "models:/mine@champion", "version": "mine/2", "digest": "d"}
+    plan = {
+        "config": {"store": store.root}, "run_key": "runs/1", "mlflow_run_id": "run", "config_digest": "c",
+        "code": {"code.git_sha": "5bd69d5"}, "model": model,
+    }  # fmt: skip
+    assert scoring.register_task_models(plan, {"task_models": []}, pathspec="Flow/1") == []
+    scores = {"task_models": [{"task": "rte"}]}
+    tags = {
+        "metaflow.pathspec": "Flow/1/register/2", "mlflow.parent_run_id": "run", "config.digest": "c",
+        "code.git_sha": "5bd69d5", "weights.digest": "d",
+    }  # fmt: skip
+    path = "Flow/1/register/2"
+    assert scoring.register_task_models(plan, scores, {"name": "new"}, pathspec=path) == [scores, {"name": "new"}, tags]
+    encoder = {"of": "models:/mine/2", "digest": "d"}
+    assert scoring.register_task_models(plan, scores, pathspec=path) == [scores, encoder, tags]
+    plan["model"] = {**model, "address": "hub:theirs", "version": "not registered"}
+    encoder = {"name": "hub:theirs", "digest": "d"}
+    assert scoring.register_task_models(plan, scores, pathspec=path) == [scores, encoder, tags]
+    assert len(connected) == 4
