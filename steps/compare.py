@@ -16,7 +16,7 @@ from steps import launch, scoring, tracking
 from steps.fan_out import in_groups
 from steps.machine import take_gpu
 from steps.store import Store
-from steps.trace import Plain, attempt, connect, finish, made_of
+from steps.trace import Plain, attempt, connect, finish, how_to_browse, made_of
 
 _logger = logging.getLogger(__name__)
 _NUMBERS = (
@@ -163,6 +163,7 @@ def run_arms(plan: Plain, text: Plain, runs: Sequence[Plain], *, index: int | No
 
 def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
     name = f"{run['arm']} seed {run['turn']}"
+    _logger.info("%s: its pre-training and fine-tunings are those of this task", name)
     with tracking.child_run(
         plan["config"]["tracking_uri"],
         run["mlflow_run_id"],
@@ -238,7 +239,7 @@ def _slug(name: str) -> str:
 
 @attempt
 def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
-    """All runs as one result, its page and the table for the terminal; ends the arms' MLflow runs."""
+    """All runs as one result, its page and the closing words; ends the arms' MLflow runs."""
     from steps import comparison_page
 
     connect(plan)
@@ -256,7 +257,7 @@ def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
     tracking.log_text(run_id, page, "comparison.html")
     tracking.log_text(run_id, table, "comparison.md")
     finish(plan)
-    return found, page, table
+    return found, page, f"{table}browse the page, its arms and their runs: {how_to_browse(plan)}"
 
 
 def _untrained(result: Plain) -> Plain:

@@ -120,14 +120,22 @@ def test_the_page_says_what_diverged_and_what_the_arms_cost(compared: Compared) 
     assert json.loads(json.dumps(compared.found)) == compared.found
 
 
-def test_a_run_that_is_done_is_not_done_again(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closing_words_lead_to_the_page(compared: Compared) -> None:
+    assert compared.table.splitlines()[-1] == "browse the page, its arms and their runs: make ui"
+
+
+def test_a_run_that_is_done_is_not_done_again(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def never(*arguments: Any, **more: Any) -> None:
         raise AssertionError("a step was trained")
 
     monkeypatch.setattr("fast_electra_core.methods.Method.__call__", never, raising=False)
     monkeypatch.setattr("steps.finetune.load_task", never)
     monkeypatch.setattr("fast_electra_core.trainer.batch_at", never)
-    again = compare.run_arms(compared.plan, compared.text, compared.runs[1:2])
+    with caplog.at_level(logging.INFO, "steps.compare"):  # of tasks side by side whose lines are alike but for their id
+        again = compare.run_arms(compared.plan, compared.text, compared.runs[1:2])
+    assert caplog.messages[0] == "fast_electra seed 0: its pre-training and fine-tunings are those of this task"
     assert again[0]["scores"] == compared.results[1]["scores"]
 
 
