@@ -14,6 +14,8 @@ Interrupted is none of them: nothing has to be mended.
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -75,3 +77,13 @@ Did you mean 'exponential'?
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")
+
+
+def full_disk(error: Exception) -> str:
+    """The first line of an error that says that a disk or a quota is full; empty if none does.
+
+    >>> full_disk(OSError(28, "No space left on device"))
+    '[Errno 28] No space left on device'
+    """
+    words = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+    return next((line for line in str(error).splitlines() if any(each in line for each in words)), "")

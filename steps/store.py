@@ -79,7 +79,7 @@ class Store:
         target = self.path(key)
         if local.resolve() != target:
             with _partial(target) as partial:
-                shutil.copytree(local, partial)
+                _copy(local, partial)
                 if not self.is_s3:
                     (partial / _MARKER).touch()
                 _give_name(partial, target)
@@ -185,6 +185,13 @@ class Store:
 def cache_folder() -> Path:
     """Where this machine's copies of what is in S3 lie."""
     return Path(os.environ.get("FAST_ELECTRA_CACHE", str(Path(tempfile.gettempdir()) / "fast_electra_cache")))
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # a list of what was said of each file
+        raise OSError(error.args[0][0][2]) from error
 
 
 @contextlib.contextmanager

@@ -56,6 +56,14 @@ def test_of_a_users_error_metaflow_shows_the_name_and_the_message_with_its_aster
     ]
 
 
+def test_of_a_disk_that_is_full_it_shows_one_line_and_what_to_do(tmp_path: Path) -> None:
+    assert ended("open('/dev/full', 'w', buffering=1).write('a\\n')", tmp_path) == [
+        "<flow EndingFlow step start> failed:",
+        "OSError:",
+        "[Errno 28] No space left on device. Free some disk space and resume, or give another --store",
+    ]
+
+
 def test_of_an_error_of_ours_it_shows_the_stack(tmp_path: Path) -> None:
     shown = ended("1 / 0", tmp_path)
     assert "Internal error" in shown and "Traceback (most recent call last):" in shown

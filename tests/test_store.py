@@ -12,6 +12,7 @@ import boto3
 import pytest
 from boto3.exceptions import RetriesExceededError
 from botocore.config import Config
+from conftest import files_no_larger_than
 from flaky import Flaky, flaky
 
 from fast_electra_core.errors import ConfigError, DataError, StoreError
@@ -145,6 +146,13 @@ def test_a_copy_that_breaks_leaves_nothing_to_be_seen(
     assert list(store.path("kind").iterdir()) == []
     store.put_folder(local, "kind/name")
     assert contents(store.get_folder("kind/name")) == {"a": "1", "b": "2"}
+
+
+def test_a_disk_that_is_full_is_said_as_what_it_is_not_as_a_list_of_copies(tmp_path: Path) -> None:
+    local = make_folder(tmp_path / "local", large="a" * 2000, larger="a" * 3000)
+    store = Store(str(tmp_path / "store"))
+    with files_no_larger_than(1000), pytest.raises(OSError, match=r"^\[Errno 27\] File too large: '[^,]*large"):
+        store.put_folder(local, "kind/name")
 
 
 def test_keys_are_listed_sorted_and_without_those_deeper_down(store: Store, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import files_no_larger_than
+from mlflow.exceptions import MlflowException
 from mlflow_server import MlflowServer, lose_first_answer
 from registry_toys import client
 from toys import MASK, dataset_of, electra_config
@@ -339,6 +340,20 @@ def test_a_full_disk_does_not_replace_the_error_on_its_way_out(
         logger.log({"step": 1, "loss": 1.0})  # of a run that the server does not know
         raise ZeroDivisionError
     assert "1 unsent metrics could not be kept" in caplog.text and "No space left" in caplog.text
+
+
+def test_a_download_onto_a_full_disk_is_said_in_a_line_not_as_the_servers_fault(database: str) -> None:
+    """MLflow lists every file, and means an HTTP server's passing trouble by the same code."""
+    line = "[Errno 28] No space left on device: '/mlartifacts/config.json' -> '/store/config.json'"
+    files = f"##### File config.json #####\n{line}\n##### File model.safetensors #####\n{line}"
+
+    def fetch() -> None:
+        raise MlflowException(f"The following failures occurred while downloading one or more artifacts:\n{files}")
+
+    with pytest.raises(TrackingError) as caught:
+        connection.ask("download models:/fast-electra/1", fetch)
+    said = f"cannot download models:/fast-electra/1: {line}. Free some disk space, then run `resume`"
+    assert str(caught.value) == said
 
 
 def no_more_disk(database: str) -> contextlib.AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fast_electra_core.errors import TrackingError
+from fast_electra_core.errors import TrackingError, full_disk
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 PATIENCE_SECONDS = 150.0
@@ -141,6 +141,8 @@ def ask(
         try:
             return function(*args, **kwargs)
         except MlflowException as error:
+            if full := full_disk(error):  # no matter of patience, and of a download it is said once for each file
+                raise TrackingError(f"cannot {what}: {full}. Free some disk space, then run `resume`") from error
             waited = time.monotonic() - start
             if not is_passing(error) or waited + delay > patience_seconds:
                 hint = (
