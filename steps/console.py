@@ -103,5 +103,6 @@ def show_log_lines() -> None:
     # Other libraries' bars would be one line of noise each: Metaflow captures output line by line.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line at every try; ours says once that a server is away
     for name in ("steps", "fast_electra_core"):
         logging.getLogger(name).setLevel(logging.INFO)

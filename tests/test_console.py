@@ -107,6 +107,7 @@ def test_log_lines_of_the_project_reach_standard_error_and_those_of_others_only_
             "logging.getLogger('fast_electra_core.x').info('of the core')",
             "logging.getLogger('other').info('hidden')",
             "logging.getLogger('other').warning('theirs')",
+            "logging.getLogger('urllib3.connectionpool').warning('Retrying (...) after connection broken by ...')",
         ]
     )
     program = f"import logging\nfrom steps.console import show_log_lines\nshow_log_lines()\n{body}\n"
