@@ -88,3 +88,12 @@ def test_the_last_line_says_where_the_run_is_to_be_seen() -> None:
     assert closing_table(auxiliary=None, browse=how_to_browse(plan)).endswith(f": {plan['mlflow_url']}")
     plan["config"] = {"tracking_uri": "sqlite:///mlflow.db"}
     assert closing_table(auxiliary=None, browse=how_to_browse(plan)).endswith(": make ui")
+
+
+def test_a_command_in_a_remark_is_not_broken_within_a_word() -> None:
+    """So that it can be pasted back together."""
+    reason = f"no alias: gate licence: {'x' * 65}: fast-electra promote models:/fast-electra/2"
+    table = closing_table(
+        auxiliary=None, registered={"name": "fast-electra", "version": "2", "aliases": [], "reason": reason}
+    )
+    assert reason in " ".join(table.split())
