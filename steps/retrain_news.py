@@ -20,6 +20,7 @@ GENERATION_TAG = "retrain.generation"
 TRIAL_TAG = "retrain.trial"
 """Of a version that RetrainFlow has made: digest of champion, new text and parameters, so that none is tried twice.
 Where there was no champion, digests of the auxiliaries and the initial model stand in its place."""
+_NO_MATTER = ("tracking_uri", "experiment", "store", "corpus", "lock_minutes", "wait_for_lock_seconds")
 _AFRESH = "train a new one on this text: python flows/pretrain_flow.py run"
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def earlier_trial(trial: str) -> Plain | None:
 def trial_of(champion: Champion, corpus: Mapping[str, Any], config: TrainingConfig) -> str:
     """A digest of what a run that continues the champion is a function of."""
     return TrainingConfig.digest_of(
-        {"champion": champion.address, "corpus": corpus["digest"], "config": config.to_dict()}
+        {"champion": champion.address, "corpus": corpus["digest"], "config": _tried(config)}
     )
 
 
@@ -125,6 +126,11 @@ def first_trial_of(plan: Mapping[str, Any], config: TrainingConfig) -> str:
             "auxiliaries": [candidate["digest"] for candidate in plan["candidates"]],
             "initial_model": initial_model["digest"] if initial_model else None,
             "corpus": plan["corpus"]["digest"],
-            "config": config.to_dict(),
+            "config": _tried(config),
         }
     )
+
+
+def _tried(config: TrainingConfig) -> Plain:
+    """All parameters but those that make no other model: addresses of what is the same, and waiting."""
+    return {name: value for name, value in config.to_dict().items() if name not in _NO_MATTER}

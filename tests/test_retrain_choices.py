@@ -76,6 +76,27 @@ def test_a_run_that_died_before_it_decided_is_tried_again(monkeypatch: pytest.Mo
     assert found is not None and found["version"] == "8"
 
 
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"tracking_uri": "http://127.0.0.1:5000", "experiment": "weekly", "store": "/elsewhere"}, True),
+        ({"corpus": "/data/text", "lock_minutes": 90.0, "wait_for_lock_seconds": 5.0}, True),
+        ({"seeds": 7}, False),
+    ],
+)
+def test_where_things_lie_and_how_long_is_waited_makes_no_trial_another_one(
+    change: dict[str, Any], is_same: bool
+) -> None:
+    champion = retrain_news.Champion({"name": "fast-electra", "version": "1", "tags": {}}, {}, [])
+    corpus = {"digest": "ab"}
+    plan = {"candidates": [{"digest": "cd"}], "initial_model": None, "corpus": corpus}
+    one, other = RetrainConfig(corpus="text/"), RetrainConfig(**{"corpus": "text/", **change})
+    trials = [retrain_news.trial_of(champion, corpus, config) for config in (one, other)]
+    assert (trials[0] == trials[1]) is is_same
+    firsts = [retrain_news.first_trial_of(plan, config) for config in (one, other)]
+    assert (firsts[0] == firsts[1]) is is_same
+
+
 @pytest.mark.parametrize(("seeds", "before"), [((0, 1), 0.625), ((0,), None)])
 def test_tasks_before_are_the_champions_means_where_it_was_scored_alike(
     seeds: tuple[int, ...], before: float | None, monkeypatch: pytest.MonkeyPatch
