@@ -153,8 +153,9 @@ def follow(name: str) -> dict[str, str]:
     found = tracking.find_versions(PRETRAINED_TAG, f"{name}/{number}") if number else []
     newest = {each["name"]: each["version"] for each in found}  # the newest come last
     for model, version in newest.items():
-        tracking.set_alias(model, CHAMPION, version)
-        _logger.info("%s version %s is champion, as its encoder is", model, version)
+        if tracking.aliases(model).get(CHAMPION) != version:
+            tracking.set_alias(model, CHAMPION, version)
+            _logger.info("%s version %s is champion, as its encoder is", model, version)
     return newest
 
 
