@@ -42,7 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else list(words)
     show_log_lines()
     try:
-        arguments = _parser(words[0] if words else "").parse_args(words)
+        arguments, unknown = _parser(words[0] if words else "").parse_known_args(words)
+        if unknown:
+            arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
         return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
     except FastElectraError as error:
         print(f"fast-electra {words[0]}: {error}", file=sys.stderr)
@@ -70,6 +72,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
             wanted = importlib.import_module(module)
             subparser.description = wanted.__doc__
             wanted.add_arguments(subparser)
+            subparser.set_defaults(refuse=subparser.error)  # with the usage of this command, not of all
     return parser
 
 

@@ -96,3 +96,14 @@ def test_an_unknown_command_is_refused_with_those_there_are(capsys: pytest.Captu
         main(["exprot"])
     assert exit.value.code == 2
     assert "invalid choice: 'exprot'" in (shown := capsys.readouterr().err) and "export" in shown
+
+
+def test_an_argument_that_a_command_does_not_know_is_refused_with_its_own_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["promote", "models:/fast-electra/1", "--reason", "words", "more"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: fast-electra promote [-h]") and "--corpus_licence" in said
+    assert said.endswith("fast-electra promote: error: unrecognized arguments: --reason words more\n")
