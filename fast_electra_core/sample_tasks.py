@@ -234,16 +234,14 @@ def _fact(rng: random.Random, words: _Words) -> _Fact:
 
 
 def _choices(words: _Words, part: str) -> Sequence[Any]:
-    match part:
-        case "subject":
-            return words.subjects
-        case "verb":
-            return _VERBS
-        case "adjective":
-            return _ADJECTIVES
-        case "thing":
-            return [thing for things in words.kinds.values() for thing in things]
-    return words.places
+    choices: dict[str, Sequence[Any]] = {
+        "subject": words.subjects,
+        "verb": _VERBS,
+        "adjective": _ADJECTIVES,
+        "thing": [thing for things in words.kinds.values() for thing in things],
+        "place": words.places,
+    }
+    return choices[part]
 
 
 def _alter(rng: random.Random, words: _Words, fact: _Fact, parts: Sequence[str]) -> _Fact:

@@ -352,7 +352,7 @@ def test_a_download_onto_a_full_disk_is_said_in_a_line_not_as_the_servers_fault(
 
     with pytest.raises(TrackingError) as caught:
         connection.ask("download models:/fast-electra/1", fetch)
-    said = f"cannot download models:/fast-electra/1: {line}. Free some disk space, then run `resume`"
+    said = f"cannot download models:/fast-electra/1: {line}. Free disk space, here or there, and try again"
     assert str(caught.value) == said
 
 

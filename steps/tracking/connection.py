@@ -132,7 +132,7 @@ def ask(
     """function(*args, **kwargs), repeated while the server is away for at most patience_seconds; that is said once.
 
     Raises:
-        TrackingError: it is away for longer, or refuses.
+        TrackingError: it is away for longer, or refuses; a disk is full.
     """
     from mlflow.exceptions import MlflowException
 
@@ -142,7 +142,7 @@ def ask(
             return function(*args, **kwargs)
         except MlflowException as error:
             if full := full_disk(error):  # no matter of patience, and of a download it is said once for each file
-                raise TrackingError(f"cannot {what}: {full}. Free some disk space, then run `resume`") from error
+                raise TrackingError(f"cannot {what}: {full}. Free disk space, here or there, and try again") from error
             waited = time.monotonic() - start
             if not is_passing(error) or waited + delay > patience_seconds:
                 hint = (
