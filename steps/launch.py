@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from fast_electra_core import errors
 from fast_electra_core.errors import ConfigError, GroupError, Interrupted
 from steps import lifecycle
@@ -92,12 +94,12 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
     """The processes of this machine have ended well.
 
     Raises:
-        FastElectraError: the first that one of them met; or the first machine, where this is another, is gone.
+        FastElectraError: the first that one of them met; or the machines did not find each other, or no longer do.
         Interrupted: this process was asked to stop, and has stopped them.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     several = machine.num_nodes > 1
@@ -106,16 +108,20 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
     # Else a group that begins again finds the addresses of the processes that have died (torch 2.13), and waits there.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of warnings there is one per process that asks for nothing
+    own_address = _own_address(machine.address)
+    # Else gloo listens where this machine's name leads, which may be its loopback: no other machine finds it there.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface(own_address))
+    meeting_place = f"{machine.address}:{port}"
     launch = LaunchConfig(
         min_nodes=machine.num_nodes,
         max_nodes=machine.num_nodes,
         nproc_per_node=num_processes,
         run_id=machine.attempt or "alone",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{machine.address}:{port}",
-        rdzv_configs={"is_host": machine.node_index == 0, "timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS},
+        rdzv_endpoint=meeting_place,
+        rdzv_configs={"is_host": machine.node_index == 0, "join_timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS},
         max_restarts=MAX_RESTARTS,
-        local_addr=_own_address(machine.address),
+        local_addr=own_address,
         shutdown_timeout=_STOP_SECONDS,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # by itself a folder among the system's, which stays there
     )
@@ -128,9 +134,18 @@ def _run_group(folder: Path, num_processes: int, machine: Machine) -> None:
             kind, message = json.loads((folder / ERROR).read_text())
             raise getattr(errors, kind)(message) from None
         raise
-    except RendezvousConnectionError:
+    except RendezvousTimeoutError:
+        raise GroupError(
+            f"not all of the {machine.num_nodes} machines that train together were there within "
+            f"{_JOIN_SECONDS / 60:g} minutes: one may still wait for a node, or be out of reach; its own task says "
+            "which. Mend that, and resume"
+        ) from None
+    except RendezvousConnectionError as error:
         if machine.node_index == 0:
-            raise
+            raise GroupError(
+                f"the machines that train together cannot meet at {meeting_place}: {error.__cause__}. Resume: it takes "
+                "another port"
+            ) from None
         raise GroupError(
             f"the first of the machines that train together, {machine.address}, has ended or is out of reach; its own "
             "task says why. Mend that, and resume"
@@ -143,3 +158,9 @@ def _own_address(of_first: str) -> str:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((of_first, 9))  # chooses a way there, and sends nothing
         return str(probe.getsockname()[0])
+
+
+def _interface(address: str) -> str:
+    """The name of the network interface that has this address of this machine; empty where the system hides it."""
+    interfaces: dict[str, list[Any]] = psutil.net_if_addrs()
+    return next((name for name, theirs in interfaces.items() if address in (each.address for each in theirs)), "")

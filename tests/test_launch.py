@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from conftest import new_database, write_text
+from hosts import LOOPBACK, Host, can_have_hosts, two_hosts
 from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
@@ -60,15 +63,17 @@ class Run(NamedTuple):
         """Where its processes have their temporary files."""
         return self.folder / self.plan["run_key"].replace("/", "-") / "scratch"
 
-    def start(self, *machine: str, name: str = "", python: str = sys.executable) -> "subprocess.Popen[str]":
-        """machine: its index and the number of machines; name: what it takes itself to be called, if not as it is;
-        python: `interpreter()` where nothing happens to its processes."""
+    def start(
+        self, *machine: str, name: str = "", python: str = sys.executable, host: Host = LOOPBACK[0]
+    ) -> "subprocess.Popen[str]":
+        """machine: its index, the number of machines and the first one's address; name: what it takes itself to be
+        called, if not as it is; python: `interpreter()` where nothing happens to its processes."""
         file = self.scratch.with_name("arguments.json")
         self.scratch.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.arguments))
         script = Path(__file__).with_name("train_in_group.py")
         return subprocess.Popen(
-            [python, str(script), str(file), *machine], cwd=self.folder, text=True,
+            [*host.command, python, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(self.scratch), **(self._called(name) if name else {})},
         )  # fmt: skip
@@ -283,11 +288,19 @@ class Apart(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def apart(whole: Run, prepare: Callable[..., Run]) -> Apart:
+def hosts() -> Iterator[tuple[Host, Host]]:
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(two_hosts()).hosts if can_have_hosts() else LOOPBACK
+
+
+@pytest.fixture(scope="module")
+def apart(whole: Run, prepare: Callable[..., Run], hosts: tuple[Host, Host]) -> Apart:
     """A process of the other machine hangs: both launchers stay, and neither's group goes on without the other. Then
     that machine is lost, and another one comes in its place, as a JobSet's pod that is started again elsewhere."""
     run = prepare("apart", processes_per_node=1, num_nodes=2, group_timeout_seconds=TIMEOUT)
-    first, second = run.start("0", "2", name="machine-a"), run.start("1", "2", name="machine-b")
+    one, other = hosts
+    first = run.start("0", "2", one.address, name="machine-a", host=one)
+    second = run.start("1", "2", one.address, name="machine-b", host=other)
     wait_for_step(run, first, 10)
     (waiting,), (hung,) = group_of(first), group_of(second)
     rank = psutil.Process(hung).environ()["RANK"]
@@ -297,7 +310,7 @@ def apart(whole: Run, prepare: Callable[..., Run]) -> Apart:
     wait_for_step(run, first, hung_at + 20)
     for pid in (second.pid, *group_of(second)):
         os.kill(pid, signal.SIGKILL)
-    launchers = [first, second, run.start("1", "2", python=interpreter())]
+    launchers = [first, second, run.start("1", "2", one.address, host=other)]
     output = "".join(launcher.communicate(timeout=200)[0] for launcher in launchers)
     assert [first.returncode, launchers[-1].returncode] == [0, 0], output
     return Apart(run, output, hung, rank, hung_at)
@@ -316,6 +329,30 @@ def test_after_a_hang_and_the_loss_of_a_machine_the_group_ends_with_the_same_bit
     begun_at = sorted(map(int, re.findall(r"goes on from its checkpoint at step (\d+)", apart.output)))
     assert len(begun_at) == 2 and apart.hung_at <= begun_at[0] <= begun_at[1] - 20 < GIVEN["num_steps"] - 20
     assert weights_of(apart.run) == weights_of(whole)
+
+
+@pytest.mark.long
+def test_machines_whose_cable_is_cut_for_longer_than_they_wait_go_on_when_it_is_mended(
+    whole: Run, prepare: Callable[..., Run]
+) -> None:
+    """Nobody is told that it is cut: what is sent is lost, and connections stay."""
+    if not can_have_hosts():
+        pytest.skip("no namespaces of the network here: they want root, and iproute2")
+    run = prepare("cut", processes_per_node=1, num_nodes=2, group_timeout_seconds=TIMEOUT)
+    with two_hosts() as network:
+        address = network.hosts[0].address
+        launchers = [run.start(str(index), "2", address, host=host) for index, host in enumerate(network.hosts)]
+        wait_for_step(run, launchers[0], 10)
+        network.cut()
+        time.sleep(3 * TIMEOUT)
+        cut_at = run.newest_step()
+        network.mend()
+        outputs = [launcher.communicate(timeout=300)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], "".join(outputs)
+    assert cut_at < GIVEN["num_steps"]
+    for output in outputs:
+        assert "got no answer from rank " in output, output
+    assert weights_of(run) == weights_of(whole)
 
 
 def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
@@ -355,8 +392,7 @@ def test_a_machine_whose_first_one_has_ended_says_where_the_reason_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch says that of the meeting place, which the first machine has taken along."""
-    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
-        monkeypatch.setenv(name, "")  # to be as it was afterwards
+    keep_environment(monkeypatch)
 
     def fail(*_: Any, **__: Any) -> None:
         raise RendezvousConnectionError("The connection to the C10d store has failed.")
@@ -364,15 +400,45 @@ def test_a_machine_whose_first_one_has_ended_says_where_the_reason_is(
     monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", fail)
     with pytest.raises(GroupError, match=r"the first of .*, 127\.0\.0\.1, has ended .* its own task says why"):
         launch._run_group(tmp_path, 1, launch.Machine(1, 2, "127.0.0.1", "7-0"))
-    with pytest.raises(RendezvousConnectionError):  # it has the meeting place itself
-        launch._run_group(tmp_path, 1, launch.Machine(0, 2, "127.0.0.1", "7-0"))
+
+
+def test_machines_that_do_not_come_are_waited_for_no_longer_than_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch waits ten minutes by itself, whatever a `timeout` among its settings is: a node may take longer."""
+    keep_environment(monkeypatch)
+    assert launch._JOIN_SECONDS == 30 * 60
+    monkeypatch.setattr(launch, "_JOIN_SECONDS", 3)
+    begun = time.monotonic()
+    with pytest.raises(
+        GroupError, match=r"not all of the 2 machines .* within 0\.05 minutes: .* still wait for a node"
+    ):
+        launch._run_group(tmp_path, 1, launch.Machine(0, 2, "127.0.0.1", str(tmp_path)))
+    assert 3 <= time.monotonic() - begun < 60
+
+
+def test_a_meeting_place_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_environment(monkeypatch)
+    attempt = str(tmp_path)
+    port = 20_000 + zlib.crc32(attempt.encode()) % 10_000
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(GroupError, match=rf"meet at 127\.0\.0\.1:{port}: .*address already in use.*another port"),
+    ):
+        launch._run_group(tmp_path, 1, launch.Machine(0, 2, "127.0.0.1", attempt))
+
+
+def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a launch sets for its processes is to be as it was afterwards."""
+    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What torch's launcher is given from now on; it starts nothing."""
-    for name in ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCH_CPP_LOG_LEVEL"):
-        monkeypatch.setenv(name, "")  # to be as it was afterwards
+    keep_environment(monkeypatch)
     found: list[Any] = []
     monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", lambda config, *_, **__: found.append(config))
     return found
@@ -382,6 +448,18 @@ def test_processes_that_are_to_stop_have_time_for_a_large_checkpoint(tmp_path: P
     """Torch's launcher kills them after 30 s by itself: seen of one that takes 34."""
     launch._run_group(tmp_path, 2, launch.ONE)
     assert [config.shutdown_timeout for config in launched] == [300]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback has another name")
+def test_processes_listen_on_the_way_to_the_first_machine_and_not_where_a_name_leads(
+    tmp_path: Path, launched: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's own /etc/hosts leads a machine's name to its loopback."""
+    launch._run_group(tmp_path, 2, launch.ONE)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "bond0")
+    launch._run_group(tmp_path, 2, launch.ONE)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "bond0"  # who has chosen one keeps it
 
 
 def test_the_launchers_of_a_run_meet_at_its_first_machine_and_attempts_do_not_mix(
@@ -396,7 +474,7 @@ def test_the_launchers_of_a_run_meet_at_its_first_machine_and_attempts_do_not_mi
         assert each.local_addr == "the way to 10.0.0.1"
         assert each.rdzv_endpoint.startswith("10.0.0.1:")
         assert 20_000 <= int(each.rdzv_endpoint.partition(":")[2]) < 30_000
-        assert (each.rdzv_configs["timeout"], each.rdzv_configs["read_timeout"]) == (1800, 1800)
+        assert each.rdzv_configs["read_timeout"] == 1800
     assert (first.rdzv_endpoint, first.run_id) == (second.rdzv_endpoint, second.run_id)
     assert first.rdzv_endpoint != again.rdzv_endpoint and first.run_id != again.run_id
     assert [each.rdzv_configs["is_host"] for each in launched] == [True, False, True]
