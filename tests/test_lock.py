@@ -422,6 +422,45 @@ def test_what_is_written_to_s3_is_conditional_on_what_was_read(
     assert asked == [{**where, "Body": b"{}", **condition}, {**where, "IfMatch": "tag"}]
 
 
+def test_a_store_that_compares_tags_without_their_quotes_has_locks_all_the_same(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ceph's gateway does (16.2)."""
+    asked: list[str] = []
+
+    def compare(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        condition = params["headers"].get("If-Match", "bare")
+        asked.append(condition)
+        if condition.startswith('"'):
+            refused = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
+            return SimpleNamespace(status_code=412), refused
+        if condition != "bare":
+            params["headers"]["If-Match"] = f'"{condition}"'  # for moto, which compares with them
+        return None
+
+    client = lock_module.s3_client()
+    client.meta.events.register("before-call.s3.PutObject", compare)
+    monkeypatch.setattr(lock_module, "s3_client", lambda: client)
+    first, second = lock_of("s3://bucket/store", "RetrainFlow/1"), lock_of("s3://bucket/store", "RetrainFlow/2")
+    assert first.acquire() is None
+    first.renew()
+    held = second.acquire()
+    assert held is not None and held.owner == "RetrainFlow/1"
+    assert asked[0] == "bare" and asked[1].strip('"') == asked[2] and len(asked) == 3
+    first.release()
+    assert second.acquire() is None
+
+
+def test_a_store_that_refuses_every_write_on_a_condition_is_not_asked_for_ever(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = lock_of("s3://bucket/store", "RetrainFlow/1")
+    assert lock.acquire() is None
+    monkeypatch.setattr(lock_module._InS3, "_put", lambda *_, **__: False)
+    with pytest.raises(LockError, match=r"retrain was refused 20 times in a row, .*If-Match.*set --store"):
+        lock.renew()
+
+
 def test_an_answer_of_s3_that_breaks_off_costs_a_warning_and_not_the_lock(
     s3: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
