@@ -4,7 +4,8 @@ import ast
 import dataclasses
 import functools
 import inspect
-import textwrap
+import itertools
+import sys
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 
@@ -39,13 +40,19 @@ def describe_fields(config_class: type[Any]) -> dict[str, Described]:
 
 
 def _docstrings(config_class: type[Any]) -> dict[str, str]:
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
-    assert isinstance(body, ast.ClassDef)
+    body = _classes(config_class.__module__)[config_class.__name__].body
     found = {}
-    for node, after in zip(body.body, body.body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             found[node.target.id] = " ".join(ast.literal_eval(after.value).split())
     return found
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Of its top level. `inspect` would parse the whole module anew for each class, in each task of a flow."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _kind(hint: Any) -> type:
