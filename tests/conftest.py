@@ -31,6 +31,8 @@ from steps.store import Store
 # Before torch is imported, here and in what tests start: toy sizes are many times slower on several threads where other
 # processes want the cores too.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where nobody may keep bytecode, as in most containers, each process that tests start would compile this project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ("--preset", "tiny", "--corpus", "text.txt", "--corpus_licence", "CC0-1.0", "--heldout_fraction", "0.1")
 """Parameters of both flows: the text that `write_text` has written."""
