@@ -10,13 +10,9 @@ from typing import NamedTuple
 
 class Host(NamedTuple):
     address: str
-    command: tuple[str, ...] = ()
+    command: tuple[str, ...]
     """What runs a command there, before that command."""
-    cable: str = ""
-
-
-LOOPBACK = Host("127.0.0.1"), Host("127.0.0.1")
-"""Where no namespaces can be made, this machine stands for two."""
+    cable: str
 
 
 class Network(NamedTuple):

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from conftest import new_database, write_text
-from hosts import LOOPBACK, Host, can_have_hosts, two_hosts
+from hosts import Host, can_have_hosts, two_hosts
 from processes import together
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from toys import save_auxiliary
-from warm_python import interpreter
+from warm_python import interpreter, process_of
 
 from fast_electra_core.checkpoint import list_checkpoints, load_latest
 from fast_electra_core.errors import CheckpointError, ConfigError, GroupError
@@ -63,17 +63,16 @@ class Run(NamedTuple):
         """Where its processes have their temporary files."""
         return self.folder / self.plan["run_key"].replace("/", "-") / "scratch"
 
-    def start(
-        self, *machine: str, name: str = "", python: str = sys.executable, host: Host = LOOPBACK[0]
-    ) -> "subprocess.Popen[str]":
-        """machine: its index, the number of machines and the first one's address; name: what it takes itself to be
-        called, if not as it is; python: `interpreter()` where nothing happens to its processes."""
+    def start(self, *machine: str, name: str = "", host: Host | None = None) -> "subprocess.Popen[str]":
+        """machine: its index, the number of machines, and the first one's address, if that is not this machine's;
+        name: what it takes itself to be called, if not as it is; host: where it runs, if not here."""
         file = self.scratch.with_name("arguments.json")
         self.scratch.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.arguments))
         script = Path(__file__).with_name("train_in_group.py")
+        python = (*host.command, sys.executable) if host else (interpreter(),)  # what is warm is on this machine
         return subprocess.Popen(
-            [*host.command, python, str(script), str(file), *machine], cwd=self.folder, text=True,
+            [*python, str(script), str(file), *machine], cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(self.scratch), **(self._called(name) if name else {})},
         )  # fmt: skip
@@ -115,7 +114,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def whole(prepare: Callable[..., Run]) -> Run:
     """Trained by two processes that nothing happens to."""
     run = prepare("whole", processes_per_node=2)
-    process = run.start(python=interpreter())
+    process = run.start()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return run
@@ -155,12 +154,12 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
 
     process = run.start()
     wait_for_step(run, process, stopped_at + 10)
-    group = group_of(process)
-    process.kill()
+    group = [*group_of(process).values()]
+    os.kill(process_of(process.pid), signal.SIGKILL)
     second, _ = process.communicate(timeout=60)
     survivors = still_running(group)
 
-    process = run.start(python=interpreter())
+    process = run.start()
     third, _ = process.communicate(timeout=200)
     assert process.returncode == 0, third
     return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)
@@ -184,10 +183,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def group_of(process: "subprocess.Popen[str]") -> list[int]:
+def group_of(process: "subprocess.Popen[str]") -> dict[int, int]:
     """The processes that train, by rank."""
-    found = [each for each in psutil.Process(process.pid).children() if "steps.training_process" in each.cmdline()]
-    return [each.pid for each in sorted(found, key=lambda each: int(each.environ()["RANK"]))]
+    children = psutil.Process(process_of(process.pid)).children()
+    found = [each for each in children if "steps.training_process" in each.cmdline()]
+    return {int(each.environ()["RANK"]): process_of(each.pid) for each in found}
 
 
 def wait_for_step(run: Run, process: "subprocess.Popen[str]", step: int) -> None:
@@ -282,35 +282,26 @@ class Apart(NamedTuple):
     """Of all launchers."""
     hung: int
     """The process of the other machine that was frozen for longer than the group waits."""
-    rank: str
+    rank: int
     hung_at: int
     """The newest checkpoint's step then."""
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    with contextlib.ExitStack() as stack:
-        yield stack.enter_context(two_hosts()).hosts if can_have_hosts() else LOOPBACK
-
-
-@pytest.fixture(scope="module")
-def apart(whole: Run, prepare: Callable[..., Run], hosts: tuple[Host, Host]) -> Apart:
+def apart(whole: Run, prepare: Callable[..., Run]) -> Apart:
     """A process of the other machine hangs: both launchers stay, and neither's group goes on without the other. Then
     that machine is lost, and another one comes in its place, as a JobSet's pod that is started again elsewhere."""
     run = prepare("apart", processes_per_node=1, num_nodes=2, group_timeout_seconds=TIMEOUT)
-    one, other = hosts
-    first = run.start("0", "2", one.address, name="machine-a", host=one)
-    second = run.start("1", "2", one.address, name="machine-b", host=other)
+    first, second = run.start("0", "2", name="machine-a"), run.start("1", "2", name="machine-b")
     wait_for_step(run, first, 10)
-    (waiting,), (hung,) = group_of(first), group_of(second)
-    rank = psutil.Process(hung).environ()["RANK"]
+    (waiting,), ((rank, hung),) = group_of(first).values(), group_of(second).items()
     os.kill(hung, signal.SIGSTOP)
     hung_at = run.newest_step()
     assert still_running([waiting, hung], seconds=100) == []
     wait_for_step(run, first, hung_at + 20)
-    for pid in (second.pid, *group_of(second)):
+    for pid in (*group_of(second).values(), process_of(second.pid)):
         os.kill(pid, signal.SIGKILL)
-    launchers = [first, second, run.start("1", "2", one.address, host=other)]
+    launchers = [first, second, run.start("1", "2")]
     output = "".join(launcher.communicate(timeout=200)[0] for launcher in launchers)
     assert [first.returncode, launchers[-1].returncode] == [0, 0], output
     return Apart(run, output, hung, rank, hung_at)

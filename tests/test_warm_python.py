@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from warm_python import interpreter
+from warm_python import interpreter, process_of
 
 
 @pytest.fixture(autouse=True)
@@ -111,10 +111,12 @@ def started(folder: Path, *words: str) -> tuple["subprocess.Popen[str]", list[in
 
 
 def test_signals_reach_it(tmp_path: Path) -> None:
-    process, _ = started(tmp_path)
+    process, (pid,) = started(tmp_path)
+    assert process_of(process.pid) == pid
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (5, f"stopped by {signal.SIGTERM.value}\n")
+    assert process_of(process.pid) == process.pid  # which may be another's by now
     process, (pid,) = started(tmp_path)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=20)

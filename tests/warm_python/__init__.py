@@ -3,7 +3,7 @@
 A server (server.py) imports them once and forks a process for each one that is asked for; what is tested is imported
 by that process itself. Each is a process as the user's is: with its own environment, folder, files and end
 (tests/test_warm_python.py compares it with a real one). It stands in a session of its own, and SIGSTOP does not reach
-it: tests that stop processes, or signal a whole group, take `sys.executable`.
+it: tests that stop processes ask `process_of` for it, those that signal a whole group take `sys.executable`.
 """
 
 import functools
@@ -45,6 +45,12 @@ def interpreter() -> str:
         assert _servers[-1].poll() is None, (folder / "log").read_text()
         time.sleep(0.01)
     return str(python)
+
+
+def process_of(pid: int) -> int:
+    """The process that `pid` stands for; itself, where it stands for none."""
+    note = Path(interpreter()).parents[1] / str(pid)
+    return int(note.read_text()) if note.exists() else pid
 
 
 def _tells_of_ends() -> bool:

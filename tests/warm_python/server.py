@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import types
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +34,14 @@ of which there are none."""
 
 
 IMPORTED = (
-    "boto3", "jinja2", "matplotlib.pyplot", "mlflow.pytorch", "pyarrow.parquet", "sklearn.metrics",
+    "alembic.command", "boto3", "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "mlflow.pytorch",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.transformers", "pyarrow.parquet", "sklearn.metrics", "sqlalchemy.dialects.sqlite",
     "torch.distributed.elastic.multiprocessing.api", "torch.distributed.fsdp", "torch.distributed.launcher.api",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.bert.modeling_bert", "transformers.models.electra.modeling_electra",
+    "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert",
+    "transformers.models.electra.modeling_electra", "transformers.models.modernbert.modeling_modernbert",
+    "transformers.pipelines",
 )  # fmt: skip
 """Seconds of a step. Metaflow is not among them: what it reads at its import differs from flow to flow."""
 
@@ -82,7 +87,7 @@ def close(files: list[int]) -> None:
 
 
 def serve(listener: socket.socket, folder: Path) -> Request:
-    """Returns in each process that is forked. The folder is removed at the end."""
+    """Returns in each process that is forked. The folder says of each who stands for it, and is removed at the end."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(0, selectors.EVENT_READ)
@@ -110,17 +115,20 @@ def serve(listener: socket.socket, folder: Path) -> Request:
                 connection.close()
                 return request
             close(request.files)
+            note = folder / str(request.parent)
+            note.write_text(str(child))
             tell(connection, child)
-            selector.register(connection, selectors.EVENT_READ, (child, None))
-            selector.register(os.pidfd_open(child), selectors.EVENT_READ, (child, connection))
+            selector.register(connection, selectors.EVENT_READ, (child, None, note))
+            selector.register(os.pidfd_open(child), selectors.EVENT_READ, (child, connection, note))
         else:
-            child, connection = key.data
+            child, connection, note = key.data
             selector.unregister(key.fileobj)
             if connection is None:  # closed: whoever asked was killed, and with it all that it stands for
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, signal.SIGKILL)
                 continue
             _, status = os.waitpid(child, 0)
+            note.unlink()
             tell(connection, os.waitstatus_to_exitcode(status))
             if connection.fileno() in selector.get_map():
                 selector.unregister(connection)
@@ -208,6 +216,8 @@ def main(address: str) -> Request:
         importlib.import_module(name)
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"a fork loses threads, and what they hold is held for ever: {len(threads)}"
+    for each in weakref.finalize._registry:  # type: ignore[attr-defined]
+        each.atexit = False  # torch's take down its table of operations, and copy 34 MB for that
     gc.freeze()
     return serve(listener, Path(address).parent)
 
