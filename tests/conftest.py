@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import http.server
 import json
 import os
@@ -52,6 +53,11 @@ FLOW_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest work first, so that the workers end at about the same time."""
     items.sort(key=lambda item: item.path.name not in FLOW_FILES)
+
+
+def pytest_collection_finish() -> None:
+    """A million objects that stay: the collector of cycles is not to look among them again and again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -153,6 +153,15 @@ def test_what_imports_read_is_never_another_process_s(tmp_path: Path) -> None:
     alike(*both("hub.py", cwd=tmp_path, HF_ENDPOINT="http://127.0.0.1:1"))
 
 
+def test_where_a_cluster_is_is_read_by_each_process(tmp_path: Path) -> None:
+    (tmp_path / "cluster.py").write_text(
+        "import kubernetes, sys\nprint('kubernetes.client.models' in sys.modules)\n"
+        "print(kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION, kubernetes.client.CoreV1Api.__module__)\n"
+        "from kubernetes.client.rest import ApiException; print(kubernetes.client.ApiException is ApiException)"
+    )
+    alike(*both("cluster.py", cwd=tmp_path, KUBECONFIG=tmp_path / "config"))
+
+
 def test_nothing_of_this_project_is_imported_beforehand(tmp_path: Path) -> None:
     (tmp_path / "list.py").write_text("import json, sys; print(json.dumps(sorted(sys.modules)))")
     warm, _ = both("list.py", cwd=tmp_path, HF_HUB_DISABLE_PROGRESS_BARS="1")  # as a flow's tasks have it

@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from warm_python import interpreter
 
 from steps.command import main
 from steps.deploy import PLACES
@@ -33,7 +35,8 @@ WHERE = {"corpus": "s3://bucket/text/", "store": "s3://bucket/store"}
 
 
 def settle(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
-    """Make the folder the current one, with parameters for a schedule in weekly.json."""
+    """Make the folder the current one, with parameters for a schedule in weekly.json; what `deploy` starts is warm."""
+    monkeypatch.setattr(sys, "executable", interpreter())
     monkeypatch.setenv("METAFLOW_USER", "tester")
     monkeypatch.setenv("METAFLOW_DEFAULT_METADATA", "local")
     monkeypatch.chdir(folder)

@@ -34,14 +34,14 @@ of which there are none."""
 
 
 IMPORTED = (
-    "alembic.command", "boto3", "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "mlflow.pytorch",
-    "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_workspace_store",
-    "mlflow.transformers", "pyarrow.parquet", "sklearn.metrics", "sqlalchemy.dialects.sqlite",
-    "torch.distributed.elastic.multiprocessing.api", "torch.distributed.fsdp", "torch.distributed.launcher.api",
-    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert",
-    "transformers.models.electra.modeling_electra", "transformers.models.modernbert.modeling_modernbert",
-    "transformers.pipelines",
+    "alembic.command", "boto3", "jinja2", "kubernetes", "matplotlib.backends.backend_svg", "matplotlib.pyplot",
+    "mlflow.pytorch", "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.transformers", "pyarrow.parquet", "sklearn.metrics",
+    "sqlalchemy.dialects.sqlite", "torch.distributed.elastic.multiprocessing.api", "torch.distributed.fsdp",
+    "torch.distributed.launcher.api", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert", "transformers.models.electra.modeling_electra",
+    "transformers.models.modernbert.modeling_modernbert", "transformers.pipelines",
 )  # fmt: skip
 """Seconds of a step. Metaflow is not among them: what it reads at its import differs from flow to flow."""
 
@@ -214,6 +214,9 @@ def main(address: str) -> Request:
     del sys.path[0]  # this folder
     for name in IMPORTED:
         importlib.import_module(name)
+    # With KUBECONFIG, which it reads as it is imported; what takes a second of it is kubernetes.client.
+    for name in [name for name in sys.modules if name == "kubernetes" or name.startswith("kubernetes.config")]:
+        del sys.modules[name]
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"a fork loses threads, and what they hold is held for ever: {len(threads)}"
     for each in weakref.finalize._registry:  # type: ignore[attr-defined]
