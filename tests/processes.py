@@ -26,7 +26,9 @@ CONFIG = PretrainConfig(
 )  # fmt: skip
 FORKED = multiprocessing.get_context("forkserver")
 # So that a process starts in a tenth of a second. Python 3.11 preloads without the paths of the tests.
-FORKED.set_forkserver_preload(["transformers.models.electra.modeling_electra", "fast_electra_core.trainer"])
+FORKED.set_forkserver_preload(
+    ["hypothesis", "pytest", "transformers.models.electra.modeling_electra", "fast_electra_core.trainer"]
+)
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -6,6 +6,7 @@ by that process itself. Each is a process as the user's is: with its own environ
 it: tests that stop processes ask `process_of` for it, those that signal a whole group take `sys.executable`.
 """
 
+import atexit
 import functools
 import os
 import subprocess
@@ -41,6 +42,8 @@ def interpreter() -> str:
                 env=environment,
             )
         )
+    assert _servers[-1].stdin is not None
+    atexit.register(_servers[-1].stdin.close)
     while not address.exists():
         assert _servers[-1].poll() is None, (folder / "log").read_text()
         time.sleep(0.01)
