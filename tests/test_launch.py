@@ -129,7 +129,9 @@ class Disturbed(NamedTuple):
     stopped_at: int
     """Its step."""
     survivors: list[int]
-    """Processes that still train when their launcher was killed, and their output has ended."""
+    """Processes that still train seconds after their launcher was killed."""
+    reached: int
+    """The newest checkpoint's step then."""
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +158,13 @@ def disturbed(whole: Run, prepare: Callable[..., Run]) -> Disturbed:
     wait_for_step(run, process, stopped_at + 10)
     group = [*group_of(process).values()]
     os.kill(process_of(process.pid), signal.SIGKILL)
+    survivors, reached = still_running(group), run.newest_step()
     second, _ = process.communicate(timeout=60)
-    survivors = still_running(group)
 
     process = run.start()
     third, _ = process.communicate(timeout=200)
     assert process.returncode == 0, third
-    return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors)
+    return Disturbed(run, [first, second, third], stop_seconds, stopped_at, survivors, reached)
 
 
 def still_running(group: list[int], *, seconds: float = 5) -> list[int]:
@@ -259,7 +261,9 @@ def test_a_stop_gives_a_checkpoint_in_time(disturbed: Disturbed) -> None:
 
 
 def test_no_process_outlives_its_launcher(disturbed: Disturbed) -> None:
+    """Nor trains on to its end."""
     assert disturbed.survivors == []
+    assert disturbed.reached < GIVEN["num_steps"]
 
 
 def test_the_tracker_has_one_curve_of_a_disturbed_run(whole: Run, disturbed: Disturbed) -> None:
