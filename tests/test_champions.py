@@ -195,3 +195,30 @@ def test_an_alias_that_is_on_its_way_is_waited_for(registry: Any) -> None:
     late.join()
     assert found["reason"].startswith("champion: against version 2: ")
     assert entries() == [("1", "promoted"), ("2", "promoted"), ("3", "promoted")]
+
+
+def test_an_alias_that_another_process_enters_at_the_same_moment_is_set(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks for it and then inserts it: seen of two first versions, each of which set `challenger`."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    enter, tried = MlflowClient.set_registered_model_alias, []
+
+    def second(client: Any, *given: str) -> None:
+        tried.append(given)
+        if len(tried) == 1:
+            raise MlflowException(
+                "(sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_aliases.workspace, "
+                "registered_model_aliases.name, registered_model_aliases.alias",
+                error_code=BAD_REQUEST,
+            )
+        enter(client, *given)
+
+    version = registry.version()
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", second)
+    tracking.set_alias(version["name"], "entered", version["version"])
+    assert tracking.aliases(version["name"])["entered"] == str(version["version"])
+    assert len(tried) == 2

@@ -89,8 +89,20 @@ def set_version_tags(name: str, version: str | int, tags: Mapping[str, Any]) -> 
 
 
 def set_alias(name: str, alias: str, version: str | int) -> None:
-    """models:/NAME@ALIAS means this version from now on."""
-    ask(f"set the alias {alias}", mlflow_client().set_registered_model_alias, name, alias, str(version))
+    """models:/NAME@ALIAS means this version from now on, whoever else enters the alias at the same moment."""
+    from mlflow.exceptions import MlflowException
+
+    enter = mlflow_client().set_registered_model_alias
+
+    def entered() -> None:
+        try:
+            enter(name, alias, str(version))
+        except MlflowException as error:
+            if "registered_model_aliases" not in str(error):  # the table, which MLflow has found without it just before
+                raise
+            enter(name, alias, str(version))
+
+    ask(f"set the alias {alias}", entered)
 
 
 def aliases(name: str) -> dict[str, str]:
