@@ -102,9 +102,15 @@ class CompareConfig(PretrainConfig):
             raise ConfigError(f"corruption must be online in a comparison, got {self.corruption}; leave it out")
         arms = list_arms(self)
         if len(arms) < 2:
-            raise ConfigError(f"a comparison needs at least 2 arms, got {', '.join(arm.name for arm in arms)}")
+            raise ConfigError(
+                f"a comparison needs at least 2 arms, got {', '.join(arm.name for arm in arms) or 'none'}"
+            )
+        seen: dict[str, str] = {}
         for arm in arms:
             settings = self.of_arm(arm)
+            same = seen.setdefault(settings.digest(), arm.name)
+            if same != arm.name:
+                raise ConfigError(f"arms {same} and {arm.name} have the same settings; leave one of the two out")
             for knob in (*arm.values, *(["initial_model"] if self.initial_model else ())):
                 _named(arm, check_is_read, knob, settings.method)
             if self.equal == "flops" and "num_steps" in arm.values:

@@ -56,7 +56,10 @@ class GroupError(FastElectraError):
 
 
 class NonFiniteLossError(FastElectraError):
-    """Loss or gradients were NaN or infinite, in more steps in a row than may be left out."""
+    """Loss or gradients were NaN or infinite, in more steps in a row than may be left out.
+
+    The first sentence says what was, those behind it what a run of its own can do.
+    """
 
 
 class Interrupted(Exception):

@@ -160,7 +160,7 @@ def score_detector(
         loss += float(rtd_loss_sum(logits, corruption.is_replaced))  # device sync
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"the loss on held-out text is {loss}; the checkpoint before is kept. Start a new run with a lower "
+                f"the loss on held-out text is {loss}. The checkpoint before is kept. Start a new run with a lower "
                 "--learning_rate or a longer --warmup_fraction"
             )
         add_detection_stats(stats, logits, corruption.is_replaced, batch.is_selected)

@@ -74,7 +74,7 @@ class Skipper:
         bad = [name for name, value in tensors.items() if self.in_a_row and not bool(value.isfinite().all())]
         if bad:
             raise NonFiniteLossError(
-                f"{bad[0]} is not finite; the checkpoint before is kept. Resume from it; where that ends the same way, "
+                f"{bad[0]} is not finite. The checkpoint before is kept. Resume from it; where that ends the same way, "
                 "start a new run with a lower --learning_rate or a longer --warmup_fraction"
             )
 

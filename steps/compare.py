@@ -50,11 +50,12 @@ def check_arms(plan: Plain) -> None:
                 initial_shape(store.get_folder(initial["key"]), settings)
         except ConfigError as error:
             raise ConfigError(f"arm {arm.name}: initial_model {initial['address']} does not fit: {error}") from error
+        candidates = _candidates_of(arm, plan["candidates"])
         try:
-            check_vocabulary(settings, _candidates_of(arm, plan["candidates"]))
+            check_vocabulary(settings, candidates)
         except ConfigError as error:
             raise ConfigError(f"arm {arm.name}: {error}") from error
-        for candidate in _candidates_of(arm, plan["candidates"]):
+        for candidate in candidates:
             if settings.warm_start == "none":
                 continue
             model = load_masked_lm(store.get_folder(candidate["key"]), address=candidate["address"])
@@ -183,8 +184,9 @@ def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
         try:
             trained, _ = launch.pretrain(ours, text, run["frozen"], _DRAWN_NOW)
         except NonFiniteLossError as error:
-            _logger.warning("%s diverged: %s", name, error)
-            return result | _nothing(f"diverged: {error}")
+            cause = str(error).partition(". ")[0]
+            _logger.warning("%s diverged: %s", name, cause)
+            return result | _nothing(f"diverged: {cause}")
         jobs = [job for pack in scoring.list_packs(ours) for job in pack]
         finetuned = scoring.finetune(ours, trained["key"], jobs)
         found = result | _summary(trained, finetuned)

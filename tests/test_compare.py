@@ -73,6 +73,7 @@ def test_a_loss_that_is_not_finite_is_a_result_and_the_other_arms_go_on(compared
     failures = {(each["arm"], each["turn"]): each["failure"] for each in compared.results}
     assert [key for key, failure in failures.items() if failure] == [("wild", 0), ("wild", 1)]
     assert failures["wild", 0].startswith("diverged: ")
+    assert "kept" not in failures["wild", 0] and "new run" not in failures["wild", 0], "remedies of a run of its own"
     rows = {row["arm"]: row for row in compared.found["arms"]}
     assert (rows["wild"]["num_runs"], rows["wild"]["num_failed"]) == (2, 2)
     assert (rows["electra"]["num_failed"], rows["fast_electra"]["scores"]["average"]["n"]) == (0, 2)
@@ -195,7 +196,7 @@ def test_an_arm_is_trained_on_one_machine(folder: Path) -> None:
 def test_an_arm_that_cannot_be_trained_is_refused_by_name_before_anything_costs(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"arm wide: auxiliary .*warm_start does not fit"):
         begin(folder, arms="electra; wide: hidden_size=64, warm_start=layers")
-    with pytest.raises(ConfigError, match="arm other: its auxiliary must be one of those in --auxiliary"):
+    with pytest.raises(ConfigError, match=r"^arm other: its auxiliary must be one of those in --auxiliary"):
         begin(folder, arms="electra; other: auxiliary=elsewhere")
 
 

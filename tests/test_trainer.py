@@ -418,7 +418,7 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(dataset: TokenData
             torch.nn.init.constant_(bias, math.nan)
 
     with pytest.raises(
-        NonFiniteLossError, match=r"dense.bias is not finite; the checkpoint before is kept. Resume from"
+        NonFiniteLossError, match=r"dense.bias is not finite. The checkpoint before is kept. Resume from"
     ):
         run("fast_electra", dataset, tmp_path, on_step=poison, method=method)
     assert_newest_is_sound(tmp_path, step=2)
