@@ -190,7 +190,7 @@ def _run_arm(plan: Plain, text: Plain, run: Plain) -> Plain:
         jobs = [job for pack in scoring.list_packs(ours) for job in pack]
         finetuned = scoring.finetune(ours, trained["key"], jobs)
         found = result | _summary(trained, finetuned)
-        tracking.log_metrics(run_id, [{"step": 0, **_as_metrics(found)}])
+        tracking.log_results(run_id, _as_metrics(found))
         return found
 
 
@@ -251,7 +251,7 @@ def gather(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str, str]:
     for row in found["arms"]:
         ids = {result["mlflow_run_id"] for result in runs if result["arm"] == row["arm"] and "mlflow_run_id" in result}
         for run_id in ids:
-            tracking.log_metrics(run_id, [{"step": 0, **_arm_metrics(row)}])
+            tracking.log_results(run_id, _arm_metrics(row))
             tracking.finish(run_id)
     run_id = plan["mlflow_run_id"]
     page, table = comparison_page.page(found), comparison_page.as_markdown(found)

@@ -135,7 +135,7 @@ def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
     tracking.log_text(run_id, as_markdown(scores, heading=suite_name), "scores.md")
     main = [row for row in scores["rows"] if row["is_main"]]
     tracking.log_figure(run_id, run_charts.scores(main).figure(), "charts/scores.png")
-    tracking.log_metrics(run_id, [{"step": 0, **_as_metrics(scores, results)}])
+    tracking.log_results(run_id, _as_metrics(scores, results))
     return scores, page
 
 

@@ -16,6 +16,7 @@ from fast_electra_core.glue import TaskSpec
 from steps import tracking
 from steps.finetune import Job, job_key, job_name, model_key, stored_result
 from steps.model_card import Facts, description, model_card, rows_of
+from steps.model_source import weights_digest
 from steps.scores import chosen
 from steps.store import Store
 from steps.trace import task_dataset
@@ -127,7 +128,9 @@ def register(
         name = registered_name(pretrained["name"], job["task"])
         run_id = tracking.find_child(plan["mlflow_run_id"], job_name(job))
         result = {**stored_result(store, job_key(plan["run_key"], job)), **job}
-        made = _register(plan, result, _facts(plan, scores, result, tags), name=name, run_id=run_id)
+        folder = store.get_folder(model_key(job_key(plan["run_key"], job)))
+        facts = _facts(plan, scores, result, {**tags, "weights.digest": weights_digest(folder)})
+        made = _register(folder, result, facts, name=name, run_id=run_id)
         versions.append(made)
         if is_registered:
             tracking.log_model_input(run_id, pretrained["model_id"])
@@ -159,14 +162,11 @@ def follow(name: str) -> dict[str, str]:
     return newest
 
 
-def _register(
-    plan: Mapping[str, Any], result: Mapping[str, Any], facts: Facts, *, name: str, run_id: str
-) -> dict[str, Any]:
-    key = model_key(job_key(plan["run_key"], result))
+def _register(folder: Path, result: Mapping[str, Any], facts: Facts, *, name: str, run_id: str) -> dict[str, Any]:
     return tracking.register_model(
         run_id=run_id,
         name=name,
-        folder=Store(plan["config"]["store"]).get_folder(key),
+        folder=folder,
         task=facts.task,
         example=_EXAMPLE if result["is_pair"] else {"text": _EXAMPLE["text"]},
         card=model_card(name, facts),

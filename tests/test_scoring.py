@@ -225,7 +225,7 @@ def test_where_some_fine_tunings_failed_the_scores_are_of_the_others_and_all_is_
     monkeypatch.setattr(
         run_charts, "scores", lambda rows: SimpleNamespace(figure=lambda: [row["metric"] for row in rows])
     )
-    for name in ("log_text", "log_dict", "log_figure", "log_metrics"):
+    for name in ("log_text", "log_dict", "log_figure", "log_results"):
         monkeypatch.setattr(tracking, name, lambda *given: done.append(given))
     monkeypatch.setattr(report, "suite_name", lambda glue, tasks: "the suite")
     config = ScoringConfig(glue="folder", tasks="rte", store=store.root).to_dict()
@@ -237,10 +237,10 @@ def test_where_some_fine_tunings_failed_the_scores_are_of_the_others_and_all_is_
         ("run", whole, "scores.json"),
         ("run", "# the suite", "scores.md"),
         ("run", ["accuracy"], "charts/scores.png"),
-        ("run", [{
-            "step": 0, "rte.accuracy.pretrained": 0.75, "rte.f1.pretrained": 0.5, "finetunings.failed": 1,
+        ("run", {
+            "rte.accuracy.pretrained": 0.75, "rte.f1.pretrained": 0.5, "finetunings.failed": 1,
             "finetunings.degenerate": 0,
-        }]),
+        }),
     ]  # fmt: skip
     assert caplog.messages == ["left out: rte seed 1 (no memory)"]
 

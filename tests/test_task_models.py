@@ -40,6 +40,7 @@ from fast_electra_core.tokenizer import load_tokenizer, train_tokenizer
 from steps import scoring, task_models, tracking
 from steps.export import export
 from steps.finetune import job_key, list_packs, model_key
+from steps.model_source import weights_digest
 from steps.store import Store
 from steps.tasks import check_tasks
 from steps.tracking import connection
@@ -410,7 +411,9 @@ def test_task_models_are_champions_with_their_encoder(scored: Scored, caplog: py
 @pytest.mark.parametrize(
     "address, origin", [("/home/me/bert", "/home/me/bert"), (f"models:/{ENCODER}@champion", f"{ENCODER}/1")]
 )
-def test_an_evaluations_task_models_lead_to_what_was_evaluated(scored: Scored, address: str, origin: str) -> None:
+def test_an_evaluations_task_models_lead_to_what_was_evaluated(
+    scored: Scored, address: str, origin: str, tmp_path: Path
+) -> None:
     model = {"address": address, "version": f"{ENCODER}/1", "digest": "dd", "tokenizer_digest": "t"}
     plan = {name: value for name, value in scored.plan.items() if name != "corpus"} | {"model": model}
     only = [each for each in scored.scores["task_models"] if each["task"] == "sst2"]
@@ -419,6 +422,8 @@ def test_an_evaluations_task_models_lead_to_what_was_evaluated(scored: Scored, a
     assert made["name"] == ("bert-sst2" if address.startswith("/") else f"{ENCODER}-sst2")
     assert (tags["pretrained.version"], tags["pretrained.digest"]) == (origin, "dd")
     assert tags["model.address"] == address
+    folder = tracking.download_model(f"models:/{made['name']}/{made['version']}", tmp_path / "downloaded")
+    assert tags["weights.digest"] == weights_digest(folder), "its own, not those of what it was fine-tuned from"
 
 
 @pytest.mark.parametrize(

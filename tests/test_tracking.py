@@ -248,6 +248,15 @@ def test_a_metric_that_has_a_value_at_that_step_keeps_it(parent: str) -> None:
     assert history(parent, "b") == [(2, 9.0)]
 
 
+def test_of_results_what_comes_out_last_is_what_the_run_says_and_what_stays_is_logged_once(parent: str) -> None:
+    for failed in (2.0, 2.0, 0.0):  # two fine-tunings were lost, and done by a resume
+        tracking.log_results(parent, {"failed": failed, "mean": 0.5, "untrained": None})
+
+    assert client().get_run(parent).data.metrics == {"failed": 0.0, "mean": 0.5}
+    assert sorted(history(parent, "failed")) == [(0, 0.0), (0, 2.0)]
+    assert history(parent, "mean") == [(0, 0.5)]
+
+
 def test_values_that_are_none_are_left_out_and_nan_is_kept(parent: str) -> None:
     tracking.log_metrics(parent, [{"step": 0, "a": None, "b": float("nan")}])
 

@@ -2,12 +2,12 @@
 
 A step is its own process, and several may write at once: a process says once where the server is (`connect`,
 or any function that takes a tracking_uri), after which a run id is all that is needed. Whatever a retried or
-resumed step does again leaves one run, one value per metric and step, and one model version.
+resumed step does again leaves one run, one value per metric and step of a training, and one model version.
 """
 
 from steps.tracking.champions import CHAMPION, Throne, claim, throne
 from steps.tracking.connection import artifacts_folder, connect, connected_uri
-from steps.tracking.metrics import MetricsLogger, log_metrics
+from steps.tracking.metrics import MetricsLogger, log_metrics, log_results
 from steps.tracking.model_files import files_digest
 from steps.tracking.registry import (
     aliases,
@@ -71,6 +71,7 @@ __all__ = [
     "log_input",
     "log_metrics",
     "log_model_input",
+    "log_results",
     "log_text",
     "missing_of_signature",
     "model_version_info",

@@ -35,6 +35,14 @@ def log_metrics(run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         ask("log metrics", send_values, run_id, fresh[start : start + _MAX_METRICS])
 
 
+def log_results(run_id: str, numbers: Mapping[str, float | None]) -> None:
+    """Log what has come out so far, at step 0; of a run that was resumed what comes out last is what it says."""
+    there = ask("read metrics", mlflow_client().get_run, run_id).data.metrics
+    fresh = [value for value in to_values([{"step": 0, **numbers}]) if there.get(value.key) != value.value]
+    for start in range(0, len(fresh), _MAX_METRICS):
+        ask("log metrics", send_values, run_id, fresh[start : start + _MAX_METRICS])
+
+
 class MetricsLogger:
     """Sends metric rows from a background thread, so that training never waits for the server.
 
