@@ -57,7 +57,8 @@ class EvaluateFlow(parameters_of(EvaluateConfig), FlowSpec):
         self.merge_artifacts(inputs, include=["plan"])
         with told():
             results = [result for each in inputs if not each.lost for result in each.results]
-            self.scores, self.page = scoring.gather_scores(self.plan, results)
+            lost = [each.lost for each in inputs if each.lost]
+            self.scores, self.page = scoring.gather_scores(self.plan, results, lost)
             self.task_versions = scoring.register_task_models(self.plan, self.scores, pathspec=current.pathspec)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.end)

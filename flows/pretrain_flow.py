@@ -200,7 +200,8 @@ class PretrainFlow(parameters_of(PretrainConfig), FlowSpec):
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
         with told():
             results = [result for each in inputs if not each.lost for result in each.results]
-            self.scores, self.page = scoring.gather_scores(self.plan, results)
+            lost = [each.lost for each in inputs if each.lost]
+            self.scores, self.page = scoring.gather_scores(self.plan, results, lost)
         current.card.append(Markdown(cards.as_card(self.page)))
         self.next(self.register)
 

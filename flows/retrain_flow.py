@@ -156,7 +156,8 @@ class RetrainFlow(parameters_of(RetrainConfig), FlowSpec):
         self.merge_artifacts(inputs, include=["plan", "text", "candidates", "frozen", "trained"])
         with told():
             results = [result for each in inputs if not each.lost for result in each.results]
-            gathered = retrain.part(scoring.gather_scores, self.plan, results)
+            lost = [each.lost for each in inputs if each.lost]
+            gathered = retrain.part(scoring.gather_scores, self.plan, results, lost)
             self.scores, page = gathered or (None, "")
         current.card.append(Markdown(cards.as_card(page)))
         self.next(self.register)

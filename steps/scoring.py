@@ -6,9 +6,10 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fast_electra_core.config import ScoringConfig
-from fast_electra_core.errors import DataError, StoreError, TrackingError
+from fast_electra_core.errors import DataError, StoreError, TrackingError, full_disk
 from steps import tracking
 from steps.store import Store
 from steps.trace import (
@@ -42,8 +43,8 @@ def finetune(plan: Plain, encoder_key: str, pack: Sequence[Plain], *, index: int
     task's, by which it takes a GPU.
 
     Raises:
-        TrackingError, StoreError: the server or the store is away. That is no fault of a job's: the next attempt at the
-            step finds what was done, and does the rest.
+        TrackingError, StoreError, OSError: the server or the store is away, the disk is full. That is no fault of a
+            job's: the next attempt at the step finds what was done, and does the rest.
     """
     from steps.finetune import in_turn, list_packs
     from steps.machine import share_cores, take_gpu
@@ -64,6 +65,8 @@ def _twice(plan: Plain, encoder_key: str, job: Plain) -> Plain:
         except (TrackingError, StoreError):
             raise
         except Exception as error:  # whatever it was is reported by name at the end
+            if full := full_disk(error):
+                raise OSError(full) from error
             reason = f"{type(error).__name__}: {error}"
             _logger.warning("%s failed at the %s attempt: %s", job_name(job), turn, reason, exc_info=error)
     return {**job, "failed": reason}
@@ -106,18 +109,25 @@ def _curve_rows(curve: Sequence[Mapping[str, float]]) -> list[tuple[int, dict[st
 
 
 @attempt
-def gather_scores(plan: Plain, results: Sequence[Plain]) -> tuple[Plain, str]:
+def gather_scores(plan: Plain, results: Sequence[Plain], lost: Sequence[Any] = ()) -> tuple[Plain, str]:
     """All fine-tunings as rows per task and metric, with averages, failures and the leaderboard's files; their page.
 
     A fine-tuning whose machine was lost is looked up in the store, and counts as failed if it is not there.
+    lost: what Metaflow's @catch has caught of the tasks that brought no results.
 
     Raises:
-        DataError: every one of them failed.
+        DataError: every one of them failed, or a task ended in an error.
     """
     from steps import report, run_charts
     from steps.scores import as_markdown, failure_text, failures
 
     store = connect(plan)
+    for each in lost:
+        if not each.type.endswith(".FailureHandledByCatch"):  # Metaflow's word for a process that said nothing
+            raise DataError(
+                f"fine-tunings are missing, their task ended in: {each.exception}. Mend that, then `resume finetune` "
+                "(`resume` alone takes over that they are missing)"
+            )
     results = _with_lost_ones(plan, results, store)
     failed = failures(results)
     for failure in failed:
@@ -240,7 +250,7 @@ def _with_lost_ones(plan: Plain, results: Sequence[Plain], store: Store) -> list
     for job in [job for pack in list_packs(plan) for job in pack]:
         if job_name(job) not in found:
             key = job_key(plan["run_key"], job)
-            lost = {**job, "failed": reasons.get(job_name(job), "its machine was lost or its task failed, twice")}
+            lost = {**job, "failed": reasons.get(job_name(job), "its machine was lost, twice")}
             found[job_name(job)] = stored_result(store, key) if store.has(key) else lost
     tasks = list(plan["tasks"])
     return sorted(found.values(), key=lambda result: (tasks.index(result["task"]), result["seed"], result["untrained"]))

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from metaflow.exception import MetaflowExceptionWrapper
+from metaflow.plugins.catch_decorator import FailureHandledByCatch
 from registry_toys import sheet_of
 
 from fast_electra_core.config import ScoringConfig
-from fast_electra_core.errors import StoreError, TrackingError
+from fast_electra_core.errors import DataError, StoreError, TrackingError
 from steps import scoring, tracking
 from steps.finetune import job_key
 from steps.score_sheet import key_of
@@ -37,6 +39,33 @@ def test_a_fine_tuning_that_fails_once_is_done_again_and_its_result_counts(monke
     with pytest.raises(StoreError, match="S3 is away"):
         outcomes[:] = [StoreError("S3 is away"), {}]
         scoring._twice({}, "encoder", JOB)
+    assert outcomes == [{}]
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])  # a library of Rust's has errors of its own
+def test_a_full_disk_is_no_fault_of_a_fine_tunings(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    def full(*_: Any) -> None:
+        raise kind("cannot write: No space left on device (os error 28)")
+
+    monkeypatch.setattr(scoring, "_finetune", full)
+    with pytest.raises(OSError, match=r"^cannot write: No space left on device \(os error 28\)$"):
+        scoring._twice({}, "encoder", JOB)
+
+
+def test_an_error_of_a_task_is_not_gathered_as_a_machine_that_was_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resume` takes over a task that has been caught as it is: without its fine-tunings, whatever was mended."""
+    machine = MetaflowExceptionWrapper(FailureHandledByCatch(2))
+    server = MetaflowExceptionWrapper(TrackingError("the server is away"))
+    monkeypatch.setattr(scoring, "connect", lambda plan: store)
+    monkeypatch.setattr("steps.trace._mark", lambda plan, status: None)
+    config = ScoringConfig(glue="folder", tasks="rte", seeds=1, store=store.root).to_dict()
+    plan = {"config": config, "tasks": {"rte": {"train": 9}}, "run_key": "runs/1", "mlflow_run_id": "run"}
+    with pytest.raises(DataError, match=r"missing, their task ended in: the server is away\. .* `resume finetune`"):
+        scoring.gather_scores(plan, [], [machine, server])
+    with pytest.raises(DataError, match=r"every fine-tuning failed, first rte seed 0 \(its machine was lost, twice\)"):
+        scoring.gather_scores(plan, [], [machine])
 
 
 def test_a_lost_fine_tuning_is_looked_up_and_all_come_back_by_task_seed_and_start(store: Store, tmp_path: Path) -> None:
@@ -51,14 +80,14 @@ def test_a_lost_fine_tuning_is_looked_up_and_all_come_back_by_task_seed_and_star
     came = [{**cola, "scores": {"matthews": 0.5}}, {**cola, "untrained": True, "failed": "OSError: full"}]
     found = scoring._with_lost_ones(plan, came, store)
     assert [(each["task"], each["seed"], each["untrained"], each.get("failed", "")) for each in found] == [
-        ("rte", 0, False, "its machine was lost or its task failed, twice"),
-        ("rte", 0, True, "its machine was lost or its task failed, twice"),
+        ("rte", 0, False, "its machine was lost, twice"),
+        ("rte", 0, True, "its machine was lost, twice"),
         ("rte", 1, False, ""),
-        ("rte", 1, True, "its machine was lost or its task failed, twice"),
+        ("rte", 1, True, "its machine was lost, twice"),
         ("cola", 0, False, ""),
         ("cola", 0, True, "OSError: full"),
-        ("cola", 1, False, "its machine was lost or its task failed, twice"),
-        ("cola", 1, True, "its machine was lost or its task failed, twice"),
+        ("cola", 1, False, "its machine was lost, twice"),
+        ("cola", 1, True, "its machine was lost, twice"),
     ]
     assert found[2] == stored and found[4] == came[0]
 
