@@ -428,6 +428,14 @@ def test_a_locked_database_is_waited_for(parent: str, monkeypatch: pytest.Monkey
     assert history(parent, "a") == [(1, 1.0)]
 
 
+def test_the_end_of_a_run_adds_no_address_of_its_own_to_a_steps_log(
+    server: MlflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking.check_server(server.uri, "quiet")
+    tracking.finish(tracking.start_parent(server.uri, "quiet", name="flow", tags={}, params={}))
+    assert capsys.readouterr().out == ""
+
+
 def test_metrics_survive_a_server_that_is_gone_for_a_while(server: MlflowServer, tmp_path: Path) -> None:
     tracking.check_server(server.uri, "served")
     parent = tracking.start_parent(server.uri, "served", name="flow", tags={}, params={"a": 1})
