@@ -94,9 +94,9 @@ def _aligned(lines: Sequence[tuple[str, str, str]], remarks: Sequence[str]) -> s
     width = max((len(name) for name, _, _ in lines), default=0)
     middle = max((len(value) for _, value, _ in lines), default=0)
     body = [f"  {name:<{width}}  {value:>{middle}}  {hint}".rstrip() for name, value, hint in lines]
-    # A command is to be pasted: `fast-electra` stays whole.
-    wrap = textwrap.TextWrapper(_WIDTH - 2, subsequent_indent="  ", break_on_hyphens=False).wrap
-    under = [wrapped for note in remarks for wrapped in wrap(note)]
+    # A command is to be pasted and an address to be clicked on: both stay whole.
+    wrapper = textwrap.TextWrapper(_WIDTH - 2, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    under = [wrapped for note in remarks for wrapped in wrapper.wrap(note)]
     body = [line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…" for line in body]
     rule = "-" * max((len(line) for line in body), default=0)
     return "\n".join([rule, *body, rule, *(f"  {note}" for note in under)])

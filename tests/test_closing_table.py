@@ -97,3 +97,12 @@ def test_a_command_in_a_remark_is_not_broken_within_a_word() -> None:
         auxiliary=None, registered={"name": "fast-electra", "version": "2", "aliases": [], "reason": reason}
     )
     assert reason in " ".join(table.split())
+
+
+def test_the_address_of_a_run_is_not_broken() -> None:
+    """So that it can be clicked on, however long a server's name is."""
+    browse = (
+        f"browse runs and lineage: http://127.0.0.1:5000/#/experiments/1/runs/{'f' * 32}?workflowType=machine_learning"
+    )
+    table = closing_table(auxiliary=None, browse=browse)
+    assert browse.rpartition(" ")[2] in table.split()
