@@ -110,7 +110,10 @@ def _outputs(source: str) -> Any:
 def _terraform_output(folder: str) -> str:
     try:
         done = subprocess.run(
-            ["terraform", f"-chdir={folder}", "output", "-json"], capture_output=True, text=True, check=True
+            ["terraform", f"-chdir={folder}", "output", "-json", "-no-color"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except FileNotFoundError as error:
         raise ConfigError(

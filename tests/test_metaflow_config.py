@@ -48,7 +48,7 @@ def test_a_file_a_folder_and_standard_input_give_the_same(
     tools.mkdir()
     folder.mkdir()
     (tools / "terraform").write_text(
-        f'#!{sys.executable}\nimport sys\nassert sys.argv[1:] == ["-chdir={folder}", "output", "-json"]\n'
+        f'#!{sys.executable}\nimport sys\nassert sys.argv[1:] == ["-chdir={folder}", "output", "-json", "-no-color"]\n'
         f'print(open("{outputs}").read())\n'
     )
     (tools / "terraform").chmod(0o755)
