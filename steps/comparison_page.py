@@ -28,11 +28,12 @@ def page(found: Row) -> str:
 
 
 def as_markdown(found: Row) -> str:
-    """The main table as Markdown, for the terminal and the log."""
+    """The main table as Markdown, for the terminal and the log, with what it lacks."""
     table = _score_table(found)
     lines_of = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
     lines_of += [f"| {' | '.join(row)} |" for row in table.rows]
-    return "\n".join([*lines_of, "", _reading(found), ""])
+    notes = [f"- {note}" for note in _notes(found)]
+    return "\n".join([*lines_of, "", *([*notes, ""] if notes else []), _reading(found), ""])
 
 
 def _question(found: Row) -> Section:
@@ -219,12 +220,16 @@ def _along_grid(found: Row, name: str) -> Chart | None:
 
 def _settings(found: Row) -> Section:
     shown = {name: value for name, value in found["comparison"].items() if value not in (None, "")}
-    notes = [f"{run['arm']} seed {run['turn']}: {note}" for run in found["runs"] for note in run["notes"]]
-    notes += [f"{run['arm']} seed {run['turn']}: {run['failure']}" for run in found["runs"] if run["failure"]]
     tables = [Table(["shared by all arms", ""], [[k, str(v)] for k, v in shown.items()], is_prose=True)]
-    if notes:
+    if notes := _notes(found):
         tables.insert(0, Table(["to be known", ""], [[note, ""] for note in notes], is_prose=True))
     return Section("Settings", tables=tables)
+
+
+def _notes(found: Row) -> list[str]:
+    """What of a run is left out, and why."""
+    notes = [f"{run['arm']} seed {run['turn']}: {note}" for run in found["runs"] for note in run["notes"]]
+    return notes + [f"{run['arm']} seed {run['turn']}: {run['failure']}" for run in found["runs"] if run["failure"]]
 
 
 def _tasks(found: Row) -> list[str]:

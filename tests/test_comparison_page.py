@@ -101,3 +101,10 @@ def test_the_page_says_how_many_tokens_an_arm_sees_where_arms_differ(changes: di
 def test_flops_are_as_short_as_on_the_other_pages() -> None:
     cells = re.findall(r"<td>(.*?)</td>", comparison_page.page(found_of(run_of("electra"), run_of("mlm"))))
     assert cells[cells.index("1.294e+18") + 1] == "1.00"
+
+
+def test_the_table_in_the_terminal_says_why_a_run_is_not_in_it() -> None:
+    runs = [run_of("electra"), run_of("mlm", notes=["left out: rte seed 1 (no memory)"]), run_of("wild")]
+    runs[2] |= _nothing("diverged: the loss is nan")
+    lines = comparison_page.as_markdown(found_of(*runs)).splitlines()
+    assert lines[6:8] == ["- mlm seed 0: left out: rte seed 1 (no memory)", "- wild seed 0: diverged: the loss is nan"]
