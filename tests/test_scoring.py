@@ -233,6 +233,25 @@ def test_a_task_takes_its_gpu_and_its_share_of_the_cores_and_does_its_pack_in_tu
     assert done == [("gpu", 5), ("tasks side by side", 3)]
 
 
+def test_test_answers_are_artifacts_the_users_own_under_the_tasks_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(tracking, "log_text", lambda *given: done.append(given))
+    monkeypatch.setattr(tracking, "log_file", lambda run_id, path: done.append((run_id, path.name)))
+    answered: dict[str, Any] = {"scores": {"accuracy": 0.5}, "main_metric": "accuracy", "learning_rate": 0.1}
+    answered["test_predictions"] = {"test": [1, 0]}
+    mood = {**JOB, **answered, "task": "mood", "labels": ["no", "yes"]}
+    plan = {"mlflow_run_id": "run"}
+    found = scoring._log_answers(plan, [mood], store)
+    assert found["own_answers"] == ["predictions/mood.tsv"]
+    assert done == [("run", "index\tprediction\n0\tyes\n1\tno\n", "predictions/mood.tsv")]  # GLUE's zip would be empty
+    done.clear()
+    found = scoring._log_answers(plan, [{**JOB, **answered, "labels": ["entailment", "not_entailment"]}], store)
+    assert (found["submission"]["files"], found["own_answers"]) == (["RTE.tsv"], [])
+    assert done == [("run", "submission.zip")]
+
+
 def test_where_some_fine_tunings_failed_the_scores_are_of_the_others_and_all_is_in_mlflow(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
