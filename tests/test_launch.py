@@ -358,8 +358,8 @@ def test_an_error_of_the_users_is_said_as_one_and_not_tried_again(
     arguments = [plan, *whole.arguments[1:]]
     (tmp_path / launch.JOB).write_text(json.dumps({"work": "pretrain", "arguments": arguments}))
     places = {"RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
-    left_behind = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    for name, value in (places | left_behind).items():
+    keep_environment(monkeypatch)
+    for name, value in places.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "tracebacklimit", 100, raising=False)
     with pytest.raises(SystemExit, match="1"):

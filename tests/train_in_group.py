@@ -1,5 +1,5 @@
-"""What tests/test_launch.py runs as the step of a flow: `python train_in_group.py FILE [INDEX NUMBER [ADDRESS]]`, of what
-steps.launch.pretrain gets, as machine INDEX of so many, of which the first is at ADDRESS, or this machine itself;
+"""What tests/test_launch.py runs as the step of a flow: `python train_in_group.py FILE [INDEX NUMBER [ADDRESS]]`, of
+what steps.launch.pretrain gets, as machine INDEX of so many, of which the first is at ADDRESS, or this machine itself;
 FILE's neighbour `result.json` is what it returns, if the first process is there."""
 
 import json
