@@ -42,8 +42,7 @@ def interpreter() -> str:
                 env=environment,
             )
         )
-    assert _servers[-1].stdin is not None
-    atexit.register(_servers[-1].stdin.close)
+    atexit.register(_servers[-1].communicate, timeout=20)  # closes that, and waits
     while not address.exists():
         assert _servers[-1].poll() is None, (folder / "log").read_text()
         time.sleep(0.01)
