@@ -99,9 +99,9 @@ class Lock:
                 refusals += 1
                 if refusals == _MAX_REFUSALS:
                     raise LockError(
-                        f"the lock {self.name} was refused {refusals} times in a row, though it was free or ours each "
-                        "time. The store must know writes on a condition (If-Match, If-None-Match), as S3 does; set "
-                        "--store to one that does"
+                        f"the lock {self.name} was refused {refusals} times in a row, though nobody else held it. The "
+                        "store must know writes on a condition (If-Match, If-None-Match), as S3 does; set --store to "
+                        "one that does"
                     )
                 continue  # another one was quicker; see who
             left = deadline - time.monotonic()

@@ -89,7 +89,7 @@ def test_a_single_weight_that_is_not_finite_is_refused_behind_a_step_that_was_le
     skipper.check_weights(weights)
     sift(skipper, 1, is_sound=False)
     skipper.look()
-    with pytest.raises(NonFiniteLossError, match=r"^model\.damaged is not finite. The checkpoint before is kept"):
+    with pytest.raises(NonFiniteLossError, match=r"^model\.damaged is not finite\. The checkpoint before is kept"):
         skipper.check_weights(weights)
     skipper.check_weights({"model.sound": weights["model.sound"]})
 

@@ -30,17 +30,18 @@ def log_metrics(run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Log rows `{"step": int, name: number, ...}`; a metric that has a value at that step keeps it."""
     values = to_values(rows)
     seen = ask("read metrics", logged_steps, run_id, {value.key for value in values})
-    fresh = _unseen(values, seen)
-    for start in range(0, len(fresh), _MAX_METRICS):
-        ask("log metrics", send_values, run_id, fresh[start : start + _MAX_METRICS])
+    _send(run_id, _unseen(values, seen))
 
 
 def log_results(run_id: str, numbers: Mapping[str, float | None]) -> None:
     """Log what has come out so far, at step 0; of a run that was resumed what comes out last is what it says."""
     there = ask("read metrics", mlflow_client().get_run, run_id).data.metrics
-    fresh = [value for value in to_values([{"step": 0, **numbers}]) if there.get(value.key) != value.value]
-    for start in range(0, len(fresh), _MAX_METRICS):
-        ask("log metrics", send_values, run_id, fresh[start : start + _MAX_METRICS])
+    _send(run_id, [value for value in to_values([{"step": 0, **numbers}]) if there.get(value.key) != value.value])
+
+
+def _send(run_id: str, values: list[Value]) -> None:
+    for start in range(0, len(values), _MAX_METRICS):
+        ask("log metrics", send_values, run_id, values[start : start + _MAX_METRICS])
 
 
 class MetricsLogger:
